@@ -1,0 +1,19 @@
+//! weave-agent: a container network for any set of Linux hosts.
+//!
+//! Everything that decides is pure: it takes time, randomness and input as arguments. [`router`] is the whole agent as
+//! one machine; [`mesh`] and [`switch`] are its two halves. Effects live in `io`.
+
+pub mod addr;
+pub mod datapath;
+pub mod mesh;
+pub mod peer;
+pub mod router;
+pub mod switch;
+
+#[cfg(feature = "io")]
+pub mod cli;
+#[cfg(feature = "io")]
+pub mod io;
+
+/// Monotonic time since an arbitrary start; an argument everywhere outside `io`.
+pub type Time = std::time::Duration;

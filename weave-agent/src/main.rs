@@ -1,0 +1,2 @@
+//! The `weave-agent` program.
+fn main() {}

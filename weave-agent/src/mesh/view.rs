@@ -1,0 +1,51 @@
+//! What the mesh tells the switch: who is there and which way the data plane goes.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crate::peer::{PeerName, ShortId};
+
+/// The data plane's routes, recomputed whenever the topology changes (established and symmetric edges only).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Our own name.
+    pub name: PeerName,
+    /// Our own short id.
+    pub short: ShortId,
+    /// Every other peer known, reachable or not.
+    pub peers: BTreeMap<PeerName, PeerView>,
+    /// Our own broadcast tree: the neighbours that get a copy of local floods.
+    pub hops: Vec<PeerName>,
+}
+
+/// One other peer, seen from here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerView {
+    /// Free text, for people.
+    pub nickname: String,
+    /// Its short id, unless it lost arbitration and has not chosen a new one yet.
+    pub short: Option<ShortId>,
+    /// The neighbour that unicast goes through (the peer itself if adjacent); `None` when there is no way.
+    pub next_hop: Option<PeerName>,
+    /// The neighbour that this peer's floods reach us through.
+    pub parent: Option<PeerName>,
+    /// The neighbours to which we pass this peer's floods on.
+    pub hops: Vec<PeerName>,
+}
+
+/// A mesh link whose handshake is done: the switch may probe the tunnel beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Who.
+    pub name: PeerName,
+    /// Its short id as of the handshake.
+    pub short: ShortId,
+    /// The same at both ends (the two connection ids XORed); a token in heartbeats.
+    pub connection: u64,
+    /// Our end of the TCP connection.
+    pub local: Ipv4Addr,
+    /// Its end.
+    pub remote: Ipv4Addr,
+    /// UDP port of its tunnel.
+    pub port: u16,
+}
