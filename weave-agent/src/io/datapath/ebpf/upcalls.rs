@@ -63,7 +63,7 @@ async fn drain(mut ring: AsyncFd<PerfEventArrayBuffer<MapData>>, batches: mpsc::
 fn read_batch(ring: &mut PerfEventArrayBuffer<MapData>, lost: &AtomicU64) -> Vec<Upcall> {
     let mut batch = Vec::new();
     ring.for_each(|event| match event {
-        PerfEvent::Sample { head, tail } if tail.is_empty() => batch.extend(decode(head)),
+        PerfEvent::Sample { head, tail: [] } => batch.extend(decode(head)),
         PerfEvent::Sample { head, tail } => batch.extend(decode(&[head, tail].concat())),
         PerfEvent::Lost { count } => {
             lost.fetch_add(count, Ordering::Relaxed);
