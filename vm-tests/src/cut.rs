@@ -16,11 +16,7 @@ pub(crate) fn prepare(config: &LabConfig) -> Result<()> {
 }
 
 fn rules(config: &LabConfig) -> String {
-    let ports: Vec<_> = config
-        .uplinks()
-        .into_iter()
-        .map(|uplink| format!("\"{}\"", uplink.port()))
-        .collect();
+    let ports: Vec<_> = config.uplinks().into_iter().map(|uplink| format!("\"{}\"", uplink.port())).collect();
     let ports = ports.join(", ");
     format!(
         "table netdev lab {{
@@ -36,18 +32,12 @@ fn rules(config: &LabConfig) -> String {
 
 /// Drops everything between two hosts, both ways.
 pub(crate) fn cut(config: &LabConfig, a: u8, b: u8) -> Result<()> {
-    config.wire().nft(&format!(
-        "add element netdev lab cuts {{ {} }}\n",
-        pairs(config, a, b)
-    ))
+    config.wire().nft(&format!("add element netdev lab cuts {{ {} }}\n", pairs(config, a, b)))
 }
 
 /// Lets everything between two hosts through again.
 pub(crate) fn mend(config: &LabConfig, a: u8, b: u8) -> Result<()> {
-    config.wire().nft(&format!(
-        "delete element netdev lab cuts {{ {} }}\n",
-        pairs(config, a, b)
-    ))
+    config.wire().nft(&format!("delete element netdev lab cuts {{ {} }}\n", pairs(config, a, b)))
 }
 
 fn pairs(config: &LabConfig, a: u8, b: u8) -> String {

@@ -8,10 +8,7 @@ use nix::unistd::Uid;
 pub fn is_root() -> bool {
     let root = Uid::effective().is_root();
     let ci = env::var_os("CI").is_some_and(|value| value == "true");
-    assert!(
-        root || !ci,
-        "this test needs root, and in CI (CI=true) it must not be skipped"
-    );
+    assert!(root || !ci, "this test needs root, and in CI (CI=true) it must not be skipped");
     if !root {
         eprintln!("skipped: needs root");
     }
