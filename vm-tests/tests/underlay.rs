@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use vm_tests::{Lab, LabConfig, Node, Underlay, is_root, lab_dir, process, wait_for};
+use vm_tests::{Lab, LabConfig, Node, Underlay, lab_dir, process, root_or_skip, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,7 +37,7 @@ fn traces(name: &str) -> Result<BTreeSet<String>> {
 
 #[test]
 fn hosts_on_one_ethernet_reach_each_other() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     everyone_reaches_everyone(&bare("flat", 3, Underlay::Flat)?)
@@ -45,7 +45,7 @@ fn hosts_on_one_ethernet_reach_each_other() -> Result<()> {
 
 #[test]
 fn hosts_behind_a_router_reach_each_other() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     everyone_reaches_everyone(&bare("routed", 3, Underlay::Routed)?)
@@ -53,7 +53,7 @@ fn hosts_behind_a_router_reach_each_other() -> Result<()> {
 
 #[test]
 fn a_frame_of_the_whole_mtu_crosses_and_a_larger_one_does_not() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     for underlay in [Underlay::Flat, Underlay::Routed] {
@@ -68,7 +68,7 @@ fn a_frame_of_the_whole_mtu_crosses_and_a_larger_one_does_not() -> Result<()> {
 
 #[test]
 fn a_second_uplink_takes_over_when_the_first_is_unplugged() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     let lab = bare("uplinks", 2, Underlay::Routed)?;
@@ -116,7 +116,7 @@ fn a_cut_holds_on(underlay: Underlay) -> Result<()> {
 
 #[test]
 fn a_cut_drops_both_ways_and_mending_restores() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     a_cut_holds_on(Underlay::Flat)?;
@@ -125,7 +125,7 @@ fn a_cut_drops_both_ways_and_mending_restores() -> Result<()> {
 
 #[test]
 fn a_cut_is_seen_by_another_process() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     let lab = bare("shared", 2, Underlay::Flat)?;
@@ -138,7 +138,7 @@ fn a_cut_is_seen_by_another_process() -> Result<()> {
 
 #[test]
 fn a_lab_that_is_down_leaves_nothing() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     let before = traces("down")?;
@@ -155,7 +155,7 @@ fn a_lab_that_is_down_leaves_nothing() -> Result<()> {
 
 #[test]
 fn a_lab_goes_when_its_test_panics() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     let before = traces("panic")?;
@@ -171,7 +171,7 @@ fn a_lab_goes_when_its_test_panics() -> Result<()> {
 
 #[test]
 fn a_lab_whose_test_was_killed_goes_before_the_next() -> Result<()> {
-    if !is_root() {
+    if !root_or_skip() {
         return Ok(());
     }
     let lab = bare("killed", 1, Underlay::Flat)?;
