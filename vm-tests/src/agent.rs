@@ -46,9 +46,7 @@ impl Host<'_> {
         ensure!(length <= LONGEST_RUN_DIR, "{} is too long for a socket: set WEAVE_LAB_DIR=/run/lab", dir.display());
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let mut launch = self.agent()?;
-        launch
-            .args(["launch", "--nickname", &self.place.to_string()])
-            .args(peers.iter().map(Ipv4Addr::to_string));
+        launch.args(["launch", "--nickname", &self.place.to_string()]).args(peers.iter().map(Ipv4Addr::to_string));
         // Not through a pipe: the agent that stays would hold its end, and reading it would never end.
         Running::start(launch, dir.join("launch.log"))?.finish().map(drop)
     }

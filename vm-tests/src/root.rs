@@ -16,10 +16,7 @@ pub fn is_ci() -> bool {
 
 /// Whether a test that needs root can run; elsewhere than in CI it is skipped without.
 pub fn root_or_skip() -> bool {
-    assert!(
-        is_root() || !is_ci(),
-        "this test needs root, and in CI (CI=true) it must not be skipped"
-    );
+    assert!(is_root() || !is_ci(), "this test needs root, and in CI (CI=true) it must not be skipped");
     if !is_root() {
         eprintln!("skipped: needs root");
     }

@@ -26,9 +26,7 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make hosts, start an agent on each and attach containers
-    #[command(
-        after_help = "Example:\n  cargo xtask lab up --hosts 3\n  cargo xtask lab exec h1c1 -- ping -c3 10.32.3.1"
-    )]
+    #[command(after_help = "Example:\n  cargo xtask lab up --hosts 3\n  cargo xtask lab exec h1c1 -- ping -c3 10.32.3.1")]
     Up(Up),
 
     /// Say what hosts and containers there are, and how their agents do
@@ -36,10 +34,8 @@ enum Verb {
     Status,
 
     /// Run a command on a host or in a container; `weave-agent` there is that host's
-    #[command(
-        after_help = "Example:\n  cargo xtask lab exec h1 -- weave-agent status\n  \
-                      cargo xtask lab exec h1c1 -- ping -c3 10.32.2.1"
-    )]
+    #[command(after_help = "Example:\n  cargo xtask lab exec h1 -- weave-agent status\n  \
+                      cargo xtask lab exec h1c1 -- ping -c3 10.32.2.1")]
     Exec {
         /// A host (h1) or a container (h1c1)
         place: Place,
@@ -98,9 +94,7 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<()> {
     match options.verb {
         Verb::Up(up) => make(workspace, name, &up),
         Verb::Status => status(&Lab::open(name)?),
-        Verb::Exec { place, command } => {
-            exec(&Lab::open(name)?, place, &command).map(|never| match never {})
-        }
+        Verb::Exec { place, command } => exec(&Lab::open(name)?, place, &command).map(|never| match never {}),
         Verb::Cut(Pair { a, b }) => Lab::open(name)?.cut(host(a)?, host(b)?),
         Verb::Mend(Pair { a, b }) => Lab::open(name)?.mend(host(a)?, host(b)?),
         Verb::Down => Lab::open(name)?.down(),
@@ -110,13 +104,7 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<()> {
 fn make(workspace: &Workspace, name: &str, up: &Up) -> Result<()> {
     let config = config(name, up);
     if config.agent.as_deref() == Some(&workspace.agent()) && !workspace.agent().exists() {
-        build_ebpf::run(
-            workspace,
-            &build_ebpf::Options {
-                no_install: true,
-                ..Default::default()
-            },
-        )?;
+        build_ebpf::run(workspace, &build_ebpf::Options { no_install: true, ..Default::default() })?;
     }
     let lab = step("lab", || Ok((Lab::up(config)?, "up".to_owned())))?;
     status(&lab)?;
@@ -125,24 +113,10 @@ fn make(workspace: &Workspace, name: &str, up: &Up) -> Result<()> {
 }
 
 fn config(name: &str, up: &Up) -> LabConfig {
-    let underlay = if up.routed {
-        Underlay::Routed
-    } else {
-        Underlay::Flat
-    };
+    let underlay = if up.routed { Underlay::Routed } else { Underlay::Flat };
     let (hosts, containers, mtu) = (up.hosts, up.containers, up.mtu);
-    let config = LabConfig {
-        hosts,
-        containers,
-        underlay,
-        mtu,
-        ..LabConfig::named(name)
-    };
-    if up.no_agents {
-        config.without_agents()
-    } else {
-        config
-    }
+    let config = LabConfig { hosts, containers, underlay, mtu, ..LabConfig::named(name) };
+    if up.no_agents { config.without_agents() } else { config }
 }
 
 fn suggestion(lab: &Lab) -> String {
@@ -151,10 +125,7 @@ fn suggestion(lab: &Lab) -> String {
     match (&config.agent, config.containers) {
         (Some(_), 1..) => format!("cargo xtask lab exec h1c1 -- ping -c3 10.32.{last}.1"),
         (Some(_), 0) => "cargo xtask lab exec h1 -- weave-agent status".to_owned(),
-        (None, _) => format!(
-            "cargo xtask lab exec h1 -- ping -c3 {}",
-            config.underlay_address(last)
-        ),
+        (None, _) => format!("cargo xtask lab exec h1 -- ping -c3 {}", config.underlay_address(last)),
     }
 }
 
@@ -167,12 +138,7 @@ fn status(lab: &Lab) -> Result<()> {
             Place::Host(number) => (config.underlay_address(number), agent_state(lab, number)?),
             Place::Container(..) => (lab.overlay_address(&place.to_string())?, String::new()),
         };
-        println!(
-            "{:<8} {:<16} {:<24} {agent}",
-            place.to_string(),
-            address.to_string(),
-            node.netns()
-        );
+        println!("{:<8} {:<16} {:<24} {agent}", place.to_string(), address.to_string(), node.netns());
     }
     for (a, b) in &lab.record().cuts {
         println!("h{a} and h{b} are cut off from each other: `cargo xtask lab mend h{a} h{b}`");
@@ -185,16 +151,9 @@ fn agent_state(lab: &Lab, number: u8) -> Result<String> {
         return Ok("none".to_owned());
     }
     let mut command = lab.host(number)?.command("weave-agent")?;
-    let answers = process::captured(command.args(["status", "--json"]))?
-        .status
-        .success();
-    let dead =
-        || format!("not running: `cargo xtask lab exec h{number} -- weave-agent launch` starts it");
-    Ok(if answers {
-        "running".to_owned()
-    } else {
-        dead()
-    })
+    let answers = process::captured(command.args(["status", "--json"]))?.status.success();
+    let dead = || format!("not running: `cargo xtask lab exec h{number} -- weave-agent launch` starts it");
+    Ok(if answers { "running".to_owned() } else { dead() })
 }
 
 /// Becomes the command, so that it has the terminal, the signals and the last word.

@@ -40,18 +40,13 @@ struct Outcome {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let layers = choose(&layers::there(workspace), &options.layers)?;
     if options.list {
-        layers
-            .iter()
-            .for_each(|layer| println!("{:<10} {}", layer.name, layer.what));
+        layers.iter().for_each(|layer| println!("{:<10} {}", layer.name, layer.what));
         return Ok(true);
     }
     if layers.iter().any(|layer| layer.root) {
         install_packages()?;
     }
-    let outcomes: Vec<_> = layers
-        .into_iter()
-        .map(|layer| try_layer(workspace, layer))
-        .collect();
+    let outcomes: Vec<_> = layers.into_iter().map(|layer| try_layer(workspace, layer)).collect();
     Ok(report(&outcomes))
 }
 
@@ -59,33 +54,19 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
 fn choose(there: &[&'static Layer], names: &[String]) -> Result<Vec<&'static Layer>> {
     let known: Vec<_> = there.iter().map(|layer| layer.name).collect();
     for name in names {
-        ensure!(
-            known.contains(&name.as_str()),
-            "there is no layer `{name}`, only {}",
-            known.join(", ")
-        );
+        ensure!(known.contains(&name.as_str()), "there is no layer `{name}`, only {}", known.join(", "));
     }
     let asked = |layer: &Layer| names.is_empty() || names.iter().any(|name| name == layer.name);
     let programs = there.iter().any(|layer| asked(layer) && layer.programs);
-    Ok(there
-        .iter()
-        .copied()
-        .filter(|layer| asked(layer) || (programs && layer.builds_programs()))
-        .collect())
+    Ok(there.iter().copied().filter(|layer| asked(layer) || (programs && layer.builds_programs())).collect())
 }
 
 /// Before the first layer: a lack should not show after ten minutes.
 fn install_packages() -> Result<()> {
     if !is_root() && is_ci() {
-        bail!(
-            "CI=true, but not root: layers that make network namespaces would be left out; run as root"
-        );
+        bail!("CI=true, but not root: layers that make network namespaces would be left out; run as root");
     }
-    if is_root() {
-        step("programs that tests use", packages::install_missing)
-    } else {
-        Ok(())
-    }
+    if is_root() { step("programs that tests use", packages::install_missing) } else { Ok(()) }
 }
 
 fn try_layer(workspace: &Workspace, layer: &'static Layer) -> Outcome {
@@ -93,48 +74,23 @@ fn try_layer(workspace: &Workspace, layer: &'static Layer) -> Outcome {
     let started = Instant::now();
     let verdict = match layer.root && !is_root() {
         true => Verdict::Skipped,
-        false => layer.run(workspace).map_or_else(
-            |error| Verdict::Failed(format!("{error:#}")),
-            |()| Verdict::Passed,
-        ),
+        false => layer.run(workspace).map_or_else(|error| Verdict::Failed(format!("{error:#}")), |()| Verdict::Passed),
     };
     if let Verdict::Failed(why) = &verdict {
         eprintln!("error: {why}");
     }
-    Outcome {
-        layer,
-        verdict,
-        took: started.elapsed(),
-    }
+    Outcome { layer, verdict, took: started.elapsed() }
 }
 
 /// The last line is for machines: `N passed, N failed`.
 fn report(outcomes: &[Outcome]) -> bool {
     println!("\n{:<10} {:<28} {:>9}", "layer", "result", "time");
-    for Outcome {
-        layer,
-        verdict,
-        took,
-    } in outcomes
-    {
-        println!(
-            "{:<10} {:<28} {:>9}",
-            layer.name,
-            told(verdict),
-            seconds(*took)
-        );
+    for Outcome { layer, verdict, took } in outcomes {
+        println!("{:<10} {:<28} {:>9}", layer.name, told(verdict), seconds(*took));
     }
-    let count = |wanted: fn(&Verdict) -> bool| {
-        outcomes
-            .iter()
-            .filter(|outcome| wanted(&outcome.verdict))
-            .count()
-    };
+    let count = |wanted: fn(&Verdict) -> bool| outcomes.iter().filter(|outcome| wanted(&outcome.verdict)).count();
     let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
-    println!(
-        "\n{} passed, {failed} failed",
-        count(|verdict| matches!(verdict, Verdict::Passed))
-    );
+    println!("\n{} passed, {failed} failed", count(|verdict| matches!(verdict, Verdict::Passed)));
     failed == 0
 }
 

@@ -1,6 +1,7 @@
 //! The test bed: two bare hosts with a bridge and a kernel vxlan, and two hosts with agents, each pair on one cable.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vm_tests::{Lab, LabConfig, Node, Place, Underlay};
@@ -12,7 +13,7 @@ const BRIDGED: [&str; 2] = ["10.33.0.1", "10.33.0.2"];
 
 /// A way from one place to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Contender {
+pub(crate) enum Contender {
     /// Host to host, no overlay.
     Host,
     /// A bridge and a kernel vxlan device on each host.
@@ -22,9 +23,9 @@ pub enum Contender {
 }
 
 impl Contender {
-    pub const ALL: [Self; 3] = [Self::Host, Self::Bridge, Self::Ours];
+    pub(crate) const ALL: [Self; 3] = [Self::Host, Self::Bridge, Self::Ours];
 
-    pub const fn title(self) -> &'static str {
+    pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Host => "host to host",
             Self::Bridge => "bridge + kernel vxlan",
@@ -34,21 +35,21 @@ impl Contender {
 }
 
 /// Two places and the address of the second.
-pub struct Path<'a> {
-    pub from: Node<'a>,
-    pub to: Node<'a>,
-    pub address: String,
+pub(crate) struct Path<'a> {
+    pub(crate) from: Node<'a>,
+    pub(crate) to: Node<'a>,
+    pub(crate) address: String,
 }
 
 /// Both labs.
-pub struct Bed {
+pub(crate) struct Bed {
     bare: Lab,
     ours: Lab,
 }
 
 impl Bed {
     /// Makes them; they go when this is dropped.
-    pub fn make() -> Result<Self> {
+    pub(crate) fn make() -> Result<Self> {
         let config = |name| LabConfig { containers: 1, underlay: Underlay::Direct, ..LabConfig::named(name) };
         let bare = Lab::scenario(config("bare").without_agents())?;
         bridge(&bare)?;
@@ -57,23 +58,25 @@ impl Bed {
         for contender in Contender::ALL {
             let path = bed.path(contender)?;
             let address = path.address.parse::<std::net::IpAddr>()?;
-            vm_tests::wait_for("the containers to reach each other", || path.from.reaches(address))?;
+            vm_tests::wait_for("the two ends to reach each other", Duration::from_secs(20), || path.from.reaches(address))?;
         }
         Ok(bed)
     }
 
     /// Where this contender's traffic runs.
-    pub fn path(&self, contender: Contender) -> Result<Path<'_>> {
+    pub(crate) fn path(&self, contender: Contender) -> Result<Path<'_>> {
         let (lab, places, address) = match contender {
             Contender::Host => (&self.bare, [Place::Host(1), Place::Host(2)], self.bare.host(2)?.address().to_string()),
             Contender::Bridge => (&self.bare, [Place::Container(1, 1), Place::Container(2, 1)], BRIDGED[1].to_owned()),
-            Contender::Ours => (&self.ours, [Place::Container(1, 1), Place::Container(2, 1)], self.ours.overlay_address("h2c1")?.to_string()),
+            Contender::Ours => {
+                (&self.ours, [Place::Container(1, 1), Place::Container(2, 1)], self.ours.overlay_address("h2c1")?.to_string())
+            }
         };
         Ok(Path { from: lab.node(places[0])?, to: lab.node(places[1])?, address })
     }
 
     /// Offloads and packet steering as the scenario wants them.
-    pub fn prepare(&self, scenario: Scenario) -> Result<()> {
+    pub(crate) fn prepare(&self, scenario: Scenario) -> Result<()> {
         for lab in [&self.bare, &self.ours] {
             for host in [1, 2] {
                 offloads(&lab.node(Place::Host(host))?, scenario != Scenario::Wire)?;

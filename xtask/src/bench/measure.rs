@@ -11,7 +11,7 @@ use super::contender::Path;
 const PORT: &str = "5201";
 
 /// The scenario's figure, in the unit its title names.
-pub fn run(path: &Path<'_>, scenario: Scenario, seconds: u32) -> Result<f64> {
+pub(crate) fn run(path: &Path<'_>, scenario: Scenario, seconds: u32) -> Result<f64> {
     match scenario {
         Scenario::Bulk | Scenario::Wire => bulk(path, seconds),
         Scenario::PingPong => ping_pong(path, seconds),

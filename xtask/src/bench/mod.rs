@@ -2,7 +2,7 @@
 
 mod contender;
 mod measure;
-pub mod node;
+pub(crate) mod node;
 mod report;
 
 use anyhow::{Result, ensure};
@@ -13,7 +13,7 @@ use self::report::Report;
 
 /// What to measure.
 #[derive(Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Only these; all by default
     scenarios: Vec<Scenario>,
     /// How often each contender runs each scenario
@@ -29,7 +29,7 @@ pub struct Options {
 
 /// One kind of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Scenario {
+pub(crate) enum Scenario {
     /// One TCP stream, both ends on one CPU, offloads on: Gbit/s
     Bulk,
     /// The same, segmented before it enters the underlay: Gbit/s
@@ -54,7 +54,7 @@ impl Scenario {
 }
 
 /// Measures and prints the table.
-pub fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(options.rounds >= 1 && options.seconds >= 1, "--rounds and --seconds: at least 1");
     let scenarios = if options.scenarios.is_empty() { Scenario::ALL.to_vec() } else { options.scenarios.clone() };
     let bed = Bed::make()?;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 /// One end.
 #[derive(Subcommand)]
-pub enum End {
+pub(crate) enum End {
     /// Answer one connection, byte for byte
     Pong {
         /// TCP port
@@ -28,7 +28,7 @@ pub enum End {
 }
 
 /// Plays this end.
-pub fn run(end: &End) -> Result<()> {
+pub(crate) fn run(end: &End) -> Result<()> {
     match end {
         End::Pong { port } => pong(*port),
         End::Ping { to, seconds } => ping(*to, Duration::from_secs(*seconds)),

@@ -12,17 +12,17 @@ use super::contender::Contender;
 
 /// All runs so far.
 #[derive(Default)]
-pub struct Report {
+pub(crate) struct Report {
     runs: BTreeMap<(Scenario, Contender), Vec<f64>>,
 }
 
 impl Report {
-    pub fn add(&mut self, scenario: Scenario, contender: Contender, value: f64) {
+    pub(crate) fn add(&mut self, scenario: Scenario, contender: Contender, value: f64) {
         self.runs.entry((scenario, contender)).or_default().push(value);
     }
 
     /// A Markdown table: medians, in brackets the ratio to host to host and the spread of the runs.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut text = String::from("| |");
         for contender in Contender::ALL {
             let _ = write!(text, " {} |", contender.title());
@@ -37,7 +37,7 @@ impl Report {
     }
 
     /// Writes everything as JSON.
-    pub fn write(&self, file: &Path) -> Result<()> {
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
         let rows: Vec<_> = self
             .runs
             .iter()

@@ -23,10 +23,7 @@ pub(super) struct Layer {
 #[derive(Debug)]
 enum Work {
     BuildPrograms,
-    Cargo {
-        words: &'static str,
-        env: Option<(&'static str, &'static str)>,
-    },
+    Cargo { words: &'static str, env: Option<(&'static str, &'static str)> },
 }
 
 const fn cargo(words: &'static str) -> Work {
@@ -43,14 +40,7 @@ const LAYERS: &[Layer] = &[
         test: None,
         work: Work::BuildPrograms,
     },
-    Layer {
-        name: "fmt",
-        what: "formatting",
-        root: false,
-        programs: false,
-        test: None,
-        work: cargo("fmt --all --check"),
-    },
+    Layer { name: "fmt", what: "formatting", root: false, programs: false, test: None, work: cargo("fmt --all --check") },
     Layer {
         name: "clippy",
         what: "lints, on all targets",
@@ -65,10 +55,7 @@ const LAYERS: &[Layer] = &[
         root: false,
         programs: false,
         test: None,
-        work: Work::Cargo {
-            words: "doc --quiet --workspace --no-deps",
-            env: Some(("RUSTDOCFLAGS", "-D warnings")),
-        },
+        work: Work::Cargo { words: "doc --quiet --workspace --no-deps", env: Some(("RUSTDOCFLAGS", "-D warnings")) },
     },
     Layer {
         name: "pure",
@@ -122,11 +109,7 @@ const LAYERS: &[Layer] = &[
 
 /// The layers whose tests are in the workspace.
 pub(super) fn there(workspace: &Workspace) -> Vec<&'static Layer> {
-    let is_there = |layer: &&Layer| {
-        layer
-            .test
-            .is_none_or(|(package, target)| workspace.has_test(package, target))
-    };
+    let is_there = |layer: &&Layer| layer.test.is_none_or(|(package, target)| workspace.has_test(package, target));
     LAYERS.iter().filter(is_there).collect()
 }
 
@@ -138,10 +121,7 @@ impl Layer {
     pub(super) fn run(&self, workspace: &Workspace) -> Result<()> {
         match self.work {
             Work::BuildPrograms => {
-                let options = build_ebpf::Options {
-                    no_install: true,
-                    ..Default::default()
-                };
+                let options = build_ebpf::Options { no_install: true, ..Default::default() };
                 build_ebpf::run(workspace, &options)
             }
             Work::Cargo { words, env } => {
