@@ -1,1 +1,317 @@
-//! fastpath
+//! Frame in, verdict out. Generic over the packet and the tables, so that the kernel, the simulator and a test run the
+//! same code.
+
+use crate::flow::{
+    Bucket, Config, FlowKey, INGRESS_TUNNEL, Ipv4, Mac, PeerSlot, Source, action, feature, port, short_ids, slot, upcall, vni,
+};
+use crate::packet::{ETHERNET, Packet, ethertype, is_ip};
+use crate::stats::{Counter, DropReason};
+use crate::vxlan::{self, OUTER, Outer};
+
+/// One flow found in the table.
+pub trait CachedFlow {
+    /// The epoch it was decided in.
+    fn epoch(&self) -> u32;
+    /// One of [`action`].
+    fn action(&self) -> u32;
+    /// Interface index, short id or drop reason.
+    fn target(&self) -> u32;
+    /// [`port`] bits when the action is a port.
+    fn flags(&self) -> u32;
+    /// Counts a match.
+    fn count(&self, packets: u32, bytes: u32);
+}
+
+/// What the fast path looks things up in: BPF maps in the kernel, plain tables elsewhere.
+pub trait Tables {
+    /// The flow with this key, whatever its epoch.
+    fn flow(&self, key: &FlowKey) -> Option<impl CachedFlow>;
+    /// How a peer is reached.
+    fn peer(&self, short: u32) -> Option<PeerSlot>;
+    /// The neighbour with this outer address.
+    fn source(&self, address: Ipv4) -> Option<Source>;
+    /// The outer source that floods of this origin must come from.
+    fn parent(&self, origin: u32) -> Option<Ipv4>;
+    /// Takes a token for an upcall; the bucket is a port's interface index or `NEIGHBOUR_BUCKET | short id`.
+    fn admit(&self, bucket: u32, config: &Config) -> bool;
+    /// Counts something that is not a drop.
+    fn count(&self, counter: Counter);
+}
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours, or better left to the stack.
+    Pass,
+    /// Drop and count under this index of the counter map ([`DropReason::index`]).
+    Drop(u32),
+    /// Deliver to a local port, with [`port`] bits.
+    Port {
+        /// Interface index.
+        ifindex: u32,
+        /// [`port`] bits.
+        flags: u32,
+    },
+    /// Into the tunnel of peer `to`, with `origin` as source half of the VNI.
+    Peer {
+        /// Short id of the destination.
+        to: u32,
+        /// Short id of the peer whose container sent it.
+        origin: u32,
+    },
+    /// To all local ports but the ingress and along the tree of `origin`.
+    Flood {
+        /// Short id of the peer whose container sent it.
+        origin: u32,
+    },
+    /// To the switch.
+    Upcall {
+        /// [`upcall`].
+        kind: u32,
+        /// What missed.
+        key: FlowKey,
+    },
+    /// A heartbeat request: turn it round.
+    Reply {
+        /// The requester's short id.
+        to: u32,
+    },
+}
+
+impl Verdict {
+    #[inline(always)]
+    const fn drop(reason: DropReason) -> Self {
+        Self::Drop(reason.index())
+    }
+}
+
+/// Where, in a heartbeat's inner frame, its kind stands: after the Ethernet header and a version byte.
+pub const HEARTBEAT_KIND: usize = ETHERNET + 1;
+/// A heartbeat that wants an answer.
+pub const HEARTBEAT_REQUEST: u8 = 1;
+/// The answer.
+pub const HEARTBEAT_REPLY: u8 = 2;
+
+const NO_MAC: Mac = [0; 6];
+
+/// What the tunnel header said of a frame that came out of the vxlan device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelKey {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Outer source.
+    pub remote: Ipv4,
+}
+
+/// A frame from the container at port `ifindex`.
+#[inline(always)]
+pub fn from_port<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, ifindex: u32) -> Verdict {
+    let Some([dst, src]) = macs(packet, 0) else {
+        return Verdict::drop(DropReason::Malformed);
+    };
+    let key = FlowKey { ingress: ifindex, vni: 0, outer_src: [0; 4], src, dst };
+    look_up(packet, tables, config, key, ifindex, packet.len())
+}
+
+/// A packet on an underlay interface; everything that is not plainly ours passes.
+#[inline(always)]
+pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config) -> Verdict {
+    let Some(outer) = vxlan::parse(packet, config.port as u16) else {
+        return Verdict::Pass;
+    };
+    let Some(source) = tables.source(outer.src) else {
+        return Verdict::Pass;
+    };
+    // Not to the address this neighbour uses for us: perhaps we are only its router.
+    if source.local != outer.dst {
+        return Verdict::Pass;
+    }
+    let Some([dst, src]) = macs(packet, OUTER) else {
+        return Verdict::Pass;
+    };
+    let (to, _) = short_ids(outer.vni);
+    if to == config.short {
+        if src == NO_MAC && dst == NO_MAC {
+            return heartbeat(packet, tables, config, &outer, &source);
+        }
+        if !decapsulates(packet, config) {
+            return Verdict::Pass;
+        }
+    }
+    let key = tunnel_key(outer.vni, outer.src, src, dst, config);
+    from_neighbour(packet, tables, config, key, source.short, packet.len() - OUTER as u32)
+}
+
+/// A frame that the stack took out of a VXLAN packet, on the vxlan device.
+#[inline(always)]
+pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, tunnel: &TunnelKey) -> Verdict {
+    tables.count(Counter::VxlanIn);
+    let Some(source) = tables.source(tunnel.remote) else {
+        return Verdict::drop(DropReason::Stranger);
+    };
+    let Some([dst, src]) = macs(packet, 0) else {
+        return Verdict::drop(DropReason::Malformed);
+    };
+    let (to, _) = short_ids(tunnel.vni);
+    let key = tunnel_key(tunnel.vni, tunnel.remote, src, dst, config);
+    if to == config.short && src == NO_MAC && dst == NO_MAC {
+        return ask(tables, config, upcall::HEARTBEAT, key, bucket_of(&source));
+    }
+    from_neighbour(packet, tables, config, key, source.short, packet.len())
+}
+
+/// The slot of peer `to`, if a frame of `inner_len` bytes that came from `upstream` (zero for a local port) may go there.
+#[inline(always)]
+pub fn egress<T: Tables>(tables: &T, to: u32, upstream: Ipv4) -> Result<PeerSlot, DropReason> {
+    let Some(slot) = tables.peer(to) else {
+        return Err(DropReason::NoRoute);
+    };
+    if slot.flags & slot::VALID == 0 {
+        return Err(DropReason::NoRoute);
+    }
+    // Back to where it came from is a loop in the making.
+    if slot.remote == upstream {
+        return Err(DropReason::Reflected);
+    }
+    Ok(slot)
+}
+
+/// Takes a token of a bucket that refills at `rate` per second up to `burst`. Concurrent callers may lose an update:
+/// the limit is approximate, as a limit may be.
+#[inline(always)]
+pub fn take_token(bucket: &mut Bucket, now_ns: u64, rate: u32, burst: u32) -> bool {
+    let elapsed = now_ns.saturating_sub(bucket.refilled_ns);
+    // Below a millisecond nothing is added, so that rounding does not eat the refill.
+    if elapsed >= 1_000_000 {
+        let milliseconds = elapsed / 1_000_000;
+        let tokens = bucket.tokens + milliseconds * rate as u64 / 1000;
+        bucket.tokens = if tokens > burst as u64 { burst as u64 } else { tokens };
+        bucket.refilled_ns = now_ns;
+    }
+    if bucket.tokens == 0 {
+        return false;
+    }
+    bucket.tokens -= 1;
+    true
+}
+
+#[inline(always)]
+fn macs<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<[Mac; 2]> {
+    let header = packet.read::<ETHERNET>(offset)?;
+    Some([
+        [header[0], header[1], header[2], header[3], header[4], header[5]],
+        [header[6], header[7], header[8], header[9], header[10], header[11]],
+    ])
+}
+
+/// Transit frames are keyed by tunnel alone.
+#[inline(always)]
+fn tunnel_key(vni: u32, outer_src: Ipv4, src: Mac, dst: Mac, config: &Config) -> FlowKey {
+    let (to, _) = short_ids(vni);
+    if to == config.short {
+        FlowKey { ingress: INGRESS_TUNNEL, vni, outer_src, src, dst }
+    } else {
+        FlowKey { ingress: INGRESS_TUNNEL, vni, outer_src, src: NO_MAC, dst: NO_MAC }
+    }
+}
+
+#[inline(always)]
+const fn bucket_of(source: &Source) -> u32 {
+    crate::flow::NEIGHBOUR_BUCKET | source.short
+}
+
+/// Whether the program can take the outer headers off itself.
+#[inline(always)]
+fn decapsulates<P: Packet + ?Sized>(packet: &P, config: &Config) -> bool {
+    match ethertype(packet, OUTER) {
+        Some(ethertype::IPV4) => true,
+        Some(ethertype::IPV6) => config.features & feature::DECAP_IPV6 != 0,
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn heartbeat<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, outer: &Outer, source: &Source) -> Verdict {
+    let (_, from) = short_ids(outer.vni);
+    let kind = packet.read::<1>(OUTER + HEARTBEAT_KIND);
+    // Only the neighbour itself is answered: a heartbeat is never relayed.
+    if from == source.short && matches!(kind, Some([HEARTBEAT_REQUEST])) {
+        tables.count(Counter::Heartbeats);
+        return Verdict::Reply { to: from };
+    }
+    let key = FlowKey { ingress: INGRESS_TUNNEL, vni: outer.vni, outer_src: outer.src, src: NO_MAC, dst: NO_MAC };
+    ask(tables, config, upcall::HEARTBEAT, key, bucket_of(source))
+}
+
+#[inline(always)]
+fn from_neighbour<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    config: &Config,
+    key: FlowKey,
+    neighbour: u32,
+    bytes: u32,
+) -> Verdict {
+    let (_, origin) = short_ids(key.vni);
+    // A peer nobody told us of, or ourselves, sends nothing here.
+    match tables.peer(origin) {
+        Some(slot) if slot.flags & slot::VALID != 0 && origin != config.short => {}
+        _ => return Verdict::drop(DropReason::UnknownPeer),
+    }
+    look_up(packet, tables, config, key, crate::flow::NEIGHBOUR_BUCKET | neighbour, bytes)
+}
+
+#[inline(always)]
+fn look_up<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, key: FlowKey, bucket: u32, bytes: u32) -> Verdict {
+    let Some(flow) = tables.flow(&key) else {
+        return ask(tables, config, upcall::MISS, key, bucket);
+    };
+    if flow.epoch() != config.epoch {
+        return ask(tables, config, upcall::MISS, key, bucket);
+    }
+    flow.count(packet.segments(), bytes);
+    obey(tables, config, &key, flow.action(), flow.target(), flow.flags())
+}
+
+#[inline(always)]
+fn obey<T: Tables>(tables: &T, config: &Config, key: &FlowKey, action: u32, target: u32, flags: u32) -> Verdict {
+    let origin = if key.ingress == INGRESS_TUNNEL { short_ids(key.vni).1 } else { config.short };
+    match action {
+        action::PORT if target == key.ingress => Verdict::drop(DropReason::Reflected),
+        action::PORT => Verdict::Port { ifindex: target, flags },
+        action::PEER => Verdict::Peer { to: target, origin },
+        action::FLOOD if key.ingress != INGRESS_TUNNEL => Verdict::Flood { origin },
+        // Reverse path: a second copy of a flood always comes from another neighbour.
+        action::FLOOD if tables.parent(origin) == Some(key.outer_src) => Verdict::Flood { origin },
+        action::FLOOD => Verdict::drop(DropReason::WrongUpstream),
+        _ => Verdict::Drop(target),
+    }
+}
+
+#[inline(always)]
+fn ask<T: Tables>(tables: &T, config: &Config, kind: u32, key: FlowKey, bucket: u32) -> Verdict {
+    if !tables.admit(bucket, config) {
+        return Verdict::drop(DropReason::UpcallRate);
+    }
+    tables.count(Counter::Upcalls);
+    Verdict::Upcall { kind, key }
+}
+
+/// Whether a port may be delivered to straight from the underlay: its container is in another namespace. The rest
+/// (the host's own port) must meet the stack, which undoes the tunnel's GSO marks.
+#[inline(always)]
+pub const fn delivers_directly(flags: u32) -> bool {
+    flags & port::REDIRECT_PEER != 0
+}
+
+/// Whether the program may write outer headers onto a frame: `adjust_room` takes IP only.
+#[inline(always)]
+pub fn encapsulates(slot: &PeerSlot, inner_ethertype: Option<u16>) -> bool {
+    slot.flags & slot::DIRECT != 0 && matches!(inner_ethertype, Some(kind) if is_ip(kind))
+}
+
+/// VNI of a frame of `origin` for `to`.
+#[inline(always)]
+pub const fn tunnel_vni(to: u32, origin: u32) -> u32 {
+    vni(to, origin)
+}

@@ -61,20 +61,12 @@ counters! {
 }
 
 counters! {
-    /// Things worth counting that are not drops. Their indexes follow those of the drop reasons.
+    /// Things worth counting that are not drops and no flow counts already. Their indexes follow those of the drop reasons.
     Counter {
-        /// Frames that came in on a local port.
-        PortIn = "port-in",
-        /// VXLAN packets for us taken on an underlay interface.
-        UnderlayIn = "underlay-in",
         /// VXLAN packets met on the vxlan device (what the programs leave to the stack).
         VxlanIn = "vxlan-in",
-        /// Frames sent to a peer with headers written by the program.
-        Encapsulated = "encapsulated",
         /// Frames sent to a peer through the vxlan device.
         ViaStack = "via-stack",
-        /// Frames passed on between two other peers.
-        Relayed = "relayed",
         /// Frames copied to ports and peers.
         Flooded = "flooded",
         /// Upcalls made.

@@ -1,1 +1,262 @@
-//! vxlan
+//! The outer headers, both ways: Ethernet, IPv4 (RFC 791), UDP (RFC 768), VXLAN (RFC 7348).
+
+use crate::flow::{Ipv4, Mac, PeerSlot};
+use crate::packet::{ETHERNET, Packet, ethertype};
+
+/// Bytes of all outer headers: 14 Ethernet, 20 IPv4, 8 UDP, 8 VXLAN.
+pub const OUTER: usize = ETHERNET + 20 + 8 + 8;
+
+/// What a tunnel takes from the underlay's MTU: inner Ethernet, VXLAN, UDP, IPv4.
+pub const OVERHEAD: usize = 14 + 8 + 8 + 20;
+
+/// Outer time to live of a frame that starts here.
+pub const TTL: u8 = 64;
+
+/// What one relay takes from it, so that a frame is relayed at most seven times.
+pub const RELAY_TTL: u8 = 8;
+
+const IP: usize = ETHERNET;
+const UDP: usize = IP + 20;
+const VXLAN: usize = UDP + 8;
+const PROTOCOL_UDP: u8 = 17;
+const FLAG_VNI: u8 = 0x08;
+const DONT_FRAGMENT: u16 = 0x4000;
+const FRAGMENT_BITS: u16 = 0x3fff;
+
+/// The outer headers of a received VXLAN packet, as far as the fast path wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    /// IPv4 source.
+    pub src: Ipv4,
+    /// IPv4 destination.
+    pub dst: Ipv4,
+    /// IPv4 time to live.
+    pub ttl: u8,
+    /// VXLAN network identifier.
+    pub vni: u32,
+}
+
+/// The outer headers, if this is a VXLAN packet of the plain kind: IPv4 without options or fragments, no UDP checksum.
+/// Anything else is the stack's business.
+#[inline(always)]
+pub fn parse<P: Packet + ?Sized>(packet: &P, port: u16) -> Option<Outer> {
+    if ethertype(packet, 0)? != ethertype::IPV4 {
+        return None;
+    }
+    let ip = packet.read::<20>(IP)?;
+    let fragment = u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT_BITS;
+    if ip[0] != 0x45 || ip[9] != PROTOCOL_UDP || fragment != 0 {
+        return None;
+    }
+    let udp = packet.read::<16>(UDP)?;
+    if u16::from_be_bytes([udp[2], udp[3]]) != port || udp[6] | udp[7] != 0 || udp[8] != FLAG_VNI || udp[15] != 0 {
+        return None;
+    }
+    Some(Outer {
+        src: [ip[12], ip[13], ip[14], ip[15]],
+        dst: [ip[16], ip[17], ip[18], ip[19]],
+        ttl: ip[8],
+        vni: u32::from_be_bytes([0, udp[12], udp[13], udp[14]]),
+    })
+}
+
+/// Outer headers for a frame of `inner_len` bytes (its Ethernet header included). `hash` becomes the source port, so
+/// that the underlay spreads flows (RFC 7348 section 5). Lengths of GSO packets wrap and are written anew per segment.
+#[inline(always)]
+pub fn headers(slot: &PeerSlot, vni: u32, inner_len: u32, hash: u32) -> [u8; OUTER] {
+    let mut bytes = [0; OUTER];
+    put_ethernet(&mut bytes, slot);
+    let udp_len = inner_len + 16;
+    let ip_len = ((udp_len + 20) as u16).to_be_bytes();
+    bytes[IP] = 0x45;
+    bytes[IP + 2] = ip_len[0];
+    bytes[IP + 3] = ip_len[1];
+    put_u16(&mut bytes, IP + 6, DONT_FRAGMENT);
+    bytes[IP + 8] = TTL;
+    bytes[IP + 9] = PROTOCOL_UDP;
+    put_addresses(&mut bytes, slot);
+    put_checksum(&mut bytes);
+    put_u16(&mut bytes, UDP, source_port(hash));
+    put_u16(&mut bytes, UDP + 2, slot.port);
+    put_u16(&mut bytes, UDP + 4, udp_len as u16);
+    put_vxlan(&mut bytes, vni);
+    bytes
+}
+
+/// The received outer headers made to go on to `slot`: new addresses, VNI and TTL, the same lengths and source port.
+/// `None` once it was relayed too often.
+#[inline(always)]
+pub fn relay(received: &[u8; OUTER], slot: &PeerSlot, vni: u32) -> Option<[u8; OUTER]> {
+    let mut bytes = *received;
+    let ttl = relay_ttl(bytes[IP + 8])?;
+    put_ethernet(&mut bytes, slot);
+    bytes[IP + 8] = ttl;
+    put_addresses(&mut bytes, slot);
+    put_checksum(&mut bytes);
+    put_u16(&mut bytes, UDP + 2, slot.port);
+    put_vxlan(&mut bytes, vni);
+    Some(bytes)
+}
+
+/// The TTL after one more relay; `None` once it was relayed too often.
+#[inline(always)]
+pub const fn relay_ttl(ttl: u8) -> Option<u8> {
+    // More than we start with came from elsewhere (a kernel's default is 64, a router's may be 255).
+    let ttl = if ttl > TTL { TTL } else { ttl };
+    if ttl > RELAY_TTL { Some(ttl - RELAY_TTL) } else { None }
+}
+
+/// A received heartbeat request made into its reply: addresses, VNI halves and ports' direction swapped.
+#[inline(always)]
+pub fn turn_round(received: &[u8; OUTER], vni: u32, port: u16) -> [u8; OUTER] {
+    let mut bytes = *received;
+    let mut i = 0;
+    while i < 6 {
+        bytes[i] = received[6 + i];
+        bytes[6 + i] = received[i];
+        i += 1;
+    }
+    i = 0;
+    while i < 4 {
+        bytes[IP + 12 + i] = received[IP + 16 + i];
+        bytes[IP + 16 + i] = received[IP + 12 + i];
+        i += 1;
+    }
+    bytes[IP + 8] = TTL;
+    put_checksum(&mut bytes);
+    put_u16(&mut bytes, UDP + 2, port);
+    put_vxlan(&mut bytes, vni);
+    bytes
+}
+
+/// The eight bytes of a VXLAN header.
+#[inline(always)]
+pub const fn vxlan_header(vni: u32) -> [u8; 8] {
+    let [_, a, b, c] = vni.to_be_bytes();
+    [FLAG_VNI, 0, 0, 0, a, b, c, 0]
+}
+
+#[inline(always)]
+fn put_ethernet(bytes: &mut [u8; OUTER], slot: &PeerSlot) {
+    put_mac(bytes, 0, slot.next_hop);
+    put_mac(bytes, 6, slot.source);
+    put_u16(bytes, 12, ethertype::IPV4);
+}
+
+#[inline(always)]
+fn put_mac(bytes: &mut [u8; OUTER], at: usize, mac: Mac) {
+    let mut i = 0;
+    while i < 6 {
+        bytes[at + i] = mac[i];
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn put_addresses(bytes: &mut [u8; OUTER], slot: &PeerSlot) {
+    let mut i = 0;
+    while i < 4 {
+        bytes[IP + 12 + i] = slot.local[i];
+        bytes[IP + 16 + i] = slot.remote[i];
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn put_vxlan(bytes: &mut [u8; OUTER], vni: u32) {
+    let header = vxlan_header(vni);
+    let mut i = 0;
+    while i < 8 {
+        bytes[VXLAN + i] = header[i];
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn put_u16(bytes: &mut [u8; OUTER], at: usize, value: u16) {
+    let [high, low] = value.to_be_bytes();
+    bytes[at] = high;
+    bytes[at + 1] = low;
+}
+
+/// RFC 1071 over the 20 bytes of the IPv4 header.
+#[inline(always)]
+fn put_checksum(bytes: &mut [u8; OUTER]) {
+    bytes[IP + 10] = 0;
+    bytes[IP + 11] = 0;
+    let mut sum = 0u32;
+    let mut i = 0;
+    while i < 20 {
+        sum += u16::from_be_bytes([bytes[IP + i], bytes[IP + i + 1]]) as u32;
+        i += 2;
+    }
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    put_u16(bytes, IP + 10, !(sum as u16));
+}
+
+/// A source port of the dynamic range (RFC 6335): 49152 and up.
+#[inline(always)]
+const fn source_port(hash: u32) -> u16 {
+    0xc000 | ((hash ^ (hash >> 16)) as u16 & 0x3fff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> PeerSlot {
+        PeerSlot { remote: [10, 0, 0, 2], local: [10, 0, 0, 1], port: 6784, next_hop: [2; 6], source: [4; 6], ..PeerSlot::default() }
+    }
+
+    fn packet(bytes: [u8; OUTER]) -> Vec<u8> {
+        let mut packet = bytes.to_vec();
+        packet.extend([0; 14]);
+        packet
+    }
+
+    fn checksum_is_right(bytes: &[u8; OUTER]) -> bool {
+        let sum: u32 = bytes[14..34].chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+        (sum & 0xffff) + (sum >> 16) == 0xffff
+    }
+
+    #[test]
+    fn what_is_written_is_parsed() {
+        let bytes = headers(&slot(), 0x00_2001, 14, 7);
+        assert!(checksum_is_right(&bytes));
+        let outer = parse(packet(bytes).as_slice(), 6784).unwrap();
+        assert_eq!(outer, Outer { src: [10, 0, 0, 1], dst: [10, 0, 0, 2], ttl: TTL, vni: 0x00_2001 });
+        assert_eq!(parse(packet(bytes).as_slice(), 4789), None);
+    }
+
+    #[test]
+    fn a_frame_is_relayed_seven_times_at_most() {
+        let mut bytes = headers(&slot(), 1, 14, 0);
+        let mut relays = 0;
+        while let Some(next) = relay(&bytes, &slot(), 1) {
+            assert!(checksum_is_right(&next));
+            bytes = next;
+            relays += 1;
+        }
+        assert_eq!(relays, 7);
+    }
+
+    #[test]
+    fn a_reply_goes_back_where_the_request_came_from() {
+        let reply = turn_round(&headers(&slot(), 0x00_2001, 14, 0), 0x00_1002, 6784);
+        assert!(checksum_is_right(&reply));
+        let outer = parse(packet(reply).as_slice(), 6784).unwrap();
+        assert_eq!((outer.src, outer.dst, outer.vni), ([10, 0, 0, 2], [10, 0, 0, 1], 0x00_1002));
+        assert_eq!(reply[..6], [4; 6]);
+    }
+
+    #[test]
+    fn fragments_options_checksums_and_reserved_bits_are_left_to_the_stack() {
+        let good = packet(headers(&slot(), 1, 14, 0));
+        for (at, value) in [(12, 0x86), (14, 0x46), (20, 0x20), (23, 6), (41, 1), (42, 0x0c), (49, 1)] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            assert_eq!(parse(bad.as_slice(), 6784), None, "byte {at}");
+        }
+    }
+}
