@@ -6,9 +6,7 @@ mod status;
 
 pub use config::Config;
 pub use machine::Switch;
-pub use status::{
-    Counters, FdbStatus, FlowCounts, Kind, Location, PeerStatus, PortStatus, Status, TunnelState, TunnelStatus,
-};
+pub use status::{Counters, FdbStatus, FlowCounts, Kind, Location, PeerStatus, PortStatus, Status, TunnelState, TunnelStatus};
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
