@@ -1,1 +1,3 @@
 //! Effects: everything that touches the machine.
+
+pub mod net;
