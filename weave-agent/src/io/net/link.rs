@@ -54,7 +54,7 @@ impl Netlink {
     /// Every link of the namespace.
     pub async fn links(&self) -> Result<Vec<Link>> {
         let stream = self.handle().link().get().execute();
-        Ok(collect("listing links", stream.map_ok(|message| parse(&message))).await?)
+        collect("listing links", stream.map_ok(|message| parse(&message))).await
     }
 
     /// The link of this name, if there is one.
@@ -223,7 +223,7 @@ pub(super) fn parse(message: &LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) if ethernet => {
-                link.mac = <[u8; 6]>::try_from(&**bytes).ok().map(Mac)
+                link.mac = <[u8; 6]>::try_from(&**bytes).ok().map(Mac);
             }
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
