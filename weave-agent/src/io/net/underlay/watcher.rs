@@ -89,7 +89,11 @@ impl Watcher {
     }
 
     pub(super) async fn run(mut self) {
-        while self.round().await.is_ok() {}
+        // Nothing is known yet.
+        let mut going = self.look_again(Stale::Everything, false).await;
+        while going.is_ok() {
+            going = self.round().await;
+        }
     }
 
     /// Wait for something to change, look it up, tell it.
@@ -104,6 +108,14 @@ impl Watcher {
             }
         }
         let stale = stale.max(self.gather().await?);
+        self.look_again(stale, ticked).await
+    }
+
+    async fn look_again(
+        &mut self,
+        stale: Stale,
+        ticked: bool,
+    ) -> std::result::Result<(), Finished> {
         if let Err(error) = self.refresh(stale, ticked).await {
             tracing::warn!(%error, "the underlay cannot be looked at");
             sleep(BREATHER).await;
