@@ -54,7 +54,10 @@ fn a_container_gets_an_interface_and_loses_it_without_a_trace() {
         assert!(name.len() == 15 && name.starts_with("vethwepl"));
         assert_eq!(sh(&format!("ip -o addr show dev {name}")), "");
         assert!(sh(&format!("ip link show dev {name}")).contains("mtu 1400"));
-        assert_eq!(ports::list(&host).await.unwrap(), [done.port.clone()]);
+        assert_eq!(
+            ports::list(&host).await.unwrap(),
+            std::slice::from_ref(&done.port)
+        );
 
         let gone = detach(&host, &container.netns(), "ethwe", &[])
             .await

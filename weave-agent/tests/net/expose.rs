@@ -14,7 +14,10 @@ fn the_host_joins_repeats_itself_and_leaves_without_a_trace() {
         assert!(sh("ip route").contains("10.32.0.0/16 dev weave"));
         assert_eq!(sh("ip -o addr show dev vethwe-host"), "");
         assert!(sh("ip -o link show dev vethwe-host").contains("mtu 1400"));
-        assert_eq!(ports::list(&host).await.unwrap(), [done.port.clone()]);
+        assert_eq!(
+            ports::list(&host).await.unwrap(),
+            std::slice::from_ref(&done.port)
+        );
 
         let both = [
             "10.32.0.1/16".parse().unwrap(),

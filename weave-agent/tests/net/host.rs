@@ -3,17 +3,17 @@
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 use weave_agent::io::net::{AttachSpec, Attached, Netlink, Netns, attach};
 
 /// Long enough for a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Run a test in a network namespace of its own, which plays the host.
-pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     if !geteuid().is_root() {
         assert!(
             std::env::var("CI").as_deref() != Ok("true"),
@@ -36,12 +36,12 @@ pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
 }
 
 /// A named namespace.
-pub struct Namespace {
-    pub name: String,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
 }
 
 impl Namespace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "wnet-{}-{}",
@@ -55,18 +55,18 @@ impl Namespace {
     }
 
     /// Run a command inside.
-    pub fn sh(&self, command: &str) -> String {
+    pub(crate) fn sh(&self, command: &str) -> String {
         sh(&format!("nsenter --net=/run/netns/{} {command}", self.name))
     }
 
-    pub fn netns(&self) -> Netns {
+    pub(crate) fn netns(&self) -> Netns {
         Netns::open(format!("/run/netns/{}", self.name).as_ref())
             .unwrap()
             .named(&self.name)
     }
 
     /// What there is inside.
-    pub fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         format!(
             "{}{}{}",
             self.sh("ip -o link"),
@@ -85,12 +85,12 @@ impl Drop for Namespace {
 }
 
 /// What there is on the host.
-pub fn host_state() -> String {
+pub(crate) fn host_state() -> String {
     format!("{}{}{}", sh("ip -o link"), sh("ip -o addr"), sh("ip route"))
 }
 
 /// A command on the host; its output.
-pub fn sh(command: &str) -> String {
+pub(crate) fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(
         output.status.success(),
@@ -101,22 +101,26 @@ pub fn sh(command: &str) -> String {
 }
 
 /// Until `condition` holds; fails after a while.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(PATIENCE, wait).await.is_ok(),
+        "in vain: {what}"
+    );
 }
 
-pub fn spec(addrs: &[&str]) -> AttachSpec {
+pub(crate) fn spec(addrs: &[&str]) -> AttachSpec {
     AttachSpec::new(
         addrs.iter().map(|addr| addr.parse().unwrap()).collect(),
         1400,
     )
 }
 
-pub async fn attached(container: &Namespace, addrs: &[&str]) -> Attached {
+pub(crate) async fn attached(container: &Namespace, addrs: &[&str]) -> Attached {
     attach(&Netlink::here().unwrap(), &container.netns(), &spec(addrs))
         .await
         .unwrap()

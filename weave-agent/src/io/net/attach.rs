@@ -14,7 +14,7 @@ use super::link::{Link, Veth};
 use super::netns::Netns;
 use super::ports::{Owner, Port, PortKind, container_alias};
 use super::socket::{Error, Netlink};
-use super::undo::Undo;
+use super::undo::{Undo, to_the_end};
 use super::{CONTAINER_IFNAME, PORT_PREFIX, checks, sysctl};
 
 /// What is free must stay free until it is taken: who changes ports, does so alone.
@@ -135,9 +135,7 @@ pub async fn attach(
         let _turn = ONE_AT_A_TIME.lock().await;
         attach_alone(&host, &target, &spec).await
     };
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|e| Err(Error::new("attaching", std::io::Error::other(e)).into()))
+    to_the_end("attaching", work).await
 }
 
 /// Both ends of a port, each with the socket that reaches it.

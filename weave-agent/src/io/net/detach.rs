@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::attach::{AttachError, ONE_AT_A_TIME, Pair, existing};
 use super::netns::Netns;
 use super::socket::{Error, Netlink};
+use super::undo::to_the_end;
 use crate::datapath::PortId;
 
 /// What was taken away.
@@ -66,17 +67,27 @@ impl From<AttachError> for DetachError {
     }
 }
 
-/// Remove addresses (all if `addrs` is empty) from a container's interface; with the last one goes the interface.
+/// Remove addresses (all if `addrs` is empty) from a container's interface; with the last one goes the interface. Dropping the future
+/// does not stop it half-way.
 pub async fn detach(
     host: &Netlink,
     target: &Netns,
     ifname: &str,
     addrs: &[IpAddr],
 ) -> Result<Detached, DetachError> {
-    let _turn = ONE_AT_A_TIME.lock().await;
-    let pair = existing(host, target, ifname).await?;
-    let pair = pair.ok_or_else(|| DetachError::NotAttached(target.name().to_owned()))?;
-    pair.remove(target.name(), addrs).await
+    let (host, target, ifname, addrs) = (
+        host.clone(),
+        target.clone(),
+        ifname.to_owned(),
+        addrs.to_vec(),
+    );
+    let work = async move {
+        let _turn = ONE_AT_A_TIME.lock().await;
+        let pair = existing(&host, &target, &ifname).await?;
+        let pair = pair.ok_or_else(|| DetachError::NotAttached(target.name().to_owned()))?;
+        pair.remove(target.name(), &addrs).await
+    };
+    to_the_end("detaching", work).await
 }
 
 impl Pair {

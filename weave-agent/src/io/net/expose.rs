@@ -11,7 +11,7 @@ use super::link::Veth;
 use super::netns::Netns;
 use super::ports::{Owner, Port, PortKind, host_alias};
 use super::socket::{Error, Netlink};
-use super::undo::Undo;
+use super::undo::{Undo, to_the_end};
 use super::{EXPOSE_IFNAME, EXPOSE_PORT, checks, sysctl};
 
 /// Give the host addresses on the network. Repeating it changes nothing: `added` are only those it did not have. On failure nothing is
@@ -22,18 +22,21 @@ pub async fn expose(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attache
         let _turn = ONE_AT_A_TIME.lock().await;
         expose_alone(&host, &addrs, mtu).await
     };
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|e| Err(Error::new("exposing", std::io::Error::other(e)).into()))
+    to_the_end("exposing", work).await
 }
 
-/// Take addresses (all if `addrs` is empty) from the host; with the last one goes the interface.
+/// Take addresses (all if `addrs` is empty) from the host; with the last one goes the interface. Dropping the future does not stop it
+/// half-way.
 pub async fn hide(host: &Netlink, addrs: &[IpAddr]) -> Result<Detached, DetachError> {
-    let _turn = ONE_AT_A_TIME.lock().await;
-    let pair = existing(host)
-        .await?
-        .ok_or_else(|| DetachError::NotAttached("the host".to_owned()))?;
-    pair.remove("the host", addrs).await
+    let (host, addrs) = (host.clone(), addrs.to_vec());
+    let work = async move {
+        let _turn = ONE_AT_A_TIME.lock().await;
+        let pair = existing(&host)
+            .await?
+            .ok_or_else(|| DetachError::NotAttached("the host".to_owned()))?;
+        pair.remove("the host", &addrs).await
+    };
+    to_the_end("hiding", work).await
 }
 
 async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attached, AttachError> {

@@ -31,11 +31,11 @@ impl Heartbeats {
     ) -> io::Result<()> {
         let sent = self
             .socket(local)
-            .and_then(|socket| send(socket, remote, port, datagram));
+            .and_then(|socket| socket.send_to(datagram, (remote, port)));
         if sent.is_err() {
             self.errors += 1;
         }
-        sent
+        sent.map(drop)
     }
 
     /// An address of ours has gone: so does its socket.
@@ -66,15 +66,4 @@ fn open(local: Ipv4Addr) -> io::Result<UdpSocket> {
         libc::IP_PMTUDISC_PROBE,
     )?;
     Ok(socket)
-}
-
-fn send(socket: &UdpSocket, remote: Ipv4Addr, port: u16, datagram: &[u8]) -> io::Result<()> {
-    match socket.send_to(datagram, (remote, port)) {
-        // What an ICMP error said about an earlier datagram; this one was not sent.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            socket.send_to(datagram, (remote, port))
-        }
-        sent => sent,
-    }
-    .map(drop)
 }

@@ -218,7 +218,7 @@ fn is_process(path: &Path) -> bool {
 ///
 /// | text | read as |
 /// |---|---|
-/// | with a `/` | the file of a namespace |
+/// | with a `/` | the file of a namespace (absolute: the agent's folder is not its caller's) |
 /// | digits | a process, if there is such a one, else what any other word is |
 /// | any other word | a name under /run/netns or /var/run/netns; failing that a Docker container, by name or id |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -133,17 +133,24 @@ impl Route {
 }
 
 fn parse(message: &RouteMessage) -> Option<Route> {
-    let length = message.header.destination_prefix_length;
     let ifindex = message.attributes.iter().find_map(|a| match a {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     });
     matches!(message.header.kind, RouteType::Unicast | RouteType::Local).then_some(())?;
-    let addr = destination(message)?;
     Some(Route {
-        destination: IpNet::new(addr, length).ok()?,
+        destination: prefix(message)?,
         ifindex,
     })
+}
+
+/// What a route is for.
+pub(super) fn prefix(message: &RouteMessage) -> Option<IpNet> {
+    IpNet::new(
+        destination(message)?,
+        message.header.destination_prefix_length,
+    )
+    .ok()
 }
 
 /// Routes of everything carry no destination.

@@ -1,8 +1,9 @@
 //! What to do if the next step fails.
 
+use std::io;
 use std::pin::Pin;
 
-use super::socket::Result;
+use super::socket::{Error, Result};
 
 type Step = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
@@ -31,13 +32,25 @@ impl Undo {
     }
 }
 
+/// Do it all, even if nobody waits for it any more.
+pub(super) async fn to_the_end<T, E>(
+    what: &str,
+    work: impl Future<Output = std::result::Result<T, E>> + Send + 'static,
+) -> std::result::Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|e| Err(Error::new(what, io::Error::other(e)).into()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::io::net::Error;
 
     #[tokio::test]
     async fn every_step_is_tried_last_first_and_each_failure_told() {

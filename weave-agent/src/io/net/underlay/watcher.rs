@@ -1,10 +1,12 @@
 //! The task that keeps the picture and tells what changed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -16,7 +18,7 @@ use super::{Edge, NextHop, Order, UnderlayEvent, neighbours};
 use crate::io::net::is_ours;
 use crate::io::net::link::parse;
 use crate::io::net::notify::{Notifications, Payload};
-use crate::io::net::routes::Path;
+use crate::io::net::routes::{self, Path};
 use crate::io::net::socket::{Netlink, Result};
 
 /// One change comes as several messages: wait for the rest.
@@ -39,7 +41,7 @@ const GROUPS: [MulticastGroup; 6] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stale {
     Nothing,
-    /// The neighbour table is as told; paths of new edges are missing.
+    /// The neighbour table is as told; paths of some edges are missing.
     Neighbours,
     Paths,
     Everything,
@@ -48,7 +50,7 @@ enum Stale {
 /// What is known of an edge.
 #[derive(Clone, Copy, Debug, Default)]
 struct Watched {
-    /// `None`: not looked up yet. `Some(None)`: there is no way.
+    /// `None`: to be looked up. `Some(None)`: there is no way.
     path: Option<Option<Path>>,
     /// `None`: nothing told yet.
     told: Option<Option<NextHop>>,
@@ -175,7 +177,8 @@ impl Watcher {
                 Said::NewNeighbour(neighbour) => self.hear_neighbour(neighbour, false),
                 Said::DelNeighbour(neighbour) => self.hear_neighbour(neighbour, true),
                 Said::NewAddress(_) | Said::DelAddress(_) => Stale::Everything,
-                // Routes, rules and next hop objects; what else there may be is rare.
+                Said::NewRoute(route) | Said::DelRoute(route) => self.hear_route(route),
+                // Rules and next hop objects; what else there may be is rare.
                 _ => Stale::Paths,
             },
             NetlinkPayload::Overrun(_) => Stale::Everything,
@@ -198,6 +201,21 @@ impl Watcher {
             (true, true) => Stale::Neighbours,
             (_, false) => Stale::Everything,
         }
+    }
+
+    /// A routing daemon may change many routes that lead to none of ours.
+    fn hear_route(&mut self, message: &RouteMessage) -> Stale {
+        let Some(prefix) = routes::prefix(message) else {
+            return Stale::Paths;
+        };
+        let mut stale = Stale::Nothing;
+        for (edge, watched) in &mut self.watched {
+            if prefix.contains(&IpAddr::V4(edge.remote)) {
+                watched.path = None;
+                stale = Stale::Neighbours;
+            }
+        }
+        stale
     }
 
     fn hear_neighbour(&mut self, message: &NeighbourMessage, gone: bool) -> Stale {
