@@ -5,6 +5,7 @@
 
 pub mod addr;
 pub mod datapath;
+pub mod frame;
 pub mod mesh;
 pub mod peer;
 pub mod router;

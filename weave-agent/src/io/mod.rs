@@ -1,4 +1,3 @@
 //! Effects: everything that touches the machine.
 
-pub mod datapath;
-pub mod object;
+pub mod net;
