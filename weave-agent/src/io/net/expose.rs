@@ -31,9 +31,7 @@ pub async fn hide(host: &Netlink, addrs: &[IpAddr]) -> Result<Detached, DetachEr
     let (host, addrs) = (host.clone(), addrs.to_vec());
     let work = async move {
         let _turn = ONE_AT_A_TIME.lock().await;
-        let pair = existing(&host)
-            .await?
-            .ok_or_else(|| DetachError::NotAttached("the host".to_owned()))?;
+        let pair = existing(&host).await?.ok_or_else(|| DetachError::NotAttached("the host".to_owned()))?;
         pair.remove("the host", &addrs).await
     };
     to_the_end("hiding", work).await
@@ -49,11 +47,7 @@ async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attac
         Some(pair) => host.given_addresses(pair.inner.index).await?,
         None => Vec::new(),
     };
-    let new: Vec<_> = addrs
-        .iter()
-        .copied()
-        .filter(|net| has.iter().all(|has| has.addr() != net.addr()))
-        .collect();
+    let new: Vec<_> = addrs.iter().copied().filter(|net| has.iter().all(|has| has.addr() != net.addr())).collect();
     checks::unused(host, PortKind::Host, &new).await?;
 
     let mut undo = Undo::default();
@@ -68,14 +62,9 @@ async fn existing(host: &Netlink) -> Result<Option<Pair>, AttachError> {
     let Some(inner) = host.link_named(EXPOSE_IFNAME).await? else {
         return Ok(None);
     };
-    let foreign = || AttachError::ForeignInterface {
-        target: "the host".to_owned(),
-        ifname: EXPOSE_IFNAME.to_owned(),
-    };
+    let foreign = || AttachError::ForeignInterface { target: "the host".to_owned(), ifname: EXPOSE_IFNAME.to_owned() };
     let outer = host.link_named(EXPOSE_PORT).await?;
-    let outer = outer
-        .filter(|outer| outer.peer == Some(inner.index))
-        .ok_or_else(foreign)?;
+    let outer = outer.filter(|outer| outer.peer == Some(inner.index)).ok_or_else(foreign)?;
     if outer.alias.is_empty() {
         host.delete_link(outer.index).await?;
         return Ok(None);
@@ -83,21 +72,10 @@ async fn existing(host: &Netlink) -> Result<Option<Pair>, AttachError> {
     if outer.alias != host_alias() {
         return Err(foreign());
     }
-    Ok(Some(Pair {
-        host: host.clone(),
-        outer,
-        inside: host.clone(),
-        inner,
-    }))
+    Ok(Some(Pair { host: host.clone(), outer, inside: host.clone(), inner }))
 }
 
-async fn build(
-    host: &Netlink,
-    new: Vec<IpNet>,
-    mtu: u32,
-    existing: Option<Pair>,
-    undo: &mut Undo,
-) -> Result<Attached, Error> {
+async fn build(host: &Netlink, new: Vec<IpNet>, mtu: u32, existing: Option<Pair>, undo: &mut Undo) -> Result<Attached, Error> {
     let created = existing.is_none();
     let pair = match existing {
         Some(pair) => pair,
@@ -106,46 +84,20 @@ async fn build(
     pair.add_addresses(&new, undo).await?;
     pair.set_up().await?;
     host.set_alias(pair.outer.index, &host_alias()).await?;
-    announce(
-        &Netns::own()?,
-        EXPOSE_IFNAME,
-        pair.inner.mac.unwrap_or_default(),
-        &new,
-    )
-    .await?;
+    announce(&Netns::own()?, EXPOSE_IFNAME, pair.inner.mac.unwrap_or_default(), &new).await?;
     let addrs = host.given_addresses(pair.inner.index).await?;
-    let owner = Owner {
-        kind: PortKind::Host,
-        netns: None,
-    };
-    Ok(Attached {
-        port: Port::new(&pair.outer, owner, &pair.inner, addrs),
-        added: new,
-        created,
-    })
+    let owner = Owner { kind: PortKind::Host, netns: None };
+    Ok(Attached { port: Port::new(&pair.outer, owner, &pair.inner, addrs), added: new, created })
 }
 
 async fn create(host: &Netlink, mtu: u32, undo: &mut Undo) -> Result<Pair, Error> {
-    let veth = Veth {
-        name: EXPOSE_IFNAME,
-        peer: EXPOSE_PORT,
-        peer_netns: None,
-        mtu,
-    };
+    let veth = Veth { name: EXPOSE_IFNAME, peer: EXPOSE_PORT, peer_netns: None, mtu };
     host.create_veth(&veth).await?;
     delete_on_failure(host, EXPOSE_IFNAME, undo);
-    let (inner, outer) = (
-        host.made(EXPOSE_IFNAME).await?,
-        host.made(EXPOSE_PORT).await?,
-    );
+    let (inner, outer) = (host.made(EXPOSE_IFNAME).await?, host.made(EXPOSE_PORT).await?);
     host.without_ipv6(outer.index).await?;
     sysctl::settle_port(EXPOSE_PORT);
     sysctl::settle_container(EXPOSE_IFNAME);
     sysctl::enable_ipv6(EXPOSE_IFNAME);
-    Ok(Pair {
-        host: host.clone(),
-        outer,
-        inside: host.clone(),
-        inner,
-    })
+    Ok(Pair { host: host.clone(), outer, inside: host.clone(), inner })
 }

@@ -41,9 +41,7 @@ where
     T: Send + 'static,
     E: From<Error> + Send + 'static,
 {
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|e| Err(Error::new(what, io::Error::other(e)).into()))
+    tokio::spawn(work).await.unwrap_or_else(|e| Err(Error::new(what, io::Error::other(e)).into()))
 }
 
 #[cfg(test)]
@@ -60,22 +58,11 @@ mod tests {
             let order = order.clone();
             undo.push(async move {
                 order.lock().unwrap().push(step);
-                if errno == 0 {
-                    Ok(())
-                } else {
-                    Err(Error::new(
-                        format!("step {step}"),
-                        io::Error::from_raw_os_error(errno),
-                    ))
-                }
+                if errno == 0 { Ok(()) } else { Err(Error::new(format!("step {step}"), io::Error::from_raw_os_error(errno))) }
             });
         }
         let failures = undo.run().await;
         assert_eq!(*order.lock().unwrap(), [4, 3, 2, 1]);
-        assert!(
-            failures.len() == 2
-                && failures[0].starts_with("step 4")
-                && failures[1].starts_with("step 2")
-        );
+        assert!(failures.len() == 2 && failures[0].starts_with("step 4") && failures[1].starts_with("step 2"));
     }
 }

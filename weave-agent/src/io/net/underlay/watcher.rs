@@ -72,10 +72,7 @@ pub(super) struct Watcher {
 struct Finished;
 
 impl Watcher {
-    pub(super) fn new(
-        orders: mpsc::UnboundedReceiver<Order>,
-        events: mpsc::Sender<UnderlayEvent>,
-    ) -> Result<Self> {
+    pub(super) fn new(orders: mpsc::UnboundedReceiver<Order>, events: mpsc::Sender<UnderlayEvent>) -> Result<Self> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -113,11 +110,7 @@ impl Watcher {
         self.look_again(stale, ticked).await
     }
 
-    async fn look_again(
-        &mut self,
-        stale: Stale,
-        ticked: bool,
-    ) -> std::result::Result<(), Finished> {
+    async fn look_again(&mut self, stale: Stale, ticked: bool) -> std::result::Result<(), Finished> {
         if let Err(error) = self.refresh(stale, ticked).await {
             tracing::warn!(%error, "the underlay cannot be looked at");
             sleep(BREATHER).await;
@@ -227,18 +220,12 @@ impl Watcher {
         } else {
             self.picture.neighbours.insert(key, neighbour);
         }
-        if self.keys().any(|watched| watched == key) {
-            Stale::Neighbours
-        } else {
-            Stale::Nothing
-        }
+        if self.keys().any(|watched| watched == key) { Stale::Neighbours } else { Stale::Nothing }
     }
 
     /// The neighbours that watched edges need.
     fn keys(&self) -> impl Iterator<Item = neighbours::Key> {
-        self.watched
-            .iter()
-            .filter_map(|(edge, watched)| Some(key(*edge, watched.path??)))
+        self.watched.iter().filter_map(|(edge, watched)| Some(key(*edge, watched.path??)))
     }
 
     async fn refresh(&mut self, stale: Stale, ticked: bool) -> Result<()> {
@@ -266,24 +253,12 @@ impl Watcher {
     /// Ask for neighbours that are unknown, and now and then for those in doubt.
     async fn solicit(&mut self, ticked: bool) {
         for (edge, watched) in &self.watched {
-            let Some(path) = watched
-                .path
-                .flatten()
-                .filter(|path| self.picture.next_hop(*edge, *path).is_some())
-            else {
+            let Some(path) = watched.path.flatten().filter(|path| self.picture.next_hop(*edge, *path).is_some()) else {
                 continue;
             };
             let key = key(*edge, path);
-            let ask = self
-                .picture
-                .neighbours
-                .get(&key)
-                .is_none_or(|neighbour| ticked && neighbour.doubtful);
-            if let Err(error) = if ask {
-                neighbours::solicit(&self.netlink, key).await
-            } else {
-                Ok(())
-            } {
+            let ask = self.picture.neighbours.get(&key).is_none_or(|neighbour| ticked && neighbour.doubtful);
+            if let Err(error) = if ask { neighbours::solicit(&self.netlink, key).await } else { Ok(()) } {
                 tracing::debug!(%error, "left to the vxlan device");
             }
         }
@@ -291,23 +266,12 @@ impl Watcher {
 
     /// Tell what differs from what was told.
     async fn tell(&mut self) -> std::result::Result<(), Finished> {
-        let mut events: Vec<_> = self
-            .links_gone
-            .drain(..)
-            .map(UnderlayEvent::LinkGone)
-            .collect();
+        let mut events: Vec<_> = self.links_gone.drain(..).map(UnderlayEvent::LinkGone).collect();
         for (edge, watched) in &mut self.watched {
-            let next_hop = watched
-                .path
-                .flatten()
-                .and_then(|path| self.picture.next_hop(*edge, path));
+            let next_hop = watched.path.flatten().and_then(|path| self.picture.next_hop(*edge, path));
             if watched.path.is_some() && watched.told != Some(next_hop) {
                 watched.told = Some(next_hop);
-                events.push(UnderlayEvent::NextHop {
-                    remote: edge.remote,
-                    local: edge.local,
-                    next_hop,
-                });
+                events.push(UnderlayEvent::NextHop { remote: edge.remote, local: edge.local, next_hop });
             }
         }
         for event in events {
@@ -324,10 +288,7 @@ enum Change {
     Dropped,
 }
 
-async fn next_change(
-    notifications: &mut Notifications,
-    orders: &mut mpsc::UnboundedReceiver<Order>,
-) -> Change {
+async fn next_change(notifications: &mut Notifications, orders: &mut mpsc::UnboundedReceiver<Order>) -> Change {
     tokio::select! {
         said = notifications.next() => Change::Said(said),
         order = orders.recv() => order.map_or(Change::Dropped, Change::Ordered),
