@@ -1,8 +1,10 @@
 //! A typed rtnetlink socket in one network namespace.
 
 use std::io;
+use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
+use tokio::sync::Mutex;
 
 /// A request that the kernel refused, and why.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,8 @@ impl Error {
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    /// A socket dumps one thing at a time: the kernel refuses a second request meanwhile.
+    dumping: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -58,11 +62,32 @@ impl Netlink {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|e| Error::new("opening a netlink socket", e))?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self {
+            handle,
+            dumping: Arc::default(),
+        })
     }
 
     pub(crate) fn handle(&self) -> &rtnetlink::Handle {
         &self.handle
+    }
+
+    /// All that a dump yields, or its first error.
+    pub(crate) async fn dump<T, S>(
+        &self,
+        what: &str,
+        start: impl FnOnce(&rtnetlink::Handle) -> S,
+    ) -> Result<Vec<T>>
+    where
+        S: Stream<Item = std::result::Result<T, rtnetlink::Error>>,
+    {
+        let _turn = self.dumping.lock().await;
+        let mut stream = std::pin::pin!(start(&self.handle));
+        let mut all = Vec::new();
+        while let Some(item) = stream.next().await {
+            all.push(item.map_err(explain(|| what.to_owned()))?);
+        }
+        Ok(all)
     }
 }
 
@@ -76,17 +101,4 @@ fn to_io(error: rtnetlink::Error) -> io::Error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other.to_string()),
     }
-}
-
-/// All that a dump yields, or its first error.
-pub(crate) async fn collect<T>(
-    what: &str,
-    stream: impl Stream<Item = std::result::Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>> {
-    let mut stream = std::pin::pin!(stream);
-    let mut all = Vec::new();
-    while let Some(item) = stream.next().await {
-        all.push(item.map_err(explain(|| what.to_owned()))?);
-    }
-    Ok(all)
 }
