@@ -276,6 +276,12 @@ fn one_socket_answers_many_questions_at_once() {
         let host = Netlink::here().unwrap();
         let answers = futures_util::future::join_all((0..50).map(|_| host.routes())).await;
         assert!(answers.into_iter().all(|answer| answer.is_ok()));
+        for micros in 0..100 {
+            // Not waited for to the end.
+            let _ =
+                tokio::time::timeout(std::time::Duration::from_micros(micros), host.links()).await;
+            host.routes().await.unwrap();
+        }
     });
 }
 

@@ -39,12 +39,12 @@ impl Netlink {
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         let mut all = self
             .dump("listing IPv4 routes", |handle| {
-                handle.route().get(v4).execute()
+                handle.route().get(v4.clone()).execute()
             })
             .await?;
         all.extend(
             self.dump("listing IPv6 routes", |handle| {
-                handle.route().get(v6).execute()
+                handle.route().get(v6.clone()).execute()
             })
             .await?,
         );

@@ -2,9 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::Mutex;
+
+/// A dump takes milliseconds: how often, and how far apart, to try for another.
+const BUSY_ATTEMPTS: u32 = 500;
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// A request that the kernel refused, and why.
 #[derive(Debug, thiserror::Error)]
@@ -76,19 +81,35 @@ impl Netlink {
     pub(crate) async fn dump<T, S>(
         &self,
         what: &str,
-        start: impl FnOnce(&rtnetlink::Handle) -> S,
+        start: impl Fn(&rtnetlink::Handle) -> S,
     ) -> Result<Vec<T>>
     where
         S: Stream<Item = std::result::Result<T, rtnetlink::Error>>,
     {
         let _turn = self.dumping.lock().await;
-        let mut stream = std::pin::pin!(start(&self.handle));
-        let mut all = Vec::new();
-        while let Some(item) = stream.next().await {
-            all.push(item.map_err(explain(|| what.to_owned()))?);
+        for _ in 0..BUSY_ATTEMPTS {
+            match collect(what, start(&self.handle)).await {
+                // Somebody stopped waiting for a dump that the kernel is still busy with.
+                Err(error) if error.errno() == Some(libc::EBUSY) => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                other => return other,
+            }
         }
-        Ok(all)
+        Err(Error::new(what, io::Error::from_raw_os_error(libc::EBUSY)))
     }
+}
+
+async fn collect<T>(
+    what: &str,
+    stream: impl Stream<Item = std::result::Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>> {
+    let mut stream = std::pin::pin!(stream);
+    let mut all = Vec::new();
+    while let Some(item) = stream.next().await {
+        all.push(item.map_err(explain(|| what.to_owned()))?);
+    }
+    Ok(all)
 }
 
 /// What the kernel answered, with what was asked.
