@@ -6,8 +6,10 @@ use crate::datapath::Frame;
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
+const IPV6_HEADER_LEN: usize = 40;
 /// 802.1Q and 802.1ad tags; two may be stacked.
 const VLAN: [u16; 2] = [0x8100, 0x88a8];
+const UDP_HEADER_LEN: usize = 8;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// IPv6 extension headers that may precede the transport header and are counted in units of 8 bytes: hop by hop, routing, destination.
@@ -35,6 +37,8 @@ struct Transport<'a> {
     protocol: u8,
     /// Over IPv6.
     v6: bool,
+    /// Where the IP header starts in the frame.
+    ip: usize,
     /// Where it starts in the frame.
     start: usize,
     /// Source and destination of the IP header.
@@ -65,6 +69,21 @@ pub fn virtio_header(frame: &Frame) -> [u8; VIRTIO_HEADER_LEN] {
     header
 }
 
+/// A large UDP frame as the datagrams that it stands for, their checksums unfinished: for kernels below 6.2, which do not take it whole.
+/// `None` if it is none.
+pub fn udp_segments(frame: &Frame) -> Option<Vec<Frame>> {
+    let transport = transport(&frame.bytes)?;
+    let (kind, size, header_len) = transport.segmentation(frame.gso_size)?;
+    let headers = frame.bytes.get(..header_len)?;
+    let payload = transport.bytes.get(UDP_HEADER_LEN..)?;
+    let pieces = payload.chunks(usize::from(size)).zip(0..);
+    let segments = pieces.map(|(piece, i)| Frame {
+        bytes: transport.udp_segment(headers, piece, i).into(),
+        gso_size: 0,
+    });
+    (kind == GSO_UDP_L4).then(|| segments.collect())
+}
+
 /// The EtherType after the addresses, which may be a VLAN tag's.
 pub fn ethertype(bytes: &[u8]) -> Option<u16> {
     u16_at(bytes, 12)
@@ -76,7 +95,7 @@ impl Transport<'_> {
         let (kind, header_len) = match self.protocol {
             TCP => (self.tcp_kind()?, usize::from(self.bytes.get(12)? >> 4) * 4),
             // Without a checksum it is a tunnel that carries large segments, which these headers cannot describe.
-            UDP if u16_at(self.bytes, 6)? != 0 => (GSO_UDP_L4, 8),
+            UDP if u16_at(self.bytes, 6)? != 0 => (GSO_UDP_L4, UDP_HEADER_LEN),
             _ => return None,
         };
         let large = gso_size != 0 && self.bytes.len() > header_len + usize::from(gso_size);
@@ -95,14 +114,45 @@ impl Transport<'_> {
             UDP => 6,
             _ => return None,
         };
-        let pseudo = self.pseudo_header_sum();
-        let unfinished = u16_at(self.bytes, usize::from(offset))? == pseudo && !self.is_right(pseudo);
+        let pseudo = self.pseudo_header_sum(self.bytes.len());
+        let unfinished =
+            u16_at(self.bytes, usize::from(offset))? == pseudo && !self.is_right(pseudo);
         (large || unfinished).then_some(offset)
     }
 
     /// The part of the sum that the sender has done.
-    fn pseudo_header_sum(&self) -> u16 {
-        fold(u64::from(ones_complement_sum(&[self.addresses])) + u64::from(self.protocol) + self.bytes.len() as u64)
+    fn pseudo_header_sum(&self, length: usize) -> u16 {
+        fold(
+            u64::from(ones_complement_sum(&[self.addresses]))
+                + u64::from(self.protocol)
+                + length as u64,
+        )
+    }
+
+    /// One datagram of several. `headers` end with the UDP header, so every field written is there.
+    fn udp_segment(&self, headers: &[u8], piece: &[u8], i: u16) -> Vec<u8> {
+        let length = UDP_HEADER_LEN + piece.len();
+        let mut bytes = [headers, piece].concat();
+        let mut put =
+            |at: usize, value: u16| bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+        put(self.start + 4, length as u16);
+        put(self.start + 6, self.pseudo_header_sum(length));
+        if self.v6 {
+            put(
+                self.ip + 4,
+                (self.start - self.ip - IPV6_HEADER_LEN + length) as u16,
+            );
+            return bytes;
+        }
+        put(self.ip + 2, (self.start - self.ip + length) as u16);
+        put(
+            self.ip + 4,
+            u16_at(headers, self.ip + 4).unwrap_or(0).wrapping_add(i),
+        );
+        put(self.ip + 10, 0);
+        let sum = !ones_complement_sum(&[&bytes[self.ip..self.start]]);
+        bytes[self.ip + 10..self.ip + 12].copy_from_slice(&sum.to_be_bytes());
+        bytes
     }
 
     fn is_right(&self, pseudo: u16) -> bool {
@@ -133,6 +183,7 @@ fn transport_v4(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
     Some(Transport {
         protocol: *bytes.get(ip + 9)?,
         v6: false,
+        ip,
         start: ip + header_len,
         addresses: bytes.get(ip + 12..ip + 20)?,
         bytes: bytes.get(ip + header_len..end)?,
@@ -141,13 +192,28 @@ fn transport_v4(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
 
 fn transport_v6(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
     let payload = usize::from(u16_at(bytes, ip + 4)?);
-    let end = end_of_packet(bytes, ip, if payload == 0 { 0 } else { payload + 40 })?;
-    let (mut protocol, mut start) = (*bytes.get(ip + 6)?, ip + 40);
+    let end = end_of_packet(
+        bytes,
+        ip,
+        if payload == 0 {
+            0
+        } else {
+            payload + IPV6_HEADER_LEN
+        },
+    )?;
+    let (mut protocol, mut start) = (*bytes.get(ip + 6)?, ip + IPV6_HEADER_LEN);
     while IPV6_EXTENSIONS.contains(&protocol) {
         protocol = *bytes.get(start)?;
         start += 8 * (usize::from(*bytes.get(start + 1)?) + 1);
     }
-    Some(Transport { protocol, v6: true, start, addresses: bytes.get(ip + 8..ip + 40)?, bytes: bytes.get(start..end)? })
+    Some(Transport {
+        protocol,
+        v6: true,
+        ip,
+        start,
+        addresses: bytes.get(ip + 8..ip + 40)?,
+        bytes: bytes.get(start..end)?,
+    })
 }
 
 /// Packets over 64 kB (BIG TCP) say length 0: they end where the frame does. Others may be padded.
@@ -181,6 +247,7 @@ mod tests {
     use super::*;
 
     /// Ethernet, tags, IP header without checksum, transport header and payload; the transport checksum is as `checksum` says.
+    #[derive(Clone, Copy)]
     struct Build {
         v6: bool,
         tags: usize,
@@ -282,6 +349,58 @@ mod tests {
     }
 
     #[test]
+    fn a_large_datagram_can_be_cut_by_hand() {
+        for (v6, tags) in [(false, 0), (true, 1)] {
+            let build = Build {
+                v6,
+                tags,
+                protocol: UDP,
+                payload: 2500,
+                ..PLAIN
+            };
+            let large = build.frame(1000);
+            let pieces = udp_segments(&large).unwrap();
+            let header_len = large.bytes.len() - 2500;
+            let payload: Vec<_> = pieces
+                .iter()
+                .flat_map(|piece| piece.bytes[header_len..].to_vec())
+                .collect();
+            assert_eq!(payload, large.bytes[header_len..]);
+            for (piece, length) in pieces.iter().zip([1000, 1000, 500]) {
+                // As the sender would have made it, but for what an IPv4 header has that the builder leaves empty.
+                let alone = Build {
+                    payload: length,
+                    ..build
+                }
+                .frame(0);
+                assert_eq!(piece.bytes.len(), alone.bytes.len());
+                assert_eq!(virtio_header(piece), virtio_header(&alone));
+                assert!(v6 || ones_complement_sum(&[&piece.bytes[14..34]]) == 0xffff);
+            }
+        }
+        assert_eq!(
+            udp_segments(
+                &Build {
+                    payload: 2500,
+                    ..PLAIN
+                }
+                .frame(1000)
+            ),
+            None
+        );
+        assert_eq!(
+            udp_segments(
+                &Build {
+                    protocol: UDP,
+                    ..PLAIN
+                }
+                .frame(1000)
+            ),
+            None
+        );
+    }
+
+    #[test]
     fn fragments_are_not_touched() {
         let frame = PLAIN.frame(0);
         for flags in [[0x20, 0], [0, 1]] {
@@ -302,17 +421,22 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), gso_size: u16) {
-            virtio_header(&Frame { bytes: Bytes::from(bytes), gso_size });
+            let frame = Frame { bytes: Bytes::from(bytes), gso_size };
+            virtio_header(&frame);
+            udp_segments(&frame);
         }
 
         #[test]
         fn nor_do_bytes_that_look_like_packets(
-            v6: bool, tags in 0_usize..3, cut in 0_usize..120, at in 12_usize..70, value: u8, gso_size: u16,
+            v6: bool, udp: bool, tags in 0_usize..3, cut in 0_usize..120, at in 12_usize..70, value: u8, gso_size in 0_u16..200,
         ) {
-            let mut bytes = Build { v6, tags, ..PLAIN }.frame(0).bytes.to_vec();
+            let protocol = if udp { UDP } else { TCP };
+            let mut bytes = Build { v6, tags, protocol, ..PLAIN }.frame(0).bytes.to_vec();
             bytes[at] = value;
             bytes.truncate(cut);
-            let header = read(virtio_header(&Frame { bytes: bytes.clone().into(), gso_size }));
+            let frame = Frame { bytes: bytes.clone().into(), gso_size };
+            udp_segments(&frame);
+            let header = read(virtio_header(&frame));
             // What the kernel is told to read is there.
             prop_assert!(header.0 == 0 || usize::from(header.2[2]) + usize::from(header.2[3]) + 2 <= bytes.len());
         }

@@ -17,7 +17,16 @@ fn a_container_gets_an_interface_and_loses_it_without_a_trace() {
         assert!(done.created && done.added.len() == 2 && done.port.addrs.len() == 2);
 
         let inside = container.sh("ip -o addr show dev ethwe");
-        assert!(inside.contains("10.32.0.1/12") && inside.contains("fd00:32::1/64") && !inside.contains("tentative"), "{inside}");
+        assert!(
+            inside.contains("10.32.0.1/12") && inside.contains("fd00:32::1/64"),
+            "{inside}"
+        );
+        let usable = async || {
+            !container
+                .sh("ip -o addr show dev ethwe")
+                .contains("tentative")
+        };
+        eventually("the link-local address is usable", usable).await;
         let link = container.sh("ip link show dev ethwe");
         assert!(link.contains("mtu 1400") && link.contains("LOWER_UP") && link.contains(&done.port.mac.to_string()), "{link}");
         assert!(container.sh("ip route show 224.0.0.0/4").contains("dev ethwe proto static scope link"));
@@ -153,6 +162,21 @@ fn many_at_once_never_get_the_same_address() {
         let results = futures_util::future::join_all(attempts).await;
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
         assert_eq!(ports::list(&host).await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn one_socket_answers_many_questions_at_once() {
+    on_a_host(async || {
+        let host = Netlink::here().unwrap();
+        let answers = futures_util::future::join_all((0..50).map(|_| host.routes())).await;
+        assert!(answers.into_iter().all(|answer| answer.is_ok()));
+        for micros in 0..100 {
+            // Not waited for to the end.
+            let _ =
+                tokio::time::timeout(std::time::Duration::from_micros(micros), host.links()).await;
+            host.routes().await.unwrap();
+        }
     });
 }
 

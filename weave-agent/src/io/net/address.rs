@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 
-use super::socket::{Error, Netlink, Result, collect, explain};
+use super::socket::{Error, Netlink, Result, explain};
 
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,8 +22,12 @@ pub struct Address {
 impl Netlink {
     /// Every address of the namespace.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
-        let stream = self.handle().address().get().execute();
-        Ok(collect("listing addresses", stream).await?.iter().filter_map(parse).collect())
+        let all = self
+            .dump("listing addresses", |handle| {
+                handle.address().get().execute()
+            })
+            .await?;
+        Ok(all.iter().filter_map(parse).collect())
     }
 
     /// The addresses of an interface that somebody gave it: without link-local IPv6 ones, which every interface has.

@@ -11,7 +11,7 @@ use netlink_packet_route::link::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::netns::Netns;
-use super::socket::{Error, Netlink, Result, collect, explain};
+use super::socket::{Error, Netlink, Result, explain};
 use crate::addr::Mac;
 
 /// How long a link that was set up is given to run: half a second.
@@ -59,8 +59,10 @@ pub struct Veth<'a> {
 impl Netlink {
     /// Every link of the namespace.
     pub async fn links(&self) -> Result<Vec<Link>> {
-        let stream = self.handle().link().get().execute();
-        collect("listing links", stream.map_ok(|message| parse(&message))).await
+        let all = self
+            .dump("listing links", |handle| handle.link().get().execute())
+            .await?;
+        Ok(all.iter().map(parse).collect())
     }
 
     /// The link of this name, if there is one.

@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::sys;
 use crate::datapath::Frame;
-use crate::frame::{ethertype, virtio_header};
+use crate::frame::{ethertype, udp_segments, virtio_header};
 
 /// Packet sockets that say with each frame what is unfinished about it.
 #[derive(Debug)]
@@ -53,6 +53,19 @@ fn open() -> io::Result<Socket> {
 }
 
 fn send(socket: &Socket, ifindex: u32, frame: &Frame) -> io::Result<()> {
+    match send_whole(socket, ifindex, frame) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            // Large datagrams are taken from 6.2 on.
+            let pieces = udp_segments(frame).ok_or(error)?;
+            pieces
+                .iter()
+                .try_for_each(|piece| send_whole(socket, ifindex, piece))
+        }
+        sent => sent,
+    }
+}
+
+fn send_whole(socket: &Socket, ifindex: u32, frame: &Frame) -> io::Result<()> {
     let ethertype = ethertype(&frame.bytes).ok_or(io::ErrorKind::InvalidInput)?;
     let header = virtio_header(frame);
     let parts = [IoSlice::new(&header), IoSlice::new(&frame.bytes)];

@@ -8,7 +8,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType};
 use rtnetlink::RouteMessageBuilder;
 
-use super::socket::{Netlink, Result, collect, explain};
+use super::socket::{Netlink, Result, explain};
 
 /// A route that leads packets to a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,19 @@ pub struct Path {
 impl Netlink {
     /// Every route to somewhere: unicast, and to the host's own addresses.
     pub async fn routes(&self) -> Result<Vec<Route>> {
-        let v4 = self.handle().route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-        let v6 = self.handle().route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
-        let mut all = collect("listing IPv4 routes", v4).await?;
-        all.extend(collect("listing IPv6 routes", v6).await?);
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut all = self
+            .dump("listing IPv4 routes", |handle| {
+                handle.route().get(v4.clone()).execute()
+            })
+            .await?;
+        all.extend(
+            self.dump("listing IPv6 routes", |handle| {
+                handle.route().get(v6.clone()).execute()
+            })
+            .await?,
+        );
         Ok(all.iter().filter_map(parse).collect())
     }
 

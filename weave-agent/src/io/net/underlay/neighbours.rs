@@ -7,7 +7,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 
 use crate::addr::Mac;
-use crate::io::net::socket::{Netlink, Result, collect, explain};
+use crate::io::net::socket::{Netlink, Result, explain};
 
 /// Whose address: behind this interface, this IPv4 address.
 pub(super) type Key = (u32, Ipv4Addr);
@@ -23,8 +23,17 @@ pub(super) struct Neighbour {
 
 /// The neighbours of the namespace.
 pub(super) async fn all(netlink: &Netlink) -> Result<BTreeMap<Key, Neighbour>> {
-    let request = netlink.handle().neighbours().get().set_address_family(AddressFamily::Inet);
-    Ok(collect("listing neighbours", request.execute()).await?.iter().filter_map(parse).collect())
+    let what = "listing neighbours";
+    let all = netlink
+        .dump(what, |handle| {
+            handle
+                .neighbours()
+                .get()
+                .set_address_family(AddressFamily::Inet)
+                .execute()
+        })
+        .await?;
+    Ok(all.iter().filter_map(parse).collect())
 }
 
 /// Make the kernel find out where a neighbour is, or whether it still is. Not for permanent entries: using one so ends its permanence.
