@@ -34,6 +34,8 @@ pub(crate) struct Wires {
     pub(crate) noise: Noise,
     /// Largest IP packet.
     pub(crate) mtu: usize,
+    /// What hosts believe that to be.
+    pub(crate) route_mtu: usize,
     latency: Time,
     rng: StdRng,
 }
@@ -42,7 +44,7 @@ impl Wires {
     /// All hosts wired to all but the `absent` pairs.
     pub(crate) fn new(absent: BTreeSet<(HostId, HostId)>, mtu: usize, latency: Time, seed: u64) -> Self {
         let noise = Noise::default();
-        Self { absent, cut: BTreeSet::new(), noise, mtu, latency, rng: StdRng::seed_from_u64(seed) }
+        Self { absent, cut: BTreeSet::new(), noise, mtu, route_mtu: 1500, latency, rng: StdRng::seed_from_u64(seed) }
     }
 
     /// Whether a packet from one gets to the other.
