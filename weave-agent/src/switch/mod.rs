@@ -1,14 +1,19 @@
 //! The virtual switch: upcall -> decision, fdb, ports, tunnels.
 
 mod config;
+mod fdb;
+mod flows;
+mod heartbeat;
+mod liveness;
 mod machine;
+mod path_mtu;
+mod recency;
 mod status;
+mod tunnel;
 
 pub use config::Config;
 pub use machine::Switch;
-pub use status::{
-    Counters, FdbStatus, FlowCounts, Kind, Location, PeerStatus, PortStatus, Status, TunnelState, TunnelStatus,
-};
+pub use status::{Counters, FdbStatus, FlowCounts, Kind, Location, PeerStatus, PortStatus, Status, TunnelState, TunnelStatus};
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
