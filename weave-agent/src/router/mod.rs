@@ -68,11 +68,7 @@ pub struct Router {
 impl Router {
     /// An agent that has just started. `seed` is all its randomness; `uid` and link tokens come from it.
     pub fn new(now: Time, config: Config, seed: u64) -> Self {
-        let mut router = Self {
-            mesh: Mesh::new(now, config.mesh, seed),
-            switch: Switch::new(now, config.switch, seed),
-            outputs: VecDeque::new(),
-        };
+        let mut router = Self { mesh: Mesh::new(now, config.mesh, seed), switch: Switch::new(config.switch), outputs: VecDeque::new() };
         router.exchange(now);
         router
     }

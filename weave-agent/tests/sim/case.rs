@@ -188,7 +188,9 @@ fn step(rng: &mut StdRng, hosts: usize) -> Step {
         66..=73 => Step::Broadcast(from, payload),
         74..=77 => Step::Multicast(from),
         78..=80 => Step::Jump(host, *pick(rng, &[1, 10, 100, 1000])),
-        81..=86 => Step::Stranger(host, *pick(rng, &[Forgery::RightVni, Forgery::WrongVni, Forgery::OwnVni, Forgery::Spoofed, Forgery::Heartbeat])),
+        81..=86 => {
+            Step::Stranger(host, *pick(rng, &[Forgery::RightVni, Forgery::WrongVni, Forgery::OwnVni, Forgery::Spoofed, Forgery::Heartbeat]))
+        }
         87..=89 => Step::Garbage(host),
         90..=93 => Step::Reset(host),
         94..=95 => Step::RandomMacs(from, rng.random_range(10..500)),
@@ -197,11 +199,7 @@ fn step(rng: &mut StdRng, hosts: usize) -> Step {
 }
 
 fn noise(rng: &mut StdRng) -> Noise {
-    Noise {
-        loss: *pick(rng, &[0, 10, 100, 300]),
-        duplication: *pick(rng, &[0, 10, 100]),
-        reordering: *pick(rng, &[0, 10, 200]),
-    }
+    Noise { loss: *pick(rng, &[0, 10, 100, 300]), duplication: *pick(rng, &[0, 10, 100]), reordering: *pick(rng, &[0, 10, 200]) }
 }
 
 fn pick<'a, T>(rng: &mut StdRng, choices: &'a [T]) -> &'a T {

@@ -54,10 +54,3 @@ pub(crate) fn id_of(frame: &[u8]) -> Option<FrameId> {
 pub(crate) fn id_inside(packet: &[u8]) -> Option<FrameId> {
     id_of(packet.get(OUTER..)?)
 }
-
-/// The inner Ethernet addresses: destination, source.
-pub(crate) fn macs(frame: &[u8]) -> Option<[Mac; 2]> {
-    let header = frame.first_chunk::<12>()?;
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = *header;
-    Some([Mac([a, b, c, d, e, f]), Mac([g, h, i, j, k, l])])
-}

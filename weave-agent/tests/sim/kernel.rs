@@ -8,7 +8,7 @@ use weave_agent::Time;
 use weave_agent::datapath::{FlowEntry, PortId};
 use weave_ebpf::fastpath::{CachedFlow, Tables, take_token};
 use weave_ebpf::flow::{Bucket, Config, Flow, FlowKey, INGRESS_TUNNEL, Ipv4, PeerSlot, Source, short_ids};
-use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
+use weave_ebpf::stats::{COUNTERS, Counter};
 
 use crate::decode;
 
@@ -100,20 +100,7 @@ impl Kernel {
         }
     }
 
-    /// Frames dropped for this reason.
-    pub(crate) fn drops(&self, reason: DropReason) -> u64 {
-        self.counter_at(reason.index())
-    }
-
-    /// Things counted that are not drops.
-    pub(crate) fn counter(&self, counter: Counter) -> u64 {
-        self.counter_at(counter.index())
-    }
-
-    fn counter_at(&self, index: u32) -> u64 {
-        self.counters.borrow().get(index as usize).copied().unwrap_or_default()
-    }
-
+    /// Adds one to a counter or drop reason.
     pub(crate) fn add(&self, index: u32) {
         if let Some(counter) = self.counters.borrow_mut().get_mut(index as usize) {
             *counter += 1;

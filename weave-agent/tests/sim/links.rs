@@ -3,9 +3,9 @@
 use std::net::SocketAddrV4;
 
 use bytes::Bytes;
+use weave_agent::Time;
 use weave_agent::mesh::{self, LinkId};
 use weave_agent::router::Input;
-use weave_agent::Time;
 
 use crate::stream::{BREAKS_AFTER, End, Segment, Stream, StreamId};
 use crate::wire::HostId;
@@ -46,10 +46,7 @@ impl World {
         let stream = StreamId(self.streams.number());
         let dialler = SocketAddrV4::new(address(from), ephemeral(stream));
         let end = |host, incarnation, link| End { host, incarnation, link: LinkId(link), open: true };
-        let ends = [
-            end(from, incarnation, self.streams.number()),
-            end(to, self.hosts[to].incarnation, self.streams.number()),
-        ];
+        let ends = [end(from, incarnation, self.streams.number()), end(to, self.hosts[to].incarnation, self.streams.number())];
         let mut made = Stream::new(ends);
         // Nothing the acceptor says may come before the dialler knows that it is connected.
         made.last_arrival[0] = self.now + back;

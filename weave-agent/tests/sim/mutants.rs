@@ -1,7 +1,7 @@
 //! Kernels that are broken on purpose: if the properties do not notice, they are worth nothing.
 
-use crate::kernel::Break;
 use crate::case::Case;
+use crate::kernel::Break;
 use crate::run::run;
 
 /// Runs seeds until one fails; the numbers of the properties that may be the one.

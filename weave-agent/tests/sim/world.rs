@@ -11,8 +11,8 @@ use weave_agent::peer::{PeerName, ShortId};
 use weave_agent::router::{Config, Input, Router};
 use weave_agent::{Time, mesh, switch};
 
-use crate::case::Setting;
 use crate::carry::Effect;
+use crate::case::Setting;
 use crate::frame;
 use crate::host::{self, Agent, Host, State};
 use crate::kernel::Kernel;
@@ -312,7 +312,6 @@ impl World {
 }
 
 fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
-    let address = address(id);
     let name = PeerName::random(rng);
     let Some(short) = ShortId::new(rng.random_range(0..setting.short_ids)) else {
         unreachable!("short ids are 12 bits");
@@ -320,7 +319,7 @@ fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
     let targets = setting.targets.get(id).into_iter().flatten().map(|to| address(*to).to_string()).collect();
     Host {
         state: State { name, short, targets },
-        kernel: Kernel::new(address, !setting.via_stack.contains(&id), id % 2 == 0, setting.fault),
+        kernel: Kernel::new(address(id), !setting.via_stack.contains(&id), id % 2 == 0, setting.fault),
         agent: None,
         incarnation: 0,
         offset: Time::from_millis(rng.random_range(0..100_000_000)),
@@ -335,8 +334,5 @@ pub(crate) fn address(id: HostId) -> Ipv4Addr {
 }
 
 fn config(state: &State, host: HostId) -> Config {
-    Config {
-        mesh: mesh::Config::new(state.name, format!("h{host}"), state.short),
-        switch: host::limits(state),
-    }
+    Config { mesh: mesh::Config::new(state.name, format!("h{host}"), state.short), switch: host::limits(state) }
 }
