@@ -1,1 +1,4 @@
 //! Effects: everything that touches the machine.
+
+pub mod datapath;
+pub mod object;
