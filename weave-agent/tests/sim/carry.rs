@@ -4,9 +4,9 @@ use bytes::Bytes;
 use weave_agent::datapath::{Frame, PortId, Upcall};
 use weave_ebpf::fastpath::{self, TunnelKey, Verdict};
 use weave_ebpf::flow::{Ipv4, PeerSlot, upcall};
-use weave_ebpf::packet::ethertype;
+use weave_ebpf::packet::{ETHERNET, ethertype};
 use weave_ebpf::stats::{Counter, DropReason};
-use weave_ebpf::vxlan::{self, OUTER};
+use weave_ebpf::vxlan::{self, Fields, OUTER};
 
 use crate::kernel::{Break, Kernel};
 
@@ -78,6 +78,9 @@ impl Kernel {
             Verdict::Drop(index) => self.dropped(index),
             Verdict::Port { flags, .. } if passing.on_underlay && !fastpath::delivers_directly(flags) => self.stack(passing),
             Verdict::Port { ifindex, .. } => self.deliver(PortId(ifindex), passing.frame).into_iter().collect(),
+            Verdict::Peer { to, .. } if passing.ingress.is_some() && self.too_big(to, passing.frame) => {
+                self.dropped(DropReason::TooBig.index())
+            }
             Verdict::Peer { to, origin } => match self.copy_to_peer(to, origin, passing) {
                 Ok(packet) => vec![packet],
                 Err(reason) => self.dropped(reason.index()),
@@ -119,21 +122,23 @@ impl Kernel {
         effects
     }
 
+    /// Whether a container's frame does not fit the way to a peer.
+    fn too_big(&self, to: u32, frame: &[u8]) -> bool {
+        fastpath::egress(self, to, [0; 4]).is_ok_and(|slot| frame.len() - ETHERNET > slot.mtu as usize)
+    }
+
     /// Outer headers for a frame that goes to `to`: new ones, or those it came with made to go on.
     fn copy_to_peer(&self, to: u32, origin: u32, passing: &Passing<'_>) -> Result<Effect, DropReason> {
         let slot = fastpath::egress(self, to, passing.upstream)?;
-        if passing.frame.len() > slot.mtu as usize + 14 {
-            return Err(DropReason::TooBig);
-        }
         let vni = fastpath::tunnel_vni(to, origin);
         if !fastpath::encapsulates(&slot, ethertype(passing.frame, 0)) {
             self.add(Counter::ViaStack.index());
         }
-        let mut headers = vxlan::headers(&slot, vni, passing.frame.len() as u32, hash(passing.frame));
-        if let Some(received) = passing.outer {
-            headers = vxlan::relay(received, &slot, vni).ok_or(DropReason::HopLimit)?;
-        }
-        Ok(transmit(&headers, passing.frame))
+        let fields = match passing.outer {
+            Some(received) => Fields::relay(received.as_slice()).ok_or(DropReason::HopLimit)?,
+            None => Fields::new(passing.frame.len() as u32, hash(passing.frame)),
+        };
+        Ok(transmit(&vxlan::headers(&slot, vni, fields), passing.frame))
     }
 
     /// A frame of user space through the vxlan device, by mark.
@@ -154,7 +159,7 @@ impl Kernel {
     /// A heartbeat of user space: only the datagram's payload is given, the stack writes the rest.
     pub(crate) fn heartbeat(&self, slot: &PeerSlot, datagram: &[u8]) -> Option<Effect> {
         let (vxlan_header, frame) = datagram.split_first_chunk::<8>()?;
-        let mut headers = vxlan::headers(slot, 0, frame.len() as u32, 0);
+        let mut headers = vxlan::headers(slot, 0, Fields::new(frame.len() as u32, 0));
         headers[42..].copy_from_slice(vxlan_header);
         Some(transmit(&headers, frame))
     }

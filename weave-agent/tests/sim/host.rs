@@ -8,7 +8,8 @@ use weave_agent::datapath::PeerRoute;
 use weave_agent::peer::{PeerName, ShortId};
 use weave_agent::router::Router;
 use weave_agent::switch::{self, Adopted};
-use weave_ebpf::flow::{PeerSlot, slot};
+use weave_ebpf::flow::PeerSlot;
+use weave_ebpf::vxlan;
 
 use crate::kernel::{Kernel, TUNNEL_PORT};
 
@@ -52,10 +53,9 @@ impl Host {
             return None;
         }
         let short = |short: u32| ShortId::new(u16::try_from(short).ok()?);
-        let slots = kernel.peers.iter().filter(|(_, slot)| slot.flags & slot::VALID != 0);
         Some(Adopted {
             short: short(kernel.config.short),
-            slots: slots.filter_map(|(id, slot)| Some((short(*id)?, route(slot)))).collect(),
+            slots: kernel.peers.iter().filter_map(|(id, slot)| Some((short(*id)?, route(slot)?))).collect(),
             sources: kernel
                 .sources
                 .iter()
@@ -79,6 +79,7 @@ pub(crate) fn limits(state: &State) -> switch::Config {
     switch::Config { port_macs: 64, macs: 512, source_flows: 256, flows: 1024, ..switch::Config::new(state.name, state.short, TUNNEL_PORT) }
 }
 
-fn route(slot: &PeerSlot) -> PeerRoute {
-    PeerRoute { remote: slot.remote.into(), local: slot.local.into(), port: slot.port, mtu: u16::try_from(slot.mtu).unwrap_or(u16::MAX) }
+fn route(slot: &PeerSlot) -> Option<PeerRoute> {
+    let path = vxlan::path(slot)?;
+    Some(PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: u16::try_from(path.mtu).ok()? })
 }

@@ -5,10 +5,14 @@ use std::net::Ipv4Addr;
 
 use weave_agent::datapath::{Egress, Op, PeerRoute};
 use weave_ebpf::flow::{Ipv4, Mac, PeerSlot, Source, slot};
+use weave_ebpf::vxlan::{self, Path};
 
 use crate::carry::Effect;
 use crate::decode;
 use crate::kernel::{Break, Kernel, Tree};
+
+/// Index of the one underlay interface.
+const UNDERLAY: u32 = 2;
 
 impl Kernel {
     /// Does what the switch says.
@@ -63,17 +67,14 @@ impl Kernel {
 
     /// The route with the kernel's own next hop filled in.
     fn slot(&self, route: &PeerRoute) -> PeerSlot {
-        PeerSlot {
-            flags: slot::VALID | if self.direct { slot::DIRECT } else { 0 },
-            remote: route.remote.octets(),
+        let next_hop = self.direct.then(|| (UNDERLAY, underlay_mac(self.address), underlay_mac(route.remote)));
+        vxlan::slot(&Path {
             local: route.local.octets(),
-            ifindex: 2,
-            mtu: u32::from(route.mtu),
+            remote: route.remote.octets(),
             port: route.port,
-            next_hop: underlay_mac(route.remote),
-            source: underlay_mac(self.address),
-            reserved: 0,
-        }
+            mtu: u32::from(route.mtu),
+            next_hop,
+        })
     }
 
     fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<(u16, Ipv4Addr)>) {

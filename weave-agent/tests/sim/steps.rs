@@ -7,8 +7,7 @@ use weave_agent::addr::Mac;
 use weave_agent::mesh::{self, LinkId};
 use weave_agent::router::Input;
 use weave_ebpf::fastpath::{HEARTBEAT_REQUEST, tunnel_vni};
-use weave_ebpf::flow::PeerSlot;
-use weave_ebpf::vxlan;
+use weave_ebpf::vxlan::{self, Fields, Path};
 
 use crate::case::{Forgery, Step};
 use crate::frame::{self, FrameId, Payload};
@@ -155,8 +154,8 @@ impl Run {
                 Forgery::Heartbeat => [&[0; 14], &[1, HEARTBEAT_REQUEST][..], &[0; 60]].concat().into(),
                 _ => self.forged_frame(dst),
             };
-            let slot = PeerSlot { remote: address(host).octets(), local: address(from).octets(), port: TUNNEL_PORT, ..PeerSlot::default() };
-            let headers = vxlan::headers(&slot, vni, frame.len() as u32, 0);
+            let path = Path { local: address(from).octets(), remote: address(host).octets(), port: TUNNEL_PORT, mtu: 1450, next_hop: None };
+            let headers = vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 0));
             let packet = [&headers[..], &frame].concat().into();
             self.world.schedule(Time::ZERO, Event::Packet { to: host, packet });
         }
