@@ -29,17 +29,17 @@ pub enum DecodeError {
 }
 
 /// The channel itself.
-pub fn channel() -> Channel {
+pub(super) fn channel() -> Channel {
     Channel(NAME.to_owned())
 }
 
 /// Whether this is the channel.
-pub fn is_channel(channel: &Channel) -> bool {
+pub(super) fn is_channel(channel: &Channel) -> bool {
     channel.0 == NAME
 }
 
 /// The messages that say all of `macs`.
-pub fn encode(macs: &[Mac]) -> impl Iterator<Item = Bytes> {
+pub(super) fn encode(macs: &[Mac]) -> impl Iterator<Item = Bytes> {
     macs.chunks(MAX_MACS).filter_map(|chunk| match postcard::to_stdvec(chunk) {
         Ok(bytes) => Some(bytes.into()),
         Err(error) => {
@@ -53,7 +53,7 @@ pub fn encode(macs: &[Mac]) -> impl Iterator<Item = Bytes> {
 ///
 /// # Errors
 /// Anything but 1 to [`MAX_MACS`] unicast addresses.
-pub fn decode(payload: &[u8]) -> Result<Vec<Mac>, DecodeError> {
+pub(super) fn decode(payload: &[u8]) -> Result<Vec<Mac>, DecodeError> {
     // The count is checked before anything of that size is made.
     let (count, _) = postcard::take_from_bytes::<u32>(payload)?;
     let count = usize::try_from(count).unwrap_or(usize::MAX);

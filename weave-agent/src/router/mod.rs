@@ -108,16 +108,16 @@ impl Router {
     fn exchange(&mut self, now: Time) {
         loop {
             if let Some(output) = self.mesh.poll_output() {
-                self.from_mesh(now, output);
+                self.take_from_mesh(now, output);
             } else if let Some(output) = self.switch.poll_output() {
-                self.from_switch(now, output);
+                self.take_from_switch(now, output);
             } else {
                 return;
             }
         }
     }
 
-    fn from_mesh(&mut self, now: Time, output: mesh::Output) {
+    fn take_from_mesh(&mut self, now: Time, output: mesh::Output) {
         match output {
             mesh::Output::View(view) => self.switch.handle(now, switch::Input::View(view)),
             mesh::Output::LinkUp(neighbour) => self.switch.handle(now, switch::Input::LinkUp(neighbour)),
@@ -127,7 +127,7 @@ impl Router {
         }
     }
 
-    fn from_switch(&mut self, now: Time, output: switch::Output) {
+    fn take_from_switch(&mut self, now: Time, output: switch::Output) {
         match output {
             switch::Output::Op(op) => self.outputs.push_back(Output::Datapath(op)),
             switch::Output::Tunnel { peer, up } => self.mesh.handle(now, mesh::Input::Tunnel { peer, up }),

@@ -36,7 +36,7 @@ impl Run {
             Step::Isolate(host) => self.isolate(*host),
             Step::Heal => self.heal(),
             Step::Noise(noise) => self.world.wires.noise = *noise,
-            Step::Attach(host) => _ = self.attach_new(*host),
+            Step::Attach(host) => self.attach_new(*host),
             Step::Detach(number) => _ = self.model.pick(*number).map(|index| self.detach(index)),
             Step::Move(number, host) => self.move_to(*number, *host)?,
             Step::Twin(number, host) => self.twin(*number, *host)?,

@@ -319,7 +319,7 @@ fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
     let targets = setting.targets.get(id).into_iter().flatten().map(|to| address(*to).to_string()).collect();
     Host {
         state: State { name, short, targets },
-        kernel: Kernel::new(address(id), !setting.via_stack.contains(&id), id % 2 == 0, setting.fault),
+        kernel: Kernel::new(address(id), !setting.via_stack.contains(&id), id.is_multiple_of(2), setting.fault),
         agent: None,
         incarnation: 0,
         offset: Time::from_millis(rng.random_range(0..100_000_000)),
