@@ -77,10 +77,7 @@ pub fn udp_segments(frame: &Frame) -> Option<Vec<Frame>> {
     let headers = frame.bytes.get(..header_len)?;
     let payload = transport.bytes.get(UDP_HEADER_LEN..)?;
     let pieces = payload.chunks(usize::from(size)).zip(0..);
-    let segments = pieces.map(|(piece, i)| Frame {
-        bytes: transport.udp_segment(headers, piece, i).into(),
-        gso_size: 0,
-    });
+    let segments = pieces.map(|(piece, i)| Frame { bytes: transport.udp_segment(headers, piece, i).into(), gso_size: 0 });
     (kind == GSO_UDP_L4).then(|| segments.collect())
 }
 
@@ -115,40 +112,28 @@ impl Transport<'_> {
             _ => return None,
         };
         let pseudo = self.pseudo_header_sum(self.bytes.len());
-        let unfinished =
-            u16_at(self.bytes, usize::from(offset))? == pseudo && !self.is_right(pseudo);
+        let unfinished = u16_at(self.bytes, usize::from(offset))? == pseudo && !self.is_right(pseudo);
         (large || unfinished).then_some(offset)
     }
 
     /// The part of the sum that the sender has done.
     fn pseudo_header_sum(&self, length: usize) -> u16 {
-        fold(
-            u64::from(ones_complement_sum(&[self.addresses]))
-                + u64::from(self.protocol)
-                + length as u64,
-        )
+        fold(u64::from(ones_complement_sum(&[self.addresses])) + u64::from(self.protocol) + length as u64)
     }
 
     /// One datagram of several. `headers` end with the UDP header, so every field written is there.
     fn udp_segment(&self, headers: &[u8], piece: &[u8], i: u16) -> Vec<u8> {
         let length = UDP_HEADER_LEN + piece.len();
         let mut bytes = [headers, piece].concat();
-        let mut put =
-            |at: usize, value: u16| bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+        let mut put = |at: usize, value: u16| bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
         put(self.start + 4, length as u16);
         put(self.start + 6, self.pseudo_header_sum(length));
         if self.v6 {
-            put(
-                self.ip + 4,
-                (self.start - self.ip - IPV6_HEADER_LEN + length) as u16,
-            );
+            put(self.ip + 4, (self.start - self.ip - IPV6_HEADER_LEN + length) as u16);
             return bytes;
         }
         put(self.ip + 2, (self.start - self.ip + length) as u16);
-        put(
-            self.ip + 4,
-            u16_at(headers, self.ip + 4).unwrap_or(0).wrapping_add(i),
-        );
+        put(self.ip + 4, u16_at(headers, self.ip + 4).unwrap_or(0).wrapping_add(i));
         put(self.ip + 10, 0);
         let sum = !ones_complement_sum(&[&bytes[self.ip..self.start]]);
         bytes[self.ip + 10..self.ip + 12].copy_from_slice(&sum.to_be_bytes());
@@ -192,28 +177,13 @@ fn transport_v4(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
 
 fn transport_v6(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
     let payload = usize::from(u16_at(bytes, ip + 4)?);
-    let end = end_of_packet(
-        bytes,
-        ip,
-        if payload == 0 {
-            0
-        } else {
-            payload + IPV6_HEADER_LEN
-        },
-    )?;
+    let end = end_of_packet(bytes, ip, if payload == 0 { 0 } else { payload + IPV6_HEADER_LEN })?;
     let (mut protocol, mut start) = (*bytes.get(ip + 6)?, ip + IPV6_HEADER_LEN);
     while IPV6_EXTENSIONS.contains(&protocol) {
         protocol = *bytes.get(start)?;
         start += 8 * (usize::from(*bytes.get(start + 1)?) + 1);
     }
-    Some(Transport {
-        protocol,
-        v6: true,
-        ip,
-        start,
-        addresses: bytes.get(ip + 8..ip + 40)?,
-        bytes: bytes.get(start..end)?,
-    })
+    Some(Transport { protocol, v6: true, ip, start, addresses: bytes.get(ip + 8..ip + 40)?, bytes: bytes.get(start..end)? })
 }
 
 /// Packets over 64 kB (BIG TCP) say length 0: they end where the frame does. Others may be padded.
@@ -351,53 +321,22 @@ mod tests {
     #[test]
     fn a_large_datagram_can_be_cut_by_hand() {
         for (v6, tags) in [(false, 0), (true, 1)] {
-            let build = Build {
-                v6,
-                tags,
-                protocol: UDP,
-                payload: 2500,
-                ..PLAIN
-            };
+            let build = Build { v6, tags, protocol: UDP, payload: 2500, ..PLAIN };
             let large = build.frame(1000);
             let pieces = udp_segments(&large).unwrap();
             let header_len = large.bytes.len() - 2500;
-            let payload: Vec<_> = pieces
-                .iter()
-                .flat_map(|piece| piece.bytes[header_len..].to_vec())
-                .collect();
+            let payload: Vec<_> = pieces.iter().flat_map(|piece| piece.bytes[header_len..].to_vec()).collect();
             assert_eq!(payload, large.bytes[header_len..]);
             for (piece, length) in pieces.iter().zip([1000, 1000, 500]) {
                 // As the sender would have made it, but for what an IPv4 header has that the builder leaves empty.
-                let alone = Build {
-                    payload: length,
-                    ..build
-                }
-                .frame(0);
+                let alone = Build { payload: length, ..build }.frame(0);
                 assert_eq!(piece.bytes.len(), alone.bytes.len());
                 assert_eq!(virtio_header(piece), virtio_header(&alone));
                 assert!(v6 || ones_complement_sum(&[&piece.bytes[14..34]]) == 0xffff);
             }
         }
-        assert_eq!(
-            udp_segments(
-                &Build {
-                    payload: 2500,
-                    ..PLAIN
-                }
-                .frame(1000)
-            ),
-            None
-        );
-        assert_eq!(
-            udp_segments(
-                &Build {
-                    protocol: UDP,
-                    ..PLAIN
-                }
-                .frame(1000)
-            ),
-            None
-        );
+        assert_eq!(udp_segments(&Build { payload: 2500, ..PLAIN }.frame(1000)), None);
+        assert_eq!(udp_segments(&Build { protocol: UDP, ..PLAIN }.frame(1000)), None);
     }
 
     #[test]

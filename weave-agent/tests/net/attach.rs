@@ -17,15 +17,8 @@ fn a_container_gets_an_interface_and_loses_it_without_a_trace() {
         assert!(done.created && done.added.len() == 2 && done.port.addrs.len() == 2);
 
         let inside = container.sh("ip -o addr show dev ethwe");
-        assert!(
-            inside.contains("10.32.0.1/12") && inside.contains("fd00:32::1/64"),
-            "{inside}"
-        );
-        let usable = async || {
-            !container
-                .sh("ip -o addr show dev ethwe")
-                .contains("tentative")
-        };
+        assert!(inside.contains("10.32.0.1/12") && inside.contains("fd00:32::1/64"), "{inside}");
+        let usable = async || !container.sh("ip -o addr show dev ethwe").contains("tentative");
         eventually("the link-local address is usable", usable).await;
         let link = container.sh("ip link show dev ethwe");
         assert!(link.contains("mtu 1400") && link.contains("LOWER_UP") && link.contains(&done.port.mac.to_string()), "{link}");
@@ -173,8 +166,7 @@ fn one_socket_answers_many_questions_at_once() {
         assert!(answers.into_iter().all(|answer| answer.is_ok()));
         for micros in 0..100 {
             // Not waited for to the end.
-            let _ =
-                tokio::time::timeout(std::time::Duration::from_micros(micros), host.links()).await;
+            let _ = tokio::time::timeout(std::time::Duration::from_micros(micros), host.links()).await;
             host.routes().await.unwrap();
         }
     });

@@ -22,11 +22,7 @@ pub struct Address {
 impl Netlink {
     /// Every address of the namespace.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
-        let all = self
-            .dump("listing addresses", |handle| {
-                handle.address().get().execute()
-            })
-            .await?;
+        let all = self.dump("listing addresses", |handle| handle.address().get().execute()).await?;
         Ok(all.iter().filter_map(parse).collect())
     }
 

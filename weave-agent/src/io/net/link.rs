@@ -59,9 +59,7 @@ pub struct Veth<'a> {
 impl Netlink {
     /// Every link of the namespace.
     pub async fn links(&self) -> Result<Vec<Link>> {
-        let all = self
-            .dump("listing links", |handle| handle.link().get().execute())
-            .await?;
+        let all = self.dump("listing links", |handle| handle.link().get().execute()).await?;
         Ok(all.iter().map(parse).collect())
     }
 

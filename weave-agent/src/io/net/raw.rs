@@ -57,9 +57,7 @@ fn send(socket: &Socket, ifindex: u32, frame: &Frame) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             // Large datagrams are taken from 6.2 on.
             let pieces = udp_segments(frame).ok_or(error)?;
-            pieces
-                .iter()
-                .try_for_each(|piece| send_whole(socket, ifindex, piece))
+            pieces.iter().try_for_each(|piece| send_whole(socket, ifindex, piece))
         }
         sent => sent,
     }

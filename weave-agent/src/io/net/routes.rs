@@ -35,17 +35,8 @@ impl Netlink {
     pub async fn routes(&self) -> Result<Vec<Route>> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let mut all = self
-            .dump("listing IPv4 routes", |handle| {
-                handle.route().get(v4.clone()).execute()
-            })
-            .await?;
-        all.extend(
-            self.dump("listing IPv6 routes", |handle| {
-                handle.route().get(v6.clone()).execute()
-            })
-            .await?,
-        );
+        let mut all = self.dump("listing IPv4 routes", |handle| handle.route().get(v4.clone()).execute()).await?;
+        all.extend(self.dump("listing IPv6 routes", |handle| handle.route().get(v6.clone()).execute()).await?);
         Ok(all.iter().filter_map(parse).collect())
     }
 

@@ -60,10 +60,7 @@ impl Netlink {
     pub fn here() -> Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| Error::new("opening a netlink socket", e))?;
         tokio::spawn(connection);
-        Ok(Self {
-            handle,
-            dumping: Arc::default(),
-        })
+        Ok(Self { handle, dumping: Arc::default() })
     }
 
     pub(crate) fn handle(&self) -> &rtnetlink::Handle {
@@ -71,11 +68,7 @@ impl Netlink {
     }
 
     /// All that a dump yields, or its first error.
-    pub(crate) async fn dump<T, S>(
-        &self,
-        what: &str,
-        start: impl Fn(&rtnetlink::Handle) -> S,
-    ) -> Result<Vec<T>>
+    pub(crate) async fn dump<T, S>(&self, what: &str, start: impl Fn(&rtnetlink::Handle) -> S) -> Result<Vec<T>>
     where
         S: Stream<Item = std::result::Result<T, rtnetlink::Error>>,
     {
@@ -93,10 +86,7 @@ impl Netlink {
     }
 }
 
-async fn collect<T>(
-    what: &str,
-    stream: impl Stream<Item = std::result::Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>> {
+async fn collect<T>(what: &str, stream: impl Stream<Item = std::result::Result<T, rtnetlink::Error>>) -> Result<Vec<T>> {
     let mut stream = std::pin::pin!(stream);
     let mut all = Vec::new();
     while let Some(item) = stream.next().await {

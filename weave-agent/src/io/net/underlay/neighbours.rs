@@ -24,15 +24,7 @@ pub(super) struct Neighbour {
 /// The neighbours of the namespace.
 pub(super) async fn all(netlink: &Netlink) -> Result<BTreeMap<Key, Neighbour>> {
     let what = "listing neighbours";
-    let all = netlink
-        .dump(what, |handle| {
-            handle
-                .neighbours()
-                .get()
-                .set_address_family(AddressFamily::Inet)
-                .execute()
-        })
-        .await?;
+    let all = netlink.dump(what, |handle| handle.neighbours().get().set_address_family(AddressFamily::Inet).execute()).await?;
     Ok(all.iter().filter_map(parse).collect())
 }
 
