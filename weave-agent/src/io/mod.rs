@@ -1,1 +1,8 @@
 //! Effects: everything that touches the machine.
+
+pub mod bpffs;
+pub mod clock;
+pub mod logging;
+pub mod paths;
+pub mod pidfile;
+pub mod store;
