@@ -3,6 +3,7 @@
 pub mod bpffs;
 pub mod clock;
 pub mod logging;
+pub mod net;
 pub mod paths;
 pub mod pidfile;
 pub mod store;
