@@ -52,20 +52,13 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut groups = text.split(':');
         for byte in &mut bytes {
-            let group = groups
-                .next()
-                .filter(|g| matches!(g.len(), 1 | 2))
-                .ok_or_else(error)?;
+            let group = groups.next().filter(|g| matches!(g.len(), 1 | 2)).ok_or_else(error)?;
             if !group.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(error());
             }
             *byte = u8::from_str_radix(group, 16).map_err(|_| error())?;
         }
-        groups
-            .next()
-            .is_none()
-            .then_some(Self(bytes))
-            .ok_or_else(error)
+        groups.next().is_none().then_some(Self(bytes)).ok_or_else(error)
     }
 }
 
@@ -77,14 +70,7 @@ mod tests {
     fn text_goes_both_ways_and_nonsense_is_named() {
         let mac: Mac = "2:00:AB:c:0:ff".parse().unwrap();
         assert_eq!(mac.to_string(), "02:00:ab:0c:00:ff");
-        for bad in [
-            "",
-            "1:2:3:4:5",
-            "1:2:3:4:5:6:7",
-            "1:2:3:4:5:xx",
-            "1:2:3:4:5:+6",
-            "1:2:3:4:5:678",
-        ] {
+        for bad in ["", "1:2:3:4:5", "1:2:3:4:5:6:7", "1:2:3:4:5:xx", "1:2:3:4:5:+6", "1:2:3:4:5:678"] {
             assert!(bad.parse::<Mac>().unwrap_err().to_string().contains(bad));
         }
     }

@@ -13,9 +13,7 @@ use crate::Time;
 use crate::peer::ShortId;
 
 /// A port of the virtual switch: the interface index of its host side.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PortId(pub u32);
 
 /// What is done with a frame.

@@ -1,5 +1,6 @@
 //! Effects: everything that touches the machine.
 
+pub mod api;
 pub mod bpffs;
 pub mod clock;
 pub mod logging;
