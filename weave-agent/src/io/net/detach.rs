@@ -1,11 +1,13 @@
 //! Take addresses from a container, or the whole interface.
 
-use ipnet::IpNet;
-use serde::Serialize;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::attach::{AttachError, ONE_AT_A_TIME, Pair, existing};
 use super::netns::Netns;
-use super::socket::Netlink;
+use super::socket::{Error, Netlink};
 use crate::datapath::PortId;
 
 /// What was taken away.
@@ -43,7 +45,25 @@ pub enum DetachError {
     },
     /// The kernel refused some of it; all else was done.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Kernel(Vec<super::socket::Error>),
+    Kernel(Vec<Error>),
+}
+
+impl From<Error> for DetachError {
+    fn from(error: Error) -> Self {
+        Self::Kernel(vec![error])
+    }
+}
+
+impl From<AttachError> for DetachError {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::ForeignInterface { target, ifname } => {
+                Self::ForeignInterface { target, ifname }
+            }
+            AttachError::Kernel(error) => error.into(),
+            other => Error::invalid("detaching", other.to_string()).into(),
+        }
+    }
 }
 
 /// Remove addresses (all if `addrs` is empty) from a container's interface; with the last one goes the interface.
@@ -53,6 +73,51 @@ pub async fn detach(
     ifname: &str,
     addrs: &[IpAddr],
 ) -> Result<Detached, DetachError> {
-    let _ = (host, ifname, addrs);
-    Err(DetachError::NotAttached(target.name().to_owned()))
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let pair = existing(host, target, ifname).await?;
+    let pair = pair.ok_or_else(|| DetachError::NotAttached(target.name().to_owned()))?;
+    pair.remove(target.name(), addrs).await
+}
+
+impl Pair {
+    /// Remove addresses (all if `addrs` is empty) from the inner end; with the last one goes the pair.
+    pub(super) async fn remove(
+        &self,
+        owner: &str,
+        addrs: &[IpAddr],
+    ) -> Result<Detached, DetachError> {
+        let has = self.inside.given_addresses(self.inner.index).await?;
+        if let Some(addr) = addrs
+            .iter()
+            .find(|addr| has.iter().all(|net| net.addr() != **addr))
+        {
+            return Err(DetachError::NoSuchAddress {
+                target: owner.to_owned(),
+                addr: *addr,
+            });
+        }
+        let (removed, left): (Vec<_>, Vec<_>) = has
+            .iter()
+            .partition(|net| addrs.is_empty() || addrs.contains(&net.addr()));
+        let failures = if left.is_empty() {
+            self.host
+                .delete_link(self.outer.index)
+                .await
+                .err()
+                .into_iter()
+                .collect()
+        } else {
+            self.inside
+                .remove_addresses(self.inner.index, &removed, &left)
+                .await
+        };
+        if !failures.is_empty() {
+            return Err(DetachError::Kernel(failures));
+        }
+        Ok(Detached {
+            port: PortId(self.outer.index),
+            removed,
+            left,
+        })
+    }
 }

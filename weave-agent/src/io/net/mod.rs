@@ -3,6 +3,7 @@
 //! A [`Netlink`] is a socket in one namespace; no netlink message type is seen above it. Verbs take the socket of the host's
 //! namespace and undo themselves when they fail; teardown does all it can and reports every failure.
 
+pub mod address;
 pub mod announce;
 pub mod attach;
 pub mod detach;
@@ -18,21 +19,26 @@ pub mod routes;
 pub mod socket;
 pub mod sysctl;
 pub mod underlay;
+pub mod vxlan;
 
+mod checks;
+mod notify;
 mod sys;
 mod undo;
 
+pub use announce::announce;
 pub use attach::{AttachError, AttachSpec, Attached, attach};
 pub use detach::{DetachError, Detached, detach};
-pub use expose::{ExposeError, Exposed, Hidden, expose, hide};
+pub use expose::{expose, hide};
 pub use heartbeat::Heartbeats;
-pub use link::{Link, VxlanDevice, ensure_vxlan, remove_vxlan};
+pub use link::Link;
 pub use mtu::mtu_for;
 pub use netns::{Netns, NetnsId, Target, TargetError};
 pub use ports::{Port, PortKind, PortWatch};
 pub use raw::RawSender;
 pub use socket::{Error, Netlink};
 pub use underlay::{NextHop, Underlay, UnderlayEvent};
+pub use vxlan::{VxlanDevice, ensure_vxlan, remove_vxlan};
 
 /// The interface inside a container, unless asked otherwise.
 pub const CONTAINER_IFNAME: &str = "ethwe";

@@ -1,5 +1,6 @@
 //! Network namespaces: finding one, telling them apart, working inside one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -19,6 +20,9 @@ use super::socket::{Error, Netlink, Result};
 const OWN: &str = "/proc/thread-self/ns/net";
 /// Where `ip netns add` puts names; the second is the first on most systems, not on all.
 const NAMED: [&str; 2] = ["/run/netns", "/var/run/netns"];
+
+/// Where Docker mounts the namespaces of its containers.
+const DOCKER_NAMED: &str = "/var/run/docker/netns";
 
 /// Which namespace: device and inode of its file. Unique among the living.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,6 +59,7 @@ impl fmt::Display for NetnsId {
 pub struct Netns {
     file: Arc<File>,
     id: NetnsId,
+    path: PathBuf,
     name: String,
 }
 
@@ -81,6 +86,7 @@ impl Netns {
                 dev: meta.dev(),
                 ino: meta.ino(),
             },
+            path: path.to_owned(),
             name: path.display().to_string(),
         };
         // Entering is the only question that tells a network namespace from the other kinds without an ioctl.
@@ -103,6 +109,11 @@ impl Netns {
     /// What messages call it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Which one it is.
@@ -159,6 +170,48 @@ impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Where each of these namespaces can be opened, as far as a process in it or a mounted name tells.
+pub(super) async fn find(ids: BTreeSet<NetnsId>) -> BTreeMap<NetnsId, PathBuf> {
+    // A failed join means that the runtime is going down: nothing is found any more.
+    tokio::task::spawn_blocking(move || find_blocking(&ids))
+        .await
+        .unwrap_or_default()
+}
+
+fn find_blocking(ids: &BTreeSet<NetnsId>) -> BTreeMap<NetnsId, PathBuf> {
+    let mut found = BTreeMap::new();
+    let mounted = NAMED
+        .iter()
+        .chain(&[DOCKER_NAMED])
+        .flat_map(|folder| entries(folder));
+    let processes = entries("/proc")
+        .filter(|path| is_process(path))
+        .map(|path| path.join("ns/net"));
+    for path in mounted.chain(processes) {
+        if found.len() == ids.len() {
+            break;
+        }
+        match NetnsId::of(&path) {
+            Ok(id) if ids.contains(&id) => _ = found.entry(id).or_insert(path),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+}
+
+fn is_process(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
 }
 
 /// What names a container on the command line.

@@ -1,10 +1,8 @@
 //! A typed rtnetlink socket in one network namespace.
 
 use std::io;
-use std::net::IpAddr;
 
 use futures_util::{Stream, StreamExt};
-use ipnet::IpNet;
 
 /// A request that the kernel refused, and why.
 #[derive(Debug, thiserror::Error)]
@@ -95,9 +93,4 @@ pub(crate) async fn collect<T>(
         all.push(item.map_err(explain(|| what.to_owned()))?);
     }
     Ok(all)
-}
-
-/// `address/length`, or `None` where the length does not fit the family.
-pub(crate) fn ip_net(address: IpAddr, length: u8) -> Option<IpNet> {
-    IpNet::new(address, length).ok()
 }
