@@ -1,1 +1,3 @@
 //! Hosts made of network namespaces (the lab).
+
+pub mod process;

@@ -215,7 +215,15 @@ pub struct UpcallHeader {
     pub offset: u32,
     /// TCP or UDP payload per segment if this is a GSO packet, else 0.
     pub gso_size: u32,
+    /// VLAN tag that the kernel keeps beside the packet: TPID << 16 | TCI (IEEE 802.1Q 9.4), or 0.
+    pub vlan: u32,
 }
+
+/// Largest packet an upcall carries: a perf sample's size is 16 bits and counts its own headers.
+pub const MAX_UPCALL: u32 = 65_400;
+
+/// Set in the mark of a frame that user space sends into the vxlan device; the low 24 bits are its VNI.
+pub const EXECUTE_MARK: u32 = 1 << 31;
 
 /// A VNI from the two short ids, as Weave Net has it.
 #[inline(always)]
