@@ -2,11 +2,16 @@
 
 pub mod api;
 pub mod bpffs;
+pub mod carrier;
 pub mod clock;
+pub mod connect;
 pub mod datapath;
+pub mod event;
+pub mod links;
 pub mod logging;
 pub mod net;
 pub mod object;
 pub mod paths;
 pub mod pidfile;
 pub mod store;
+pub mod targets;
