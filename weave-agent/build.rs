@@ -22,9 +22,7 @@ fn object() -> Result<PathBuf, Box<dyn Error>> {
         return Ok(PathBuf::from(path));
     }
     let package = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
-    let workspace = Path::new(&package)
-        .parent()
-        .ok_or("the package is in a workspace")?;
+    let workspace = Path::new(&package).parent().ok_or("the package is in a workspace")?;
     Ok(workspace.join("target/weave.bpf.o"))
 }
 

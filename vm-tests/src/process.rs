@@ -7,9 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 /// Runs a program whose output belongs on the terminal.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|error| not_started(command, error))?;
+    let status = command.status().map_err(|error| not_started(command, error))?;
     succeeded(command, status, "")
 }
 
@@ -18,25 +16,18 @@ pub fn output(command: &mut Command) -> Result<String> {
     let output = captured(command)?;
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     succeeded(command, output.status, &complaint)?;
-    String::from_utf8(output.stdout)
-        .with_context(|| format!("`{}` did not write UTF-8", line(command)))
+    String::from_utf8(output.stdout).with_context(|| format!("`{}` did not write UTF-8", line(command)))
 }
 
 /// Runs a program and returns its output and its verdict; only a program that cannot be started is an error.
 pub fn captured(command: &mut Command) -> Result<Output> {
-    command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| not_started(command, error))
+    command.stdin(Stdio::null()).output().map_err(|error| not_started(command, error))
 }
 
 /// A command as one would type it.
 pub fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn succeeded(command: &Command, status: ExitStatus, complaint: &str) -> Result<()> {
@@ -84,26 +75,18 @@ mod tests {
     #[test]
     fn a_missing_program_says_what_to_install() {
         let error = not_started(&Command::new("nft"), io::ErrorKind::NotFound.into());
-        assert_eq!(
-            error.to_string(),
-            "`nft` is not installed: `apt-get install nftables`"
-        );
+        assert_eq!(error.to_string(), "`nft` is not installed: `apt-get install nftables`");
     }
 
     #[test]
     fn a_failure_quotes_the_command_and_its_complaint() {
-        let error = output(Command::new("sh").args(["-c", "echo no such luck >&2; exit 3"]))
-            .unwrap_err()
-            .to_string();
+        let error = output(Command::new("sh").args(["-c", "echo no such luck >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.starts_with("`sh -c echo no such luck"), "{error}");
         assert!(error.ends_with("(exit status: 3): no such luck"), "{error}");
     }
 
     #[test]
     fn output_is_what_the_program_wrote() {
-        assert_eq!(
-            output(Command::new("echo").arg("hello")).unwrap(),
-            "hello\n"
-        );
+        assert_eq!(output(Command::new("echo").arg("hello")).unwrap(), "hello\n");
     }
 }

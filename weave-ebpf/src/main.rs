@@ -32,7 +32,7 @@ pub fn from_port(ctx: TcContext) -> i32 {
     skb.linearize(ETHERNET as u32);
     let ifindex = skb.raw().ifindex;
     let verdict = fastpath::from_port(&skb, &Maps, config, ifindex);
-    carry::from_port(&skb, config, verdict)
+    carry::from_port(&skb, config, ifindex, verdict)
 }
 
 /// TC ingress of an underlay interface.

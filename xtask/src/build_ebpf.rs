@@ -27,13 +27,9 @@ pub(crate) struct Options {
 
 /// Builds everything that `weave-agent launch` needs.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let library = step("library sources for the eBPF target", || {
-        library::find(workspace)
-    })?;
+    let library = step("library sources for the eBPF target", || library::find(workspace))?;
     let linker = step("bpf-linker", || linker::find(workspace))?;
-    step("eBPF programs", || {
-        object::build(workspace, &library, &linker, options.debug_programs)
-    })?;
+    step("eBPF programs", || object::build(workspace, &library, &linker, options.debug_programs))?;
     step("agent", || build_agent(workspace))?;
     if !options.no_install {
         step("install", || install::install(&workspace.agent()))?;
@@ -42,10 +38,6 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 }
 
 fn build_agent(workspace: &Workspace) -> Result<((), String)> {
-    process::run(
-        workspace
-            .cargo("build")
-            .args(["--release", "--package", "weave-agent"]),
-    )?;
+    process::run(workspace.cargo("build").args(["--release", "--package", "weave-agent"]))?;
     Ok(((), workspace.agent().display().to_string()))
 }

@@ -8,8 +8,7 @@ use anyhow::{Context, Result};
 pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
     println!("==> {name}");
     let started = Instant::now();
-    let (value, outcome) =
-        work().with_context(|| format!("{name}: failed after {}", seconds(started.elapsed())))?;
+    let (value, outcome) = work().with_context(|| format!("{name}: failed after {}", seconds(started.elapsed())))?;
     println!("    {outcome} [{}]", seconds(started.elapsed()));
     Ok(value)
 }

@@ -14,14 +14,9 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn find() -> Result<Self> {
-        let crate_dir =
-            env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-        let root = Path::new(&crate_dir)
-            .parent()
-            .context("xtask is not inside a workspace")?;
-        Ok(Self {
-            root: root.to_owned(),
-        })
+        let crate_dir = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&crate_dir).parent().context("xtask is not inside a workspace")?;
+        Ok(Self { root: root.to_owned() })
     }
 
     /// What these commands fetch and make for themselves; always in the workspace, wherever cargo builds.
@@ -36,8 +31,7 @@ impl Workspace {
 
     /// The agent that `build-ebpf` builds.
     pub(crate) fn agent(&self) -> PathBuf {
-        let target =
-            env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.own(""), |dir| self.root.join(dir));
+        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.own(""), |dir| self.root.join(dir));
         target.join("release/weave-agent")
     }
 

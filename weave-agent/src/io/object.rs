@@ -7,9 +7,6 @@ pub const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "
 
 /// The eBPF object, or what to do about its absence.
 pub fn programs() -> Result<&'static [u8]> {
-    ensure!(
-        !OBJECT.is_empty(),
-        "built without eBPF programs: run `cargo xtask build-ebpf`"
-    );
+    ensure!(!OBJECT.is_empty(), "built without eBPF programs: run `cargo xtask build-ebpf`");
     Ok(OBJECT)
 }

@@ -1,8 +1,15 @@
 //! The virtual switch: upcall -> decision, fdb, ports, tunnels.
 
 mod config;
+mod fdb;
+mod flows;
+mod heartbeat;
+mod liveness;
 mod machine;
+mod path_mtu;
+mod recency;
 mod status;
+mod tunnel;
 
 pub use config::Config;
 pub use machine::Switch;

@@ -12,7 +12,7 @@ use weave_ebpf::fastpath::{
 use weave_ebpf::flow::{Config, EXECUTE_MARK, FlowKey, Ipv4, MAX_FANOUT, MAX_UPCALL, PeerSlot, UpcallHeader, short_ids, slot};
 use weave_ebpf::packet::{ETHERNET, Packet, ethertype};
 use weave_ebpf::stats::{Counter, DropReason};
-use weave_ebpf::vxlan::{self, OUTER, TTL};
+use weave_ebpf::vxlan::{self, Fields, OUTER, OUTER_SOURCE, TTL};
 
 use crate::kernel::maps::{FLOOD_PORTS, Maps, TREES, UPCALLS, count};
 use crate::kernel::skb::Skb;
@@ -30,7 +30,7 @@ const DECAPSULATE: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSU
 
 /// What `from_port` does with its verdict.
 #[inline(always)]
-pub fn from_port(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
+pub fn from_port(skb: &Skb, config: &Config, ingress: u32, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_OK,
         Verdict::Drop(reason) => drop(reason),
@@ -39,7 +39,7 @@ pub fn from_port(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
             Ok(slot) => send(skb, config, &slot, tunnel_vni(to, origin)),
             Err(reason) => drop(reason.index()),
         },
-        Verdict::Flood { origin } => flood_from_port(skb, config, origin),
+        Verdict::Flood { origin } => flood_from_port(skb, config, ingress, origin),
         Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
         Verdict::Reply { .. } => drop(DropReason::Malformed.index()),
     }
@@ -170,7 +170,7 @@ fn encapsulate(skb: &Skb, slot: &PeerSlot, vni: u32) -> bool {
     if skb.ctx.adjust_room(OUTER as i32, BPF_ADJ_ROOM_MAC, ENCAPSULATE).is_err() {
         return false;
     }
-    let outer = vxlan::headers(slot, vni, len, hash);
+    let outer = vxlan::headers(slot, vni, Fields::new(len, hash));
     skb.ctx.store(0, &outer, 0).is_ok() && skb.ctx.store(OUTER, &inner, 0).is_ok()
 }
 
@@ -187,10 +187,10 @@ fn decapsulate(skb: &Skb) -> bool {
 /// A VXLAN packet for another peer, passed on without opening it.
 #[inline(always)]
 fn relay(skb: &Skb, to: u32, origin: u32) -> i32 {
-    let Some(outer) = skb.outer() else {
+    let Some(upstream) = skb.read::<4>(OUTER_SOURCE) else {
         return drop(DropReason::Malformed.index());
     };
-    let slot = match egress(&Maps, to, upstream(&outer)) {
+    let slot = match egress(&Maps, to, upstream) {
         Ok(slot) => slot,
         Err(reason) => return drop(reason.index()),
     };
@@ -198,10 +198,10 @@ fn relay(skb: &Skb, to: u32, origin: u32) -> i32 {
     if slot.flags & slot::DIRECT == 0 {
         return TC_ACT_OK;
     }
-    let Some(outer) = vxlan::relay(&outer, &slot, tunnel_vni(to, origin)) else {
+    let Some(fields) = Fields::relay(skb) else {
         return drop(DropReason::HopLimit.index());
     };
-    match skb.ctx.store(0, &outer, 0) {
+    match skb.ctx.store(0, &vxlan::headers(&slot, tunnel_vni(to, origin), fields), 0) {
         Ok(()) => redirect(slot.ifindex),
         Err(_) => drop(DropReason::Kernel.index()),
     }
@@ -217,11 +217,6 @@ fn relay_by_stack(skb: &Skb, config: &Config, to: u32, origin: u32, upstream: Ip
         Ok(_) => drop(DropReason::Kernel.index()),
         Err(reason) => drop(reason.index()),
     }
-}
-
-#[inline(always)]
-fn upstream(outer: &[u8; OUTER]) -> Ipv4 {
-    [outer[26], outer[27], outer[28], outer[29]]
 }
 
 /// A heartbeat request goes back as its reply, out of the interface it came in by.
@@ -275,9 +270,9 @@ fn set_tunnel_key(skb: &Skb, slot: &PeerSlot, vni: u32, ttl: u8) -> bool {
 }
 
 #[inline(always)]
-fn flood_from_port(skb: &Skb, config: &Config, origin: u32) -> i32 {
+fn flood_from_port(skb: &Skb, config: &Config, ingress: u32, origin: u32) -> i32 {
     Maps.count(Counter::Flooded);
-    copy_to_ports(skb, skb.raw().ifindex);
+    copy_to_ports(skb, ingress);
     skb.ctx.set_mark(0);
     let ip = raw_ip(skb);
     // The vxlan device first: it wants the frame without headers.
@@ -291,16 +286,18 @@ fn flood_from_port(skb: &Skb, config: &Config, origin: u32) -> i32 {
 #[inline(always)]
 fn flood_from_underlay(skb: &Skb, config: &Config, origin: u32) -> i32 {
     Maps.count(Counter::Flooded);
-    let Some(outer) = skb.outer() else {
+    let Some(upstream) = skb.read::<4>(OUTER_SOURCE) else {
         return drop(DropReason::Malformed.index());
     };
-    let upstream = upstream(&outer);
-    copy_relayed(skb, &outer, origin, upstream);
+    let fields = Fields::relay(skb);
+    if let Some(fields) = fields {
+        copy_with_headers(skb, origin, upstream, fields);
+    }
     if !decapsulate(skb) {
         return drop(DropReason::Kernel.index());
     }
-    if let Some(ttl) = vxlan::relay_ttl(outer[22]) {
-        copy_by_stack(skb, config, origin, upstream, ttl, true);
+    if let Some(fields) = fields {
+        copy_by_stack(skb, config, origin, upstream, fields.ttl, true);
     }
     copy_to_ports(skb, 0);
     TC_ACT_SHOT
@@ -382,26 +379,15 @@ fn copy_encapsulated(skb: &Skb, origin: u32) {
     if !encapsulate(skb, &PeerSlot::default(), 0) {
         return count(DropReason::Kernel.index());
     }
-    for_each_hop(origin, NO_UPSTREAM, |slot, vni| {
-        if slot.flags & slot::DIRECT != 0 && skb.ctx.store(0, &vxlan::headers(slot, vni, len, hash), 0).is_ok() {
-            let _ = skb.ctx.clone_redirect(slot.ifindex, 0);
-        }
-    });
+    copy_with_headers(skb, origin, NO_UPSTREAM, Fields::new(len, hash));
 }
 
-/// Copies of a received packet to the direct hops, without opening it.
+/// Copies to the direct hops, writing each one's outer headers over those that are there.
 #[inline(always)]
-fn copy_relayed(skb: &Skb, outer: &[u8; OUTER], origin: u32, upstream: Ipv4) {
+fn copy_with_headers(skb: &Skb, origin: u32, upstream: Ipv4, fields: Fields) {
     for_each_hop(origin, upstream, |slot, vni| {
-        if slot.flags & slot::DIRECT == 0 {
-            return;
-        }
-        match vxlan::relay(outer, slot, vni) {
-            Some(outer) if skb.ctx.store(0, &outer, 0).is_ok() => {
-                let _ = skb.ctx.clone_redirect(slot.ifindex, 0);
-            }
-            Some(_) => count(DropReason::Kernel.index()),
-            None => count(DropReason::HopLimit.index()),
+        if slot.flags & slot::DIRECT != 0 && skb.ctx.store(0, &vxlan::headers(slot, vni, fields), 0).is_ok() {
+            let _ = skb.ctx.clone_redirect(slot.ifindex, 0);
         }
     });
 }

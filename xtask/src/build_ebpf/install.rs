@@ -34,10 +34,7 @@ fn told(target: &Path, state: &str, dir: &Path) -> String {
     let warning = if is_on_path(dir) {
         String::new()
     } else {
-        format!(
-            "\n    warning: {0} is not on PATH; run `export PATH=\"{0}:$PATH\"`",
-            dir.display()
-        )
+        format!("\n    warning: {0} is not on PATH; run `export PATH=\"{0}:$PATH\"`", dir.display())
     };
     format!("{}{state}{warning}", target.display())
 }
@@ -49,16 +46,8 @@ fn is_on_path(dir: &Path) -> bool {
 
 /// The same folder that `cargo install` uses.
 fn bin_dir() -> Result<PathBuf> {
-    let from = |name| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let from = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let root = from("CARGO_INSTALL_ROOT").or_else(|| from("CARGO_HOME"));
     let root = root.or_else(|| from("HOME").map(|home| home.join(".cargo")));
-    Ok(root
-        .context(
-            "neither CARGO_HOME nor HOME is set: cannot tell where programs go; use --no-install",
-        )?
-        .join("bin"))
+    Ok(root.context("neither CARGO_HOME nor HOME is set: cannot tell where programs go; use --no-install")?.join("bin"))
 }

@@ -22,9 +22,7 @@ pub(super) enum Library {
 pub(super) fn find(workspace: &Workspace) -> Result<(Library, String)> {
     let in_sysroot = sysroot()?.join("lib/rustlib/src/rust/library");
     let version = rustc_version()?;
-    let unpacked = workspace
-        .own("rust-src")
-        .join(format!("usr/src/rustc-{version}/library"));
+    let unpacked = workspace.own("rust-src").join(format!("usr/src/rustc-{version}/library"));
     if is_library(&in_sysroot) {
         return Ok((Library::Sysroot, in_sysroot.display().to_string()));
     }
@@ -32,19 +30,12 @@ pub(super) fn find(workspace: &Workspace) -> Result<(Library, String)> {
         return Ok(found_unpacked(unpacked));
     }
     if add_component(&in_sysroot) {
-        return Ok((
-            Library::Sysroot,
-            format!("added rust-src with rustup: {}", in_sysroot.display()),
-        ));
+        return Ok((Library::Sysroot, format!("added rust-src with rustup: {}", in_sysroot.display())));
     }
     println!("    rustup cannot add rust-src; looking in Debian's archive");
     debian::fetch(&workspace.own("rust-src"), &version).with_context(|| nothing_found(&version))?;
     if !is_library(&unpacked) {
-        bail!(
-            "Debian's rust-src does not hold {}; {}",
-            unpacked.display(),
-            nothing_found(&version)
-        );
+        bail!("Debian's rust-src does not hold {}; {}", unpacked.display(), nothing_found(&version));
     }
     Ok(found_unpacked(unpacked))
 }
@@ -76,10 +67,6 @@ fn sysroot() -> Result<PathBuf> {
 
 fn rustc_version() -> Result<String> {
     let verbose = process::output(Command::new("rustc").args(["--version", "--verbose"]))?;
-    let release = verbose
-        .lines()
-        .find_map(|line| line.strip_prefix("release: "));
-    Ok(release
-        .context("`rustc --version --verbose` names no release")?
-        .to_owned())
+    let release = verbose.lines().find_map(|line| line.strip_prefix("release: "));
+    Ok(release.context("`rustc --version --verbose` names no release")?.to_owned())
 }

@@ -16,10 +16,7 @@ pub(super) fn find(workspace: &Workspace) -> Result<(PathBuf, String)> {
     let root = workspace.own("tools");
     let linker = root.join("bin/bpf-linker");
     if !is_pinned(&linker) {
-        println!(
-            "    installing bpf-linker {VERSION} under {} (a minute or two)",
-            root.display()
-        );
+        println!("    installing bpf-linker {VERSION} under {} (a minute or two)", root.display());
         install(workspace, &root).context("cannot install bpf-linker: it comes from crates.io")?;
     }
     Ok((linker, format!("bpf-linker {VERSION}")))
@@ -32,10 +29,5 @@ fn is_pinned(linker: &Path) -> bool {
 
 fn install(workspace: &Workspace, root: &Path) -> Result<()> {
     let package = format!("bpf-linker@{VERSION}");
-    process::run(
-        workspace
-            .cargo("install")
-            .args([&package, "--locked", "--quiet", "--force", "--root"])
-            .arg(root),
-    )
+    process::run(workspace.cargo("install").args([&package, "--locked", "--quiet", "--force", "--root"]).arg(root))
 }

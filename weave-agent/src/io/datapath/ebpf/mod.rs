@@ -16,6 +16,7 @@ use aya::programs::SchedClassifier;
 use aya::util::KernelVersion;
 use weave_ebpf::flow::{self, Bucket, Config, FloodPorts, Flow, FlowKey, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree};
 use weave_ebpf::stats::{Counter, DropReason};
+use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
 use self::hooks::Hook;
 use self::tables::Tables;
@@ -262,21 +263,10 @@ impl Ebpf {
     }
 
     fn write_slot(&mut self, short: ShortId, route: &PeerRoute) -> Result<()> {
-        let mut slot = PeerSlot {
-            flags: flow::slot::VALID,
-            remote: route.remote.octets(),
-            local: route.local.octets(),
-            mtu: route.mtu.into(),
-            port: route.port,
-            ..PeerSlot::default()
-        };
-        if let Some(hop) = self.next_hops.get(&route.remote) {
-            slot.flags |= flow::slot::DIRECT;
-            slot.ifindex = hop.ifindex;
-            slot.source = hop.source.0;
-            slot.next_hop = hop.next_hop.0;
-        }
-        self.tables.peers.set(short.get().into(), &slot)
+        let next_hop = self.next_hops.get(&route.remote).map(|hop| (hop.ifindex, hop.source.0, hop.next_hop.0));
+        let path =
+            TunnelPath { local: route.local.octets(), remote: route.remote.octets(), port: route.port, mtu: route.mtu.into(), next_hop };
+        self.tables.peers.set(short.get().into(), &vxlan::slot(&path))
     }
 
     fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<(ShortId, Ipv4Addr)>) -> Result<()> {
@@ -318,15 +308,14 @@ impl Ebpf {
     /// Learns what slots an earlier agent left, so that a next hop that changes finds them.
     fn adopt_routes(&mut self) -> Result<()> {
         for index in 0..SHORT_IDS {
-            let slot = self.tables.peers.get(index)?;
-            let Some(short) = ShortId::new(index as u16).filter(|_| slot.flags & flow::slot::VALID != 0) else {
+            let path = vxlan::path(&self.tables.peers.get(index)?);
+            let (Some(path), Some(short)) = (path, ShortId::new(index as u16)) else {
                 continue;
             };
-            let route = PeerRoute { remote: slot.remote.into(), local: slot.local.into(), port: slot.port, mtu: slot.mtu as u16 };
+            let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16 };
             self.routes.insert(short, route);
-            if slot.flags & flow::slot::DIRECT != 0 {
-                let hop = NextHop { ifindex: slot.ifindex, source: Mac(slot.source), next_hop: Mac(slot.next_hop) };
-                self.next_hops.insert(route.remote, hop);
+            if let Some((ifindex, source, next_hop)) = path.next_hop {
+                self.next_hops.insert(route.remote, NextHop { ifindex, source: Mac(source), next_hop: Mac(next_hop) });
             }
         }
         Ok(())
