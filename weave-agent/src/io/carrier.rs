@@ -1,22 +1,23 @@
 //! The datapath as the loop sees it: tables in the kernel, and the sockets for what the tables cannot do.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use anyhow::Context;
 use weave_ebpf::flow::vni;
 
-use super::datapath::ebpf::{Ebpf, Options, Upcalls};
+use super::datapath::ebpf::{Ebpf, NextHop, Options, Upcalls};
 use super::net::{Heartbeats, RawSender};
 use super::{net, object};
 use crate::datapath::{Egress, FlowEntry, Frame, Op, PortId};
+use crate::switch::Adopted;
 
 /// Set in the mark of a frame that `to_vxlan` is to send; the VNI is below.
 const MARK: u32 = 1 << 31;
 
 /// Carries out the switch's orders.
 pub struct Carrier {
-    /// Programs and maps.
-    pub tables: Ebpf,
+    tables: Ebpf,
     frames: RawSender,
     heartbeats: Heartbeats,
     vxlan_ifindex: u32,
@@ -47,7 +48,7 @@ impl Carrier {
     }
 
     /// An address of ours has gone.
-    pub fn address_gone(&mut self, address: std::net::Ipv4Addr) {
+    pub fn address_gone(&mut self, address: Ipv4Addr) {
         self.heartbeats.address_gone(address);
     }
 
@@ -73,9 +74,40 @@ impl Carrier {
 
     /// Take it off; most often the interface is gone already.
     pub fn unplug(&mut self, port: PortId) {
-        if let Err(error) = self.tables.detach_port(port) {
-            self.failed("detach", &format!("{error:#}"));
+        self.tried("detach", |tables| tables.detach_port(port));
+    }
+
+    /// Put the program on an underlay interface; `false` if that failed.
+    pub fn join(&mut self, ifindex: u32) -> bool {
+        self.tried("underlay", |tables| tables.attach_underlay(ifindex))
+    }
+
+    /// Take it off.
+    pub fn leave(&mut self, ifindex: u32) {
+        self.tried("underlay", |tables| tables.detach_underlay(ifindex));
+    }
+
+    /// The kernel's way to a neighbour has changed.
+    pub fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) {
+        self.tried("next-hop", |tables| tables.set_next_hop(remote, next_hop));
+    }
+
+    /// What an earlier agent left in the tables, if they are not new.
+    pub fn adopted(&mut self) -> Option<Adopted> {
+        None
+    }
+
+    /// What the hooks are: `tcx` or `clsact`.
+    pub fn hooks(&self) -> &'static str {
+        self.tables.hooks()
+    }
+
+    fn tried(&mut self, what: &'static str, work: impl FnOnce(&mut Ebpf) -> anyhow::Result<()>) -> bool {
+        let result = work(&mut self.tables);
+        if let Err(error) = &result {
+            self.failed(what, &format!("{error:#}"));
         }
+        result.is_ok()
     }
 
     fn execute(&mut self, frame: &Frame, ways: &[Egress]) {
@@ -104,7 +136,7 @@ impl Carrier {
 }
 
 /// What the kernel told of a way, as the tables take it; `None` until its MAC is known.
-pub fn next_hop(way: &net::NextHop) -> Option<super::datapath::ebpf::NextHop> {
+pub fn next_hop(way: &net::NextHop) -> Option<NextHop> {
     let next_hop = way.next_hop_mac?;
-    Some(super::datapath::ebpf::NextHop { ifindex: way.ifindex, source: way.source_mac, next_hop })
+    Some(NextHop { ifindex: way.ifindex, source: way.source_mac, next_hop })
 }

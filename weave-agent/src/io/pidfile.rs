@@ -70,6 +70,12 @@ impl PidFile {
     }
 }
 
+/// What to say to whoever finds it held.
+pub fn already_running(pid: Option<u32>) -> String {
+    let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    format!("an agent is already running here{pid}: `weave-agent status` shows it, `weave-agent stop` ends it")
+}
+
 fn is_at(file: &File, path: &Path) -> bool {
     let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
     matches!((file.metadata(), path.metadata()), (Ok(a), Ok(b)) if same(&a, &b))
