@@ -358,10 +358,12 @@ impl Pair {
         Ok(())
     }
 
-    /// The inner end last: when it has a carrier, frames get through.
+    /// Let frames through, and return when they do.
     pub(super) async fn set_up(&self) -> Result<(), Error> {
         self.host.set_up(self.outer.index).await?;
-        self.inside.set_up(self.inner.index).await
+        self.inside.set_up(self.inner.index).await?;
+        self.host.wait_running(self.outer.index).await?;
+        self.inside.wait_running(self.inner.index).await
     }
 
     async fn add_multicast_route(&self, undo: &mut Undo) -> Result<(), Error> {

@@ -1,11 +1,19 @@
 //! Sending vxlan heartbeats.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
+
+use super::sys;
 
 /// One UDP socket per address of ours, with DF set and path-MTU knowledge ignored: a heartbeat proves its size or is lost.
 #[derive(Debug, Default)]
-pub struct Heartbeats {}
+pub struct Heartbeats {
+    sockets: BTreeMap<Ipv4Addr, UdpSocket>,
+    errors: u64,
+}
 
 impl Heartbeats {
     /// No socket yet.
@@ -21,17 +29,52 @@ impl Heartbeats {
         port: u16,
         datagram: &[u8],
     ) -> io::Result<()> {
-        let _ = (local, remote, port, datagram);
-        Err(io::ErrorKind::Unsupported.into())
+        let sent = self
+            .socket(local)
+            .and_then(|socket| send(socket, remote, port, datagram));
+        if sent.is_err() {
+            self.errors += 1;
+        }
+        sent
     }
 
     /// An address of ours has gone: so does its socket.
     pub fn address_gone(&mut self, local: Ipv4Addr) {
-        let _ = local;
+        self.sockets.remove(&local);
     }
 
     /// Datagrams that could not be sent.
     pub fn errors(&self) -> u64 {
-        0
+        self.errors
     }
+
+    fn socket(&mut self, local: Ipv4Addr) -> io::Result<&UdpSocket> {
+        Ok(match self.sockets.entry(local) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(open(local)?),
+        })
+    }
+}
+
+fn open(local: Ipv4Addr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((local, 0))?;
+    socket.set_nonblocking(true)?;
+    sys::set_option(
+        socket.as_fd(),
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::IP_PMTUDISC_PROBE,
+    )?;
+    Ok(socket)
+}
+
+fn send(socket: &UdpSocket, remote: Ipv4Addr, port: u16, datagram: &[u8]) -> io::Result<()> {
+    match socket.send_to(datagram, (remote, port)) {
+        // What an ICMP error said about an earlier datagram; this one was not sent.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            socket.send_to(datagram, (remote, port))
+        }
+        sent => sent,
+    }
+    .map(drop)
 }

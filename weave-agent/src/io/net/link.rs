@@ -1,6 +1,7 @@
 //! Links: find, create, change, delete.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
@@ -13,6 +14,10 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use super::netns::Netns;
 use super::socket::{Error, Netlink, Result, collect, explain};
 use crate::addr::Mac;
+
+/// How long a link that was set up is given to run: half a second.
+const RUNNING_LOOKS: u32 = 250;
+const RUNNING_PAUSE: Duration = Duration::from_millis(2);
 
 /// An interface, as far as we care.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Up, has a carrier, and sends: a little later than up.
+    pub running: bool,
     /// The loopback interface.
     pub loopback: bool,
     /// `veth`, `vxlan`, …; empty for hardware.
@@ -54,7 +61,7 @@ impl Netlink {
     /// Every link of the namespace.
     pub async fn links(&self) -> Result<Vec<Link>> {
         let stream = self.handle().link().get().execute();
-        Ok(collect("listing links", stream.map_ok(|message| parse(&message))).await?)
+        collect("listing links", stream.map_ok(|message| parse(&message))).await
     }
 
     /// The link of this name, if there is one.
@@ -127,6 +134,18 @@ impl Netlink {
     pub async fn set_up(&self, index: u32) -> Result<()> {
         self.change(link(index).up(), || format!("setting link {index} up"))
             .await
+    }
+
+    /// Until it does carry traffic: the kernel drops what is sent in the moment before. Gives up quietly after a while, for a link may
+    /// have no carrier for reasons of its own.
+    pub async fn wait_running(&self, index: u32) -> Result<()> {
+        for _ in 0..RUNNING_LOOKS {
+            if self.link_at(index).await?.is_none_or(|link| link.running) {
+                break;
+            }
+            tokio::time::sleep(RUNNING_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Let it carry none.
@@ -215,6 +234,7 @@ pub(super) fn parse(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
@@ -223,7 +243,7 @@ pub(super) fn parse(message: &LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) if ethernet => {
-                link.mac = <[u8; 6]>::try_from(&**bytes).ok().map(Mac)
+                link.mac = <[u8; 6]>::try_from(&**bytes).ok().map(Mac);
             }
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),

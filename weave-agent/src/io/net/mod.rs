@@ -28,6 +28,8 @@ mod undo;
 
 pub use announce::announce;
 pub use attach::{AttachError, AttachSpec, Attached, attach};
+pub use attach::{AttachError as ExposeError, Attached as Exposed};
+pub use detach::Detached as Hidden;
 pub use detach::{DetachError, Detached, detach};
 pub use expose::{expose, hide};
 pub use heartbeat::Heartbeats;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 use ipnet::IpNet;
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use serde::Serialize;
@@ -104,6 +104,10 @@ pub(super) fn container_alias(id: NetnsId, ifname: &str) -> String {
 /// The note on the host's own port.
 pub(super) fn host_alias() -> String {
     format!("{ALIAS} host")
+}
+
+fn is_port_name(name: &str) -> bool {
+    name == EXPOSE_PORT || name.starts_with(PORT_PREFIX)
 }
 
 /// Whose port a link is, and the name inside; `None` for links that are no finished ports of ours.
@@ -213,7 +217,9 @@ impl PortWatch {
             match self.notifications.next().await? {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
                     let link = parse(&message);
-                    if link.name == EXPOSE_PORT || link.name.starts_with(PORT_PREFIX) {
+                    // Messages of a bridge's family tell that a port left the bridge.
+                    let deleted = message.header.interface_family == AddressFamily::Unspec;
+                    if deleted && is_port_name(&link.name) {
                         return Ok(Some(PortId(link.index)));
                     }
                 }

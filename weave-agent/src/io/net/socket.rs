@@ -64,10 +64,6 @@ impl Netlink {
     pub(crate) fn handle(&self) -> &rtnetlink::Handle {
         &self.handle
     }
-
-    pub(crate) fn from_handle(handle: rtnetlink::Handle) -> Self {
-        Self { handle }
-    }
 }
 
 /// What the kernel answered, with what was asked.
