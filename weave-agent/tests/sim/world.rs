@@ -13,7 +13,7 @@ use weave_agent::{Time, mesh, switch};
 
 use crate::carry::Effect;
 use crate::case::Setting;
-use crate::frame;
+use crate::frame::{self, FrameId};
 use crate::host::{self, Agent, Host, State};
 use crate::kernel::Kernel;
 use crate::ledger::Ledger;
@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) rng: StdRng,
     pub(crate) trace: Trace,
+    /// A frame whose way is printed.
+    watch: Option<FrameId>,
     /// The first thing that went wrong.
     pub(crate) violation: Option<Violation>,
     events: BTreeMap<(Time, u64), Event>,
@@ -82,6 +84,7 @@ impl World {
             ledger: Ledger::default(),
             rng,
             trace: Trace::default(),
+            watch: std::env::var("SIM_FRAME").ok().and_then(|number| number.parse().ok()).map(FrameId),
             violation: None,
             events: BTreeMap::new(),
             sequence: 0,
@@ -142,6 +145,13 @@ impl World {
         }
     }
 
+    /// Prints what happens to the frame that is watched.
+    fn follow(&self, id: Option<FrameId>, what: impl FnOnce() -> String) {
+        if self.watch.is_some() && self.watch == id {
+            eprintln!("{:?} {:?}: {}", self.now, self.watch, what());
+        }
+    }
+
     fn packet(&mut self, to: HostId, packet: &[u8]) {
         self.trace.note((to, packet));
         self.hosts[to].kernel.now = self.clock(to);
@@ -173,6 +183,7 @@ impl World {
         let Some(id) = frame::id_of(frame) else {
             return;
         };
+        self.follow(Some(id), || format!("comes out at h{host} {port:?}"));
         if let Err(violation) = self.ledger.deliver(id, (host, port), self.now) {
             self.violation.get_or_insert(violation);
         }
@@ -186,6 +197,7 @@ impl World {
             Some(to) => (to, self.wires.fate(from, to, packet.len() - 14)),
             None => (from, Fate::Lost),
         };
+        self.follow(id, || format!("h{from} sends it to h{} (VNI {:02x?}): {:?}", fate.0, &packet[46..49], fate.1));
         match fate {
             (_, Fate::Lost) => _ = id.map(|id| self.ledger.lost(id)),
             (to, Fate::Arrives(delay)) => self.schedule(delay, Event::Packet { to, packet }),
@@ -204,6 +216,9 @@ impl World {
 
     fn ring(&mut self, host: HostId, upcall: Upcall) {
         let delay = Time::from_micros(self.rng.random_range(20..200));
+        if let Upcall::Miss { key, frame } = &upcall {
+            self.follow(frame::id_of(&frame.bytes), || format!("h{host} has no flow for {key:?}"));
+        }
         let entry = &mut self.hosts[host];
         entry.misses += u64::from(matches!(upcall, Upcall::Miss { .. }));
         if entry.agent.is_none() || entry.ring >= RING {
