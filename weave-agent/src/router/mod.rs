@@ -66,11 +66,9 @@ pub struct Router {
 }
 
 impl Router {
-    /// An agent that has just started. `seed` is all its randomness; `uid` and link tokens come from it.
-    pub fn new(now: Time, config: Config, seed: u64) -> Self {
-        let mut router = Self { mesh: Mesh::new(now, config.mesh, seed), switch: Switch::new(config.switch), outputs: VecDeque::new() };
-        router.exchange(now);
-        router
+    /// An agent that has just started. `seed` is all the randomness it ever uses.
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        Self { mesh: Mesh::new(config.mesh, seed), switch: Switch::new(config.switch), outputs: VecDeque::new() }
     }
 
     /// Something happened.
@@ -89,7 +87,7 @@ impl Router {
         self.exchange(now);
     }
 
-    /// What is to be done next; to be called until `None` after every other call.
+    /// What is to be done next; to be called until `None` after every `handle` and `handle_timeout`.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }

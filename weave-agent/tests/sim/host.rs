@@ -74,9 +74,16 @@ impl Host {
     }
 }
 
-/// Who the switch is, with limits low enough to be met.
+/// Who the switch is, with limits low enough to be met, yet above what a flood brings between two looks at the flows.
 pub(crate) fn limits(state: &State) -> switch::Config {
-    switch::Config { port_macs: 64, macs: 512, source_flows: 256, flows: 1024, ..switch::Config::new(state.name, state.short, TUNNEL_PORT) }
+    switch::Config {
+        port_macs: 768,
+        peer_macs: 1024,
+        macs: 4096,
+        source_flows: 1024,
+        flows: 4096,
+        ..switch::Config::new(state.name, state.short, TUNNEL_PORT)
+    }
 }
 
 fn route(slot: &PeerSlot) -> Option<PeerRoute> {

@@ -15,9 +15,9 @@ use crate::decode;
 /// UDP port of every tunnel here.
 pub(crate) const TUNNEL_PORT: u16 = 6784;
 /// Upcalls per second and bucket.
-const UPCALL_RATE: u32 = 1000;
+const UPCALL_RATE: u32 = 100;
 /// Upcalls a bucket may make at once.
-const UPCALL_BURST: u32 = 1000;
+const UPCALL_BURST: u32 = 200;
 
 /// Deliberate faults, to see that the properties notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! The world: hosts, wires and a queue of what happens next. Nothing in it is random but by its seed, or late but by its clock.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use weave_agent::datapath::{PortId, Upcall};
-use weave_agent::peer::{PeerName, ShortId};
+use weave_agent::peer::{PeerName, PeerUid, ShortId};
 use weave_agent::router::{Config, Input, Router};
 use weave_agent::{Time, mesh, switch};
 
@@ -15,7 +15,7 @@ use crate::carry::Effect;
 use crate::case::Setting;
 use crate::frame::{self, FrameId};
 use crate::host::{self, Agent, Host, State};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, TUNNEL_PORT};
 use crate::ledger::Ledger;
 use crate::properties::Violation;
 use crate::stream::{Segment, StreamId, Streams};
@@ -270,7 +270,9 @@ impl World {
         let adopted = self.hosts[host].adopted();
         let state = self.hosts[host].state.clone();
         let clock = self.clock(host);
-        let router = Router::new(clock, config(&state, host), self.rng.next_u64());
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let router = Router::new(config(&state, host, self.rng.next_u64()), seed);
         let entry = &mut self.hosts[host];
         entry.incarnation += 1;
         entry.ring = 0;
@@ -286,16 +288,12 @@ impl World {
         for port in ports {
             self.input(host, Input::Switch(switch::Input::PortAdded(port)));
         }
-        self.connect(host, &state.targets.clone());
+        self.drive(host);
         self.schedule(FLOWS_EVERY, Event::Flows { host, incarnation });
     }
 
     /// `weave-agent connect`.
     pub(crate) fn connect(&mut self, host: HostId, names: &[String]) {
-        let target = |name: &String| mesh::Target {
-            name: name.clone(),
-            addresses: name.parse().map(|ip| std::net::SocketAddrV4::new(ip, CONTROL_PORT)).into_iter().collect(),
-        };
         let targets = names.iter().map(target).collect();
         self.input(host, Input::Mesh(mesh::Input::Connect { targets, replace: false }));
     }
@@ -348,6 +346,22 @@ pub(crate) fn address(id: HostId) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, u8::try_from(id + 1).unwrap_or(u8::MAX))
 }
 
-fn config(state: &State, host: HostId) -> Config {
-    Config { mesh: mesh::Config::new(state.name, format!("h{host}"), state.short), switch: host::limits(state) }
+fn target(name: &String) -> mesh::Target {
+    let addresses = name.parse().map(|ip| SocketAddrV4::new(ip, CONTROL_PORT)).into_iter().collect();
+    mesh::Target { name: name.clone(), addresses }
+}
+
+fn config(state: &State, id: HostId, uid: u64) -> Config {
+    let mesh = mesh::Config {
+        name: state.name,
+        uid: PeerUid(uid.max(1)),
+        nickname: format!("h{id}"),
+        short: Some(state.short),
+        port: CONTROL_PORT,
+        tunnel_port: TUNNEL_PORT,
+        discovery: true,
+        connection_limit: 0,
+        targets: state.targets.iter().map(target).collect(),
+    };
+    Config { mesh, switch: host::limits(state) }
 }
