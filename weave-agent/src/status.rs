@@ -53,6 +53,8 @@ pub struct Summary {
     pub counters: BTreeMap<String, u64>,
     /// Frames dropped, by reason; those that never happened are left out.
     pub drops: BTreeMap<String, u64>,
+    /// What somebody should look at.
+    pub warnings: Vec<String>,
 }
 
 /// One line of `GET /status/connections`: a mesh connection, or an address that one is wanted to.
@@ -73,9 +75,9 @@ pub struct Connection {
     /// How frames for this peer travel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,
-    /// Why the last attempt failed.
+    /// What is going on, or why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub info: Option<String>,
     /// Seconds until the next attempt; none if there will be none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<f64>,
@@ -129,6 +131,7 @@ pub struct PeerConnection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nickname: Option<String>,
     /// The address it sees there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddrV4>,
     /// It dialled.
     pub outbound: bool,
@@ -266,4 +269,8 @@ pub struct Report {
     pub flows: Vec<Flow>,
     /// As `GET /fdb`.
     pub fdb: Vec<FdbEntry>,
+    /// What happened to the mesh, counted.
+    pub mesh: serde_json::Value,
+    /// What happened to the switch, counted.
+    pub switch: serde_json::Value,
 }

@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 
 use super::args::Launch;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::io::api::body;
+use crate::io::targets::Typed;
 
 /// Words that mean nothing, and what would.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,8 +47,11 @@ pub fn cidrs(words: &[String]) -> Result<Vec<IpNet>, Unclear> {
     words.iter().map(|word| cidr(word)).collect()
 }
 
-/// The settings of `launch`, before they are checked.
-pub fn config(typed: &Launch, hostname: String) -> Result<Config, ConfigError> {
+/// The settings of `launch`.
+pub fn config(typed: &Launch, hostname: String) -> anyhow::Result<Config> {
+    for peer in &typed.peers {
+        Typed::parse(peer, typed.port)?;
+    }
     let config = Config {
         name: typed.name,
         nickname: typed.nickname.clone().unwrap_or(hostname),
@@ -58,7 +62,7 @@ pub fn config(typed: &Launch, hostname: String) -> Result<Config, ConfigError> {
         mtu: (typed.mtu != 0).then_some(typed.mtu),
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
     };
-    config.checked()
+    Ok(config.checked()?)
 }
 
 fn cidrs_and_target(words: &[String]) -> Result<(Vec<IpNet>, String), Unclear> {

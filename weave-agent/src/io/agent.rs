@@ -3,7 +3,7 @@
 //! Nothing here waits: whatever takes time is a task that comes back with an [`Event`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -52,6 +52,8 @@ pub struct Parts {
     pub neighbours: watch::Sender<Vec<Ipv4Addr>>,
     /// What is kept.
     pub state: watch::Sender<State>,
+    /// What the router was told to connect to.
+    pub targets: Vec<Target>,
 }
 
 /// What the loop waits for.
@@ -84,19 +86,22 @@ pub struct Agent {
     /// Underlay interfaces that have our program.
     interfaces: BTreeSet<u32>,
     ports: BTreeSet<PortId>,
+    /// What targets mean, for status.
+    targets: BTreeMap<String, Vec<SocketAddrV4>>,
     ending: bool,
 }
 
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state } = parts;
+        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, targets } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports) = Default::default();
-        Self { config, clock, router, carrier, hands, underlay, neighbours, state, links, ways, interfaces, ports, ending: false }
+        let targets = targets.into_iter().map(|target| (target.name, target.addresses)).collect();
+        Self { config, clock, router, carrier, hands, underlay, neighbours, state, links, ways, interfaces, ports, targets, ending: false }
     }
 
-    /// Take over what an earlier agent left, and begin to connect.
+    /// Take over what an earlier agent left.
     pub fn adopt(&mut self, ports: &[Port]) {
         if let Some(adopted) = self.carrier.adopted() {
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
@@ -108,8 +113,6 @@ impl Agent {
         }
         self.read_flows();
         self.state.send_modify(|state| state.attached.retain(|name, _| ports.iter().any(|port| port.host_ifname == *name)));
-        let names = self.state.borrow().targets.clone();
-        tokio::spawn(connect_to(self.hands.clone(), names, self.config.port));
     }
 
     /// Run until somebody says stop.
@@ -178,11 +181,16 @@ impl Agent {
             }
             mesh::Output::Send { link, bytes } => self.links.send(link, bytes),
             mesh::Output::Close { link } => self.links.close(link),
-            mesh::Output::Targets(targets) => self.state.send_modify(|state| state.targets = targets),
+            mesh::Output::Targets(targets) => self.keep_targets(targets),
             mesh::Output::ShortId(short) => self.state.send_modify(|state| state.short_id = Some(short.get())),
             // The router's other half has had these already, or nobody here wants them.
             mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) | mesh::Output::Delivered { .. } => {}
         }
+    }
+
+    fn keep_targets(&mut self, targets: Vec<String>) {
+        self.targets.retain(|name, _| targets.contains(name));
+        self.state.send_modify(|state| state.targets = targets);
     }
 
     fn order(&mut self, op: &Op) {
@@ -240,7 +248,7 @@ impl Agent {
                 self.mesh(mesh::Input::Closed { link, error });
             }
             Event::Connect { targets, replace, done } => self.connect(targets, replace, done),
-            Event::Resolved(target) => self.mesh(mesh::Input::Resolved(target)),
+            Event::Resolved(target) => self.resolved(target),
             // Nobody may wait for the answer any more: what was asked is done all the same.
             Event::Plug { port, redirect_peer, done } => drop(done.send(self.plug(port, redirect_peer))),
             Event::Unplug(port) => self.unplug(port),
@@ -248,13 +256,19 @@ impl Agent {
         }
     }
 
-    fn link(&mut self, stream: Stream) -> (mesh::LinkId, std::net::SocketAddrV4, std::net::SocketAddrV4) {
+    fn link(&mut self, stream: Stream) -> (mesh::LinkId, SocketAddrV4, SocketAddrV4) {
         (self.links.add(stream.stream), stream.local, stream.remote)
     }
 
     fn connect(&mut self, targets: Vec<Target>, replace: bool, done: Done) {
+        self.targets.extend(targets.iter().map(|target| (target.name.clone(), target.addresses.clone())));
         self.mesh(mesh::Input::Connect { targets, replace });
         drop(done.send(Ok(())));
+    }
+
+    fn resolved(&mut self, target: Target) {
+        self.targets.insert(target.name.clone(), target.addresses.clone());
+        self.mesh(mesh::Input::Resolved(target));
     }
 
     fn plug(&mut self, port: PortId, redirect_peer: bool) -> anyhow::Result<()> {
@@ -345,6 +359,7 @@ impl Agent {
             config: self.config.clone(),
             uptime: now,
             router: self.router.status(now),
+            targets: self.targets.clone(),
             hooks: self.carrier.hooks(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
@@ -356,14 +371,6 @@ impl Agent {
 fn spawn_answer(to: tokio::sync::oneshot::Sender<super::api::Answer>, work: impl Future<Output = super::api::Answer> + Send + 'static) {
     // If the client has left, so be it.
     tokio::spawn(async move { drop(to.send(work.await)) });
-}
-
-/// What `launch` was told, or what an earlier agent was.
-async fn connect_to(hands: Hands, peers: Vec<String>, our_port: u16) {
-    match connect_now(&hands, body::Connect { peers, replace: true }, our_port).await {
-        Ok(_) => {}
-        Err(refusal) => tracing::error!("cannot connect: {refusal}"),
-    }
 }
 
 /// `POST /connect`: typing errors are refused as a whole; names that mean nothing now are tried again later.

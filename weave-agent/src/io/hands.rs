@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use super::api::{Answer, Refusal, answer, body};
 use super::event::{Event, Events};
 use super::net::docker::Docker;
-use super::net::{self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Netlink, Netns, Port, PortKind, Target};
+use super::net::{
+    self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Netlink, Netns, Port, PortKind, Target,
+};
 use super::net::{EXPOSE_IFNAME, TargetError, ports};
 use super::store::State;
 use crate::status::Attachment;

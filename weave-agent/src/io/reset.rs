@@ -4,10 +4,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use super::bpffs;
 use super::datapath::ebpf;
 use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX};
 use super::paths::Paths;
-use super::bpffs;
 
 /// What became of it.
 #[derive(Debug, Default)]
@@ -30,7 +30,10 @@ pub async fn remove_everything(paths: &Paths) -> Removed {
 
 impl Removed {
     async fn interfaces(&mut self) {
-        let links = async { let host = Netlink::here()?; Ok::<_, net::Error>((host.links().await?, host)) };
+        let links = async {
+            let host = Netlink::here()?;
+            Ok::<_, net::Error>((host.links().await?, host))
+        };
         match links.await {
             Err(error) => self.failures.push(error.to_string()),
             Ok((links, host)) => {

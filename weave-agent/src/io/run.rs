@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rand::rngs::{StdRng, SysRng};
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -23,9 +23,10 @@ use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::signals::Signals;
 use super::store::{self, State};
-use super::{bpffs, connect, targets};
+use super::targets::{self, Typed};
+use super::{bpffs, connect};
 use crate::config::Config;
-use crate::peer::ShortId;
+use crate::peer::{PeerUid, ShortId};
 use crate::router::{self, Router};
 use crate::{mesh, switch};
 
@@ -58,7 +59,7 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
     let keeper = tokio::spawn(store::keep(paths.state_file(), kept));
-    let ran = start(config, paths, listener, state, rng.next_u64()).await;
+    let ran = start(config, paths, listener, state, rng).await;
     // The last sender of the state has gone with the agent: what is not on disk yet is being written.
     if timeout(LAST_WORDS, keeper).await.is_err() {
         tracing::warn!("the latest settings may not be on disk");
@@ -87,7 +88,7 @@ fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Resul
     Ok(state)
 }
 
-async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Sender<State>, seed: u64) -> anyhow::Result<()> {
+async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Sender<State>, mut rng: StdRng) -> anyhow::Result<()> {
     let (events, received) = event::channel();
     let host = Netlink::here()?;
     let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
@@ -95,7 +96,9 @@ async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Se
     let options = Options { pins: paths.pins(), vxlan_ifindex: vxlan.ifindex, tunnel_port: config.tunnel_port(), tcx: None };
     let (carrier, upcalls) = Carrier::load(&options)?;
     let clock = Clock::new();
-    let router = Router::new(clock.now(), router_config(&config, &state.borrow())?, seed);
+    let router_config = router_config(&config, &state.borrow(), &mut rng)?;
+    let targets = router_config.mesh.targets.clone();
+    let router = Router::new(router_config, rng.random());
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
     let hands = Hands {
@@ -109,7 +112,7 @@ async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Se
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
-    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state };
+    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state, targets };
     let mut agent = Agent::new(parts);
     agent.adopt(&adopted);
 
@@ -166,14 +169,19 @@ async fn watch_ports(mut watch: PortWatch, host: Netlink, events: Events) {
     }
 }
 
-fn router_config(config: &Config, state: &State) -> anyhow::Result<router::Config> {
+fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Result<router::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
+    let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
     let mesh = mesh::Config {
+        name: state.name,
+        uid: PeerUid(rng.random_range(1..=u64::MAX)),
+        nickname: config.nickname.clone(),
+        short: Some(short),
         port: config.port,
         tunnel_port: config.tunnel_port(),
         discovery: config.discovery,
         connection_limit: config.conn_limit,
-        ..mesh::Config::new(state.name, config.nickname.clone(), short)
+        targets: typed.map(|typed| typed.unresolved()).collect(),
     };
     Ok(router::Config { mesh, switch: switch::Config::new(state.name, short, config.tunnel_port()) })
 }

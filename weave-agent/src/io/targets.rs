@@ -47,16 +47,21 @@ impl Typed {
         Ok(Self { text: text.to_owned(), host: host.to_owned(), port })
     }
 
+    /// What it means without asking anybody: nothing, for a name.
+    pub fn unresolved(&self) -> Target {
+        let addresses = self.host.parse().map(|address| SocketAddrV4::new(address, self.port));
+        Target { name: self.text.clone(), addresses: addresses.into_iter().collect() }
+    }
+
     /// Look it up. A name that means nothing now has no addresses, and the reason beside it.
     pub async fn resolve(&self) -> (Target, Option<String>) {
-        let looked_up = match self.host.parse() {
-            Ok(address) => Ok(vec![SocketAddrV4::new(address, self.port)]),
-            Err(_) => self.look_up().await,
-        };
-        let target = |addresses| Target { name: self.text.clone(), addresses };
-        match looked_up {
-            Ok(addresses) => (target(addresses), None),
-            Err(why) => (target(Vec::new()), Some(format!("{}: {why}", self.text))),
+        let unresolved = self.unresolved();
+        if !self.is_name() {
+            return (unresolved, None);
+        }
+        match self.look_up().await {
+            Ok(addresses) => (Target { addresses, ..unresolved }, None),
+            Err(why) => (unresolved, Some(format!("{}: {why}", self.text))),
         }
     }
 

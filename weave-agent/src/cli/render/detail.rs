@@ -21,13 +21,13 @@ fn connection(connection: &Connection) -> [String; 8] {
         or_dash(tunnel.map(way)),
         or_dash(tunnel.and_then(|tunnel| tunnel.mtu)),
         or_dash(tunnel.and_then(|tunnel| tunnel.rtt).map(|ms| format!("{ms:.1}ms"))),
-        connection.error.as_ref().map(|error| trouble(error, connection.retry)).unwrap_or_default(),
+        note(connection),
     ]
 }
 
-fn trouble(error: &str, retry: Option<f64>) -> String {
-    let retry = retry.map_or_else(|| "no retry".to_owned(), |seconds| format!("retry in {}", ago(seconds.max(0.0))));
-    format!("{error}, {retry}")
+fn note(connection: &Connection) -> String {
+    let retry = connection.retry.map(|seconds| format!("retry in {}", ago(seconds.max(0.0))));
+    connection.info.clone().into_iter().chain(retry).collect::<Vec<_>>().join(", ")
 }
 
 fn way(tunnel: &Tunnel) -> String {
@@ -152,8 +152,8 @@ mod tests {
 
     fn wanted(state: &str) -> Connection {
         let address = "10.0.0.2:6783".parse().unwrap();
-        let (peer, nickname, tunnel, error, retry) = Default::default();
-        Connection { outbound: true, address, state: state.into(), peer, nickname, tunnel, error, retry }
+        let (peer, nickname, tunnel, info, retry) = Default::default();
+        Connection { outbound: true, address, state: state.into(), peer, nickname, tunnel, info, retry }
     }
 
     fn tunnel(kind: &str) -> Tunnel {
@@ -173,7 +173,7 @@ mod tests {
             outbound: false,
             ..wanted("established")
         };
-        let failed = |retry| Connection { error: Some("connection refused".into()), retry, ..wanted("failed") };
+        let failed = |retry| Connection { info: Some("connection refused".into()), retry, ..wanted("failed") };
         let all = [known(direct), known(relayed), known(down), wanted("connecting"), failed(Some(2.5)), failed(None)];
         insta::assert_snapshot!(connections(&all), @r"
             ADDRESS        STATE        PEER                   TUNNEL                            MTU  RTT
@@ -182,7 +182,7 @@ mod tests {
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  down for 61s (no answer)            -  -
         ->  10.0.0.2:6783  connecting   -                      -                                   -  -
         ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused, retry in 2.5s
-        ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused, no retry
+        ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused
         ");
     }
 

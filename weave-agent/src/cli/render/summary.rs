@@ -45,6 +45,7 @@ fn datapath(status: &Summary) -> Vec<String> {
     ];
     let drops: Vec<String> = status.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     lines.push(line("Drops", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") }));
+    lines.extend(status.warnings.iter().map(|warning| line("Warning", warning)));
     lines
 }
 
@@ -87,6 +88,7 @@ mod tests {
             flows: 12,
             counters: counts(&[("upcalls", 17)]),
             drops: counts(&[("stranger", 3), ("no-route", 1)]),
+            warnings: vec!["another peer has our name".into()],
         };
         insta::assert_snapshot!(summary(&status), @r"
               Version: 0.1.0
@@ -107,6 +109,7 @@ mod tests {
                  MACs: 5
               Upcalls: 17
                 Drops: no-route 1, stranger 3
+              Warning: another peer has our name
         ");
     }
 }
