@@ -176,8 +176,10 @@ pub struct FlowKey {
     /// Outer source; none for frames from a port.
     pub outer_src: Option<Ipv4Addr>,
     /// Inner source; zero for frames in transit.
+    #[serde(with = "text")]
     pub src: Mac,
     /// Inner destination; zero for frames in transit.
+    #[serde(with = "text")]
     pub dst: Mac,
 }
 
@@ -217,6 +219,7 @@ pub enum FlowAction {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FdbEntry {
     /// The address.
+    #[serde(with = "text")]
     pub mac: Mac,
     /// Interface index of the port it is at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -247,6 +250,7 @@ pub struct Attachment {
     /// Name of the port's interface.
     pub interface: String,
     /// Its Ethernet address.
+    #[serde(with = "text")]
     pub mac: Mac,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
@@ -273,4 +277,35 @@ pub struct Report {
     pub mesh: serde_json::Value,
     /// What happened to the switch, counted.
     pub switch: serde_json::Value,
+}
+
+/// Addresses as people write them.
+mod text {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::addr::Mac;
+
+    pub(super) fn serialize<S: Serializer>(mac: &Mac, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(mac)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mac, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_one_flat_object_that_people_can_read() {
+        let key = FlowKey { port: Some(7), interface: None, vni: None, outer_src: None, src: Mac([2; 6]), dst: Mac::BROADCAST };
+        let action = FlowAction::Peer { short_id: 9, peer: None };
+        let flow = Flow { key, action, packets: 3, bytes: 180, idle: Some(0.5) };
+        let json = serde_json::to_string(&flow).unwrap();
+        insta::assert_snapshot!(json, @r#"{"key":{"port":7,"vni":null,"outer_src":null,"src":"02:02:02:02:02:02","dst":"ff:ff:ff:ff:ff:ff"},"action":{"do":"peer","short_id":9},"packets":3,"bytes":180,"idle":0.5}"#);
+        assert_eq!(serde_json::from_str::<Flow>(&json).unwrap(), flow);
+    }
 }

@@ -54,7 +54,7 @@ impl Hands {
         let spec = AttachSpec::new(asked.addresses, self.mtu().await);
         let attached = net::attach(&self.host, &target, &spec).await.map_err(refused_attach)?;
         self.plug_or_undo(&attached, &target).await?;
-        self.state.send_modify(|state| drop(state.attached.insert(attached.port.host_ifname.clone(), asked.target.clone())));
+        self.remember(&attached.port, &asked.target).await;
         let announced = net::announce(&target, &attached.port.ifname, attached.port.mac, &attached.added).await;
         log_unannounced(announced, &asked.target);
         answer(&body::Changed { changed: attached.added, addresses: attached.port.addrs })
@@ -105,6 +105,15 @@ impl Hands {
         let host = Netns::own().map_err(Refusal::internal)?;
         log_unannounced(net::announce(&host, EXPOSE_IFNAME, exposed.port.mac, &exposed.added).await, "the host");
         Ok(exposed)
+    }
+
+    /// What `ps` calls it; the names of ports that are gone are forgotten on the way.
+    async fn remember(&self, port: &Port, called: &str) {
+        let links = self.host.links().await.unwrap_or_default();
+        self.state.send_modify(|state| {
+            state.attached.retain(|name, _| links.iter().any(|link| link.name == *name));
+            state.attached.insert(port.host_ifname.clone(), called.to_owned());
+        });
     }
 
     async fn find(&self, text: &str) -> Result<Netns, Refusal> {

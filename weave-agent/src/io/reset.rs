@@ -49,8 +49,8 @@ impl Removed {
         if !pins.exists() {
             return;
         }
-        // The bpffs itself cannot be removed as a directory: what is in it goes one by one.
-        for entry in entries(pins) {
+        // The bpffs itself cannot be removed as a directory, nor can the files that the kernel puts into it.
+        for entry in entries(pins).into_iter().filter(|entry| entry.is_dir()) {
             if let Err(error) = ebpf::unload(&entry) {
                 self.failures.push(format!("{error:#}"));
             }
