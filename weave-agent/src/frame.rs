@@ -96,18 +96,13 @@ impl Transport<'_> {
             _ => return None,
         };
         let pseudo = self.pseudo_header_sum();
-        let unfinished =
-            u16_at(self.bytes, usize::from(offset))? == pseudo && !self.is_right(pseudo);
+        let unfinished = u16_at(self.bytes, usize::from(offset))? == pseudo && !self.is_right(pseudo);
         (large || unfinished).then_some(offset)
     }
 
     /// The part of the sum that the sender has done.
     fn pseudo_header_sum(&self) -> u16 {
-        fold(
-            u64::from(ones_complement_sum(&[self.addresses]))
-                + u64::from(self.protocol)
-                + self.bytes.len() as u64,
-        )
+        fold(u64::from(ones_complement_sum(&[self.addresses])) + u64::from(self.protocol) + self.bytes.len() as u64)
     }
 
     fn is_right(&self, pseudo: u16) -> bool {
@@ -152,22 +147,12 @@ fn transport_v6(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
         protocol = *bytes.get(start)?;
         start += 8 * (usize::from(*bytes.get(start + 1)?) + 1);
     }
-    Some(Transport {
-        protocol,
-        v6: true,
-        start,
-        addresses: bytes.get(ip + 8..ip + 40)?,
-        bytes: bytes.get(start..end)?,
-    })
+    Some(Transport { protocol, v6: true, start, addresses: bytes.get(ip + 8..ip + 40)?, bytes: bytes.get(start..end)? })
 }
 
 /// Packets over 64 kB (BIG TCP) say length 0: they end where the frame does. Others may be padded.
 fn end_of_packet(bytes: &[u8], ip: usize, length: usize) -> Option<usize> {
-    let end = if length == 0 {
-        bytes.len()
-    } else {
-        ip + length
-    };
+    let end = if length == 0 { bytes.len() } else { ip + length };
     (end <= bytes.len()).then_some(end)
 }
 
@@ -178,11 +163,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 /// The Internet checksum's sum (RFC 1071) over the concatenation of `parts`; every part but the last must be of even length.
 pub fn ones_complement_sum(parts: &[&[u8]]) -> u16 {
     let pairs = parts.iter().flat_map(|part| part.chunks(2));
-    fold(
-        pairs
-            .map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0)))
-            .sum(),
-    )
+    fold(pairs.map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0))).sum())
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -216,21 +197,11 @@ mod tests {
         Absent,
     }
 
-    const PLAIN: Build = Build {
-        v6: false,
-        tags: 0,
-        protocol: TCP,
-        payload: 100,
-        checksum: Checksum::Unfinished,
-    };
+    const PLAIN: Build = Build { v6: false, tags: 0, protocol: TCP, payload: 100, checksum: Checksum::Unfinished };
 
     impl Build {
         fn frame(&self, gso_size: u16) -> Frame {
-            let mut l4 = if self.protocol == TCP {
-                vec![0; 20]
-            } else {
-                vec![0; 8]
-            };
+            let mut l4 = if self.protocol == TCP { vec![0; 20] } else { vec![0; 8] };
             if self.protocol == TCP {
                 l4[12] = 5 << 4;
             }
@@ -241,11 +212,7 @@ mod tests {
             }
             let addresses = self.ip(&mut bytes, l4.len());
             let at = if self.protocol == TCP { 16 } else { 6 };
-            let pseudo = ones_complement_sum(&[
-                &addresses,
-                &[0, self.protocol],
-                &(l4.len() as u16).to_be_bytes(),
-            ]);
+            let pseudo = ones_complement_sum(&[&addresses, &[0, self.protocol], &(l4.len() as u16).to_be_bytes()]);
             let right = !fold(u64::from(pseudo) + u64::from(ones_complement_sum(&[&l4])));
             let value = match self.checksum {
                 Checksum::Right => right,
@@ -261,10 +228,7 @@ mod tests {
             };
             l4[at..at + 2].copy_from_slice(&value.to_be_bytes());
             bytes.extend(l4);
-            Frame {
-                bytes: bytes.into(),
-                gso_size,
-            }
+            Frame { bytes: bytes.into(), gso_size }
         }
 
         fn ip(&self, bytes: &mut Vec<u8>, l4_len: usize) -> Vec<u8> {
@@ -278,24 +242,7 @@ mod tests {
             }
             bytes.extend([8, 0, 0x45, 0]);
             bytes.extend((l4_len as u16 + 20).to_be_bytes());
-            bytes.extend([
-                0,
-                0,
-                0x40,
-                0,
-                64,
-                self.protocol,
-                0,
-                0,
-                10,
-                0,
-                0,
-                1,
-                10,
-                0,
-                0,
-                2,
-            ]);
+            bytes.extend([0, 0, 0x40, 0, 64, self.protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
             vec![10, 0, 0, 1, 10, 0, 0, 2]
         }
     }
@@ -307,21 +254,10 @@ mod tests {
 
     #[test]
     fn an_unfinished_checksum_is_finished_wherever_its_header_is() {
-        for (tags, v6, protocol, start, offset) in [
-            (0, false, TCP, 34, 16),
-            (1, false, UDP, 38, 6),
-            (2, true, TCP, 62, 16),
-            (0, true, UDP, 54, 6),
-        ] {
-            let header = virtio_header(
-                &Build {
-                    tags,
-                    v6,
-                    protocol,
-                    ..PLAIN
-                }
-                .frame(0),
-            );
+        for (tags, v6, protocol, start, offset) in
+            [(0, false, TCP, 34, 16), (1, false, UDP, 38, 6), (2, true, TCP, 62, 16), (0, true, UDP, 54, 6)]
+        {
+            let header = virtio_header(&Build { tags, v6, protocol, ..PLAIN }.frame(0));
             assert_eq!(read(header), (NEEDS_CSUM, 0, [0, 0, start, offset]));
         }
     }
@@ -330,48 +266,18 @@ mod tests {
     fn right_wrong_and_absent_checksums_are_left_alone() {
         for checksum in [Checksum::Right, Checksum::Wrong, Checksum::Absent] {
             for protocol in [TCP, UDP] {
-                assert_eq!(
-                    virtio_header(
-                        &Build {
-                            checksum,
-                            protocol,
-                            ..PLAIN
-                        }
-                        .frame(0)
-                    ),
-                    [0; VIRTIO_HEADER_LEN]
-                );
+                assert_eq!(virtio_header(&Build { checksum, protocol, ..PLAIN }.frame(0)), [0; VIRTIO_HEADER_LEN]);
             }
         }
     }
 
     #[test]
     fn large_segments_are_described() {
-        let large = Build {
-            payload: 5000,
-            ..PLAIN
-        };
-        assert_eq!(
-            read(virtio_header(&large.frame(1448))),
-            (NEEDS_CSUM, GSO_TCPV4, [54, 1448, 34, 16])
-        );
-        let large = Build {
-            v6: true,
-            tags: 1,
-            protocol: UDP,
-            payload: 5000,
-            ..PLAIN
-        };
-        assert_eq!(
-            read(virtio_header(&large.frame(1400))),
-            (NEEDS_CSUM, GSO_UDP_L4, [66, 1400, 58, 6])
-        );
-        let tunnel = Build {
-            protocol: UDP,
-            payload: 5000,
-            checksum: Checksum::Absent,
-            ..PLAIN
-        };
+        let large = Build { payload: 5000, ..PLAIN };
+        assert_eq!(read(virtio_header(&large.frame(1448))), (NEEDS_CSUM, GSO_TCPV4, [54, 1448, 34, 16]));
+        let large = Build { v6: true, tags: 1, protocol: UDP, payload: 5000, ..PLAIN };
+        assert_eq!(read(virtio_header(&large.frame(1400))), (NEEDS_CSUM, GSO_UDP_L4, [66, 1400, 58, 6]));
+        let tunnel = Build { protocol: UDP, payload: 5000, checksum: Checksum::Absent, ..PLAIN };
         assert_eq!(virtio_header(&tunnel.frame(1400)), [0; VIRTIO_HEADER_LEN]);
     }
 
@@ -381,32 +287,16 @@ mod tests {
         for flags in [[0x20, 0], [0, 1]] {
             let mut bytes = frame.bytes.to_vec();
             bytes[20..22].copy_from_slice(&flags);
-            assert_eq!(
-                virtio_header(&Frame {
-                    bytes: bytes.into(),
-                    gso_size: 0
-                }),
-                [0; VIRTIO_HEADER_LEN]
-            );
+            assert_eq!(virtio_header(&Frame { bytes: bytes.into(), gso_size: 0 }), [0; VIRTIO_HEADER_LEN]);
         }
     }
 
     #[test]
     fn a_congestion_mark_survives_segmentation() {
-        let frame = Build {
-            payload: 5000,
-            ..PLAIN
-        }
-        .frame(1448);
+        let frame = Build { payload: 5000, ..PLAIN }.frame(1448);
         let mut bytes = frame.bytes.to_vec();
         bytes[34 + 13] |= TCP_CWR;
-        assert_eq!(
-            virtio_header(&Frame {
-                bytes: bytes.into(),
-                gso_size: 1448
-            })[1],
-            GSO_TCPV4 | GSO_ECN
-        );
+        assert_eq!(virtio_header(&Frame { bytes: bytes.into(), gso_size: 1448 })[1], GSO_TCPV4 | GSO_ECN);
     }
 
     proptest! {

@@ -1,8 +1,6 @@
 use std::net::IpAddr;
 
-use weave_agent::io::net::{
-    AttachError, DetachError, Netlink, PortKind, PortWatch, attach, detach, expose, ports,
-};
+use weave_agent::io::net::{AttachError, DetachError, Netlink, PortKind, PortWatch, attach, detach, expose, ports};
 
 use crate::host::{Namespace, attached, eventually, host_state, on_a_host, sh, spec};
 
@@ -19,46 +17,20 @@ fn a_container_gets_an_interface_and_loses_it_without_a_trace() {
         assert!(done.created && done.added.len() == 2 && done.port.addrs.len() == 2);
 
         let inside = container.sh("ip -o addr show dev ethwe");
-        assert!(
-            inside.contains("10.32.0.1/12")
-                && inside.contains("fd00:32::1/64")
-                && !inside.contains("tentative"),
-            "{inside}"
-        );
+        assert!(inside.contains("10.32.0.1/12") && inside.contains("fd00:32::1/64") && !inside.contains("tentative"), "{inside}");
         let link = container.sh("ip link show dev ethwe");
-        assert!(
-            link.contains("mtu 1400")
-                && link.contains("LOWER_UP")
-                && link.contains(&done.port.mac.to_string()),
-            "{link}"
-        );
-        assert!(
-            container
-                .sh("ip route show 224.0.0.0/4")
-                .contains("dev ethwe proto static scope link")
-        );
-        assert_eq!(
-            container
-                .sh("cat /proc/sys/net/ipv6/conf/ethwe/accept_ra")
-                .trim(),
-            "0"
-        );
-        assert_eq!(
-            container
-                .sh("cat /proc/sys/net/ipv4/neigh/ethwe/delay_first_probe_time")
-                .trim(),
-            "2"
-        );
+        assert!(link.contains("mtu 1400") && link.contains("LOWER_UP") && link.contains(&done.port.mac.to_string()), "{link}");
+        assert!(container.sh("ip route show 224.0.0.0/4").contains("dev ethwe proto static scope link"));
+        assert_eq!(container.sh("cat /proc/sys/net/ipv6/conf/ethwe/accept_ra").trim(), "0");
+        assert_eq!(container.sh("cat /proc/sys/net/ipv4/neigh/ethwe/delay_first_probe_time").trim(), "2");
 
         let name = &done.port.host_ifname;
         assert!(name.len() == 15 && name.starts_with("vethwepl"));
         assert_eq!(sh(&format!("ip -o addr show dev {name}")), "");
         assert!(sh(&format!("ip link show dev {name}")).contains("mtu 1400"));
-        assert_eq!(ports::list(&host).await.unwrap(), [done.port.clone()]);
+        assert_eq!(ports::list(&host).await.unwrap(), std::slice::from_ref(&done.port));
 
-        let gone = detach(&host, &container.netns(), "ethwe", &[])
-            .await
-            .unwrap();
+        let gone = detach(&host, &container.netns(), "ethwe", &[]).await.unwrap();
         assert!(gone.port == done.port.id && gone.removed.len() == 2 && gone.left.is_empty());
         assert_eq!((host_state(), container.state()), before);
         let again = detach(&host, &container.netns(), "ethwe", &[]).await;
@@ -76,39 +48,15 @@ fn addresses_come_and_go_one_by_one_and_the_others_stay() {
 
         // The subnet's first address: the kernel would take the others with it.
         container.sh("sysctl -qw net.ipv4.conf.ethwe.promote_secondaries=0");
-        let done = detach(&host, &container.netns(), "ethwe", &[ip("10.32.0.1")])
-            .await
-            .unwrap();
+        let done = detach(&host, &container.netns(), "ethwe", &[ip("10.32.0.1")]).await.unwrap();
         assert_eq!(done.left.len(), 2);
         let inside = container.sh("ip -o -4 addr show dev ethwe");
-        assert!(
-            inside.contains("10.32.0.2/12")
-                && inside.contains("10.32.0.3/12")
-                && !inside.contains("10.32.0.1/"),
-            "{inside}"
-        );
+        assert!(inside.contains("10.32.0.2/12") && inside.contains("10.32.0.3/12") && !inside.contains("10.32.0.1/"), "{inside}");
 
-        let missing = detach(
-            &host,
-            &container.netns(),
-            "ethwe",
-            &[ip("10.32.0.2"), ip("10.32.0.9")],
-        )
-        .await;
+        let missing = detach(&host, &container.netns(), "ethwe", &[ip("10.32.0.2"), ip("10.32.0.9")]).await;
         assert!(matches!(missing, Err(DetachError::NoSuchAddress { .. })));
-        assert!(
-            container
-                .sh("ip -o -4 addr show dev ethwe")
-                .contains("10.32.0.2/12")
-        );
-        let done = detach(
-            &host,
-            &container.netns(),
-            "ethwe",
-            &[ip("10.32.0.2"), ip("10.32.0.3")],
-        )
-        .await
-        .unwrap();
+        assert!(container.sh("ip -o -4 addr show dev ethwe").contains("10.32.0.2/12"));
+        let done = detach(&host, &container.netns(), "ethwe", &[ip("10.32.0.2"), ip("10.32.0.3")]).await.unwrap();
         assert!(done.left.is_empty());
         assert!(ports::list(&host).await.unwrap().is_empty());
     });
@@ -117,58 +65,25 @@ fn addresses_come_and_go_one_by_one_and_the_others_stay() {
 #[test]
 fn what_cannot_be_is_refused_by_name_and_leaves_nothing_behind() {
     on_a_host(async || {
-        let (host, container, other) =
-            (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
-        sh(
-            "ip link add up0 type veth peer name up1 && ip addr add 192.168.7.1/24 dev up0 && ip link set up0 up",
-        );
+        let (host, container, other) = (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
+        sh("ip link add up0 type veth peer name up1 && ip addr add 192.168.7.1/24 dev up0 && ip link set up0 up");
         sh("ip route add 10.99.0.0/16 dev up0 && ip route add default via 192.168.7.2 dev up0");
         attached(&container, &["10.32.0.1/16"]).await;
         attached(&other, &["10.32.0.2/16"]).await;
-        expose(&host, &["10.32.0.3/16".parse().unwrap()], 1400)
-            .await
-            .unwrap();
+        expose(&host, &["10.32.0.3/16".parse().unwrap()], 1400).await.unwrap();
         let before = (host_state(), container.state(), other.state());
 
-        let refused = async |addr: &str| {
-            attach(&host, &container.netns(), &spec(&[addr]))
-                .await
-                .unwrap_err()
-        };
+        let refused = async |addr: &str| attach(&host, &container.netns(), &spec(&[addr])).await.unwrap_err();
         let already = refused("10.32.0.1/16").await;
-        assert!(
-            matches!(already, AttachError::AlreadyAttached { .. })
-                && already.to_string().contains(&container.name)
-        );
+        assert!(matches!(already, AttachError::AlreadyAttached { .. }) && already.to_string().contains(&container.name));
         let used = refused("10.32.0.2/16").await;
-        assert!(
-            matches!(used, AttachError::AddressInUse { .. })
-                && used.to_string().contains(&other.name),
-            "{used}"
-        );
-        assert!(matches!(
-            refused("10.32.0.3/16").await,
-            AttachError::AddressInUse { .. }
-        ));
-        assert!(
-            refused("192.168.7.1/24")
-                .await
-                .to_string()
-                .contains("the host (up0)")
-        );
+        assert!(matches!(used, AttachError::AddressInUse { .. }) && used.to_string().contains(&other.name), "{used}");
+        assert!(matches!(refused("10.32.0.3/16").await, AttachError::AddressInUse { .. }));
+        assert!(refused("192.168.7.1/24").await.to_string().contains("the host (up0)"));
         let overlap = refused("10.99.3.4/24").await.to_string();
-        assert!(
-            overlap.contains("10.99.0.0/16") && overlap.contains("up0"),
-            "{overlap}"
-        );
-        assert!(matches!(
-            refused("192.168.0.5/16").await,
-            AttachError::RouteOverlap { .. }
-        ));
-        assert!(matches!(
-            refused("10.33.0.0/16").await,
-            AttachError::InvalidAddress { .. }
-        ));
+        assert!(overlap.contains("10.99.0.0/16") && overlap.contains("up0"), "{overlap}");
+        assert!(matches!(refused("192.168.0.5/16").await, AttachError::RouteOverlap { .. }));
+        assert!(matches!(refused("10.33.0.0/16").await, AttachError::InvalidAddress { .. }));
         assert_eq!((host_state(), container.state(), other.state()), before);
     });
 }
@@ -182,19 +97,13 @@ fn a_failure_half_way_is_undone() {
         let mut spec = spec(&["10.32.0.1/16", "fd00:32::1/64"]);
         spec.mtu = 1000;
         let error = attach(&host, &container.netns(), &spec).await.unwrap_err();
-        assert!(
-            matches!(&error, AttachError::Kernel(_)) && error.to_string().contains("fd00:32::1/64"),
-            "{error}"
-        );
+        assert!(matches!(&error, AttachError::Kernel(_)) && error.to_string().contains("fd00:32::1/64"), "{error}");
         assert_eq!((host_state(), container.state()), before);
 
         spec.addrs.truncate(1);
         attach(&host, &container.netns(), &spec).await.unwrap();
         let before = (host_state(), container.state());
-        spec.addrs = vec![
-            "10.32.0.2/16".parse().unwrap(),
-            "fd00:32::1/64".parse().unwrap(),
-        ];
+        spec.addrs = vec!["10.32.0.2/16".parse().unwrap(), "fd00:32::1/64".parse().unwrap()];
         attach(&host, &container.netns(), &spec).await.unwrap_err();
         assert_eq!((host_state(), container.state()), before);
     });
@@ -205,28 +114,14 @@ fn interfaces_of_others_are_left_alone_and_unfinished_ones_of_ours_replaced() {
     on_a_host(async || {
         let (host, container) = (Netlink::here().unwrap(), Namespace::new());
         let target = container.netns();
-        sh(&format!(
-            "ip link add mine type veth peer name ethwe netns {}",
-            container.name
-        ));
-        let foreign = attach(&host, &target, &spec(&["10.32.0.1/16"]))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(foreign, AttachError::ForeignInterface { .. }),
-            "{foreign}"
-        );
-        assert!(matches!(
-            detach(&host, &target, "ethwe", &[]).await,
-            Err(DetachError::ForeignInterface { .. })
-        ));
+        sh(&format!("ip link add mine type veth peer name ethwe netns {}", container.name));
+        let foreign = attach(&host, &target, &spec(&["10.32.0.1/16"])).await.unwrap_err();
+        assert!(matches!(foreign, AttachError::ForeignInterface { .. }), "{foreign}");
+        assert!(matches!(detach(&host, &target, "ethwe", &[]).await, Err(DetachError::ForeignInterface { .. })));
         sh("ip link del mine");
 
         // As an agent leaves it that was killed half-way.
-        sh(&format!(
-            "ip link add vethwepl0000000 type veth peer name ethwe netns {}",
-            container.name
-        ));
+        sh(&format!("ip link add vethwepl0000000 type veth peer name ethwe netns {}", container.name));
         assert!(ports::list(&host).await.unwrap().is_empty());
         assert!(attached(&container, &["10.32.0.1/16"]).await.created);
         assert!(!sh("ip -o link").contains("vethwepl0000000"));
@@ -241,9 +136,7 @@ fn a_second_interface_of_one_container_is_a_port_of_its_own() {
         let mut spec = spec(&["10.33.0.1/16"]);
         spec.ifname = "net1".to_owned();
         let second = attach(&host, &container.netns(), &spec).await.unwrap();
-        assert!(
-            first.port.id != second.port.id && first.port.host_ifname != second.port.host_ifname
-        );
+        assert!(first.port.id != second.port.id && first.port.host_ifname != second.port.host_ifname);
         assert_eq!(ports::list(&host).await.unwrap(), [first.port, second.port]);
     });
 }
@@ -268,17 +161,8 @@ fn attach_goes_on_when_nobody_waits_for_it() {
     on_a_host(async || {
         let (host, container) = (Netlink::here().unwrap(), Namespace::new());
         let (target, spec) = (container.netns(), spec(&["10.32.0.1/16"]));
-        drop(
-            tokio::time::timeout(
-                std::time::Duration::from_micros(1),
-                attach(&host, &target, &spec),
-            )
-            .await,
-        );
-        eventually("the port is finished", async || {
-            ports::list(&host).await.unwrap().len() == 1
-        })
-        .await;
+        drop(tokio::time::timeout(std::time::Duration::from_micros(1), attach(&host, &target, &spec)).await);
+        eventually("the port is finished", async || ports::list(&host).await.unwrap().len() == 1).await;
     });
 }
 
@@ -290,10 +174,7 @@ fn a_dead_containers_port_is_reported() {
         let port = attached(&container, &["10.32.0.1/16"]).await.port;
         assert!(matches!(port.kind, PortKind::Container(id) if id == container.netns().id()));
         drop(container);
-        let gone = tokio::time::timeout(crate::host::PATIENCE, watch.gone())
-            .await
-            .unwrap()
-            .unwrap();
+        let gone = tokio::time::timeout(crate::host::PATIENCE, watch.gone()).await.unwrap().unwrap();
         assert_eq!(gone, Some(port.id));
     });
 }

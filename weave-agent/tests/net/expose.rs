@@ -7,19 +7,14 @@ fn the_host_joins_repeats_itself_and_leaves_without_a_trace() {
     on_a_host(async || {
         let host = Netlink::here().unwrap();
         let before = host_state();
-        let done = expose(&host, &["10.32.0.1/16".parse().unwrap()], 1400)
-            .await
-            .unwrap();
+        let done = expose(&host, &["10.32.0.1/16".parse().unwrap()], 1400).await.unwrap();
         assert!(done.created && done.port.kind == PortKind::Host && done.port.ifname == "weave");
         assert!(sh("ip route").contains("10.32.0.0/16 dev weave"));
         assert_eq!(sh("ip -o addr show dev vethwe-host"), "");
         assert!(sh("ip -o link show dev vethwe-host").contains("mtu 1400"));
-        assert_eq!(ports::list(&host).await.unwrap(), [done.port.clone()]);
+        assert_eq!(ports::list(&host).await.unwrap(), std::slice::from_ref(&done.port));
 
-        let both = [
-            "10.32.0.1/16".parse().unwrap(),
-            "10.32.0.2/16".parse().unwrap(),
-        ];
+        let both = ["10.32.0.1/16".parse().unwrap(), "10.32.0.2/16".parse().unwrap()];
         let again = expose(&host, &both, 1400).await.unwrap();
         assert!(!again.created && again.added == both[1..] && again.port.addrs == both);
         assert!(expose(&host, &both, 1400).await.unwrap().added.is_empty());
@@ -29,10 +24,7 @@ fn the_host_joins_repeats_itself_and_leaves_without_a_trace() {
         assert!(sh("ip -o addr show dev weave").contains("10.32.0.2/16"));
         hide(&host, &[]).await.unwrap();
         assert_eq!(host_state(), before);
-        assert!(matches!(
-            hide(&host, &[]).await,
-            Err(DetachError::NotAttached(_))
-        ));
+        assert!(matches!(hide(&host, &[]).await, Err(DetachError::NotAttached(_))));
     });
 }
 
@@ -42,15 +34,11 @@ fn the_host_does_not_take_a_containers_address_nor_anybodys_interface() {
         let (host, container) = (Netlink::here().unwrap(), Namespace::new());
         attached(&container, &["10.32.0.1/16"]).await;
         let before = host_state();
-        let used = expose(&host, &["10.32.0.1/16".parse().unwrap()], 1400)
-            .await
-            .unwrap_err();
+        let used = expose(&host, &["10.32.0.1/16".parse().unwrap()], 1400).await.unwrap_err();
         assert!(matches!(used, AttachError::AddressInUse { .. }));
         assert_eq!(host_state(), before);
         sh("ip link add weave type veth peer name else");
-        let foreign = expose(&host, &["10.32.0.2/16".parse().unwrap()], 1400)
-            .await
-            .unwrap_err();
+        let foreign = expose(&host, &["10.32.0.2/16".parse().unwrap()], 1400).await.unwrap_err();
         assert!(matches!(foreign, AttachError::ForeignInterface { .. }));
     });
 }

@@ -71,7 +71,7 @@ fn tcp(data: &[u8]) -> Vec<u8> {
 }
 
 fn udp(data: &[u8]) -> Vec<u8> {
-    let mut header = vec![0x1f, 0x90, 0x1f, 0x91, 0, 0, 0, 0];
+    let mut header = [0x1f, 0x90, 0x1f, 0x91, 0, 0, 0, 0];
     header[4..6].copy_from_slice(&(data.len() as u16 + 8).to_be_bytes());
     packet(UDP, [&header[..], data].concat(), 6)
 }

@@ -13,17 +13,9 @@ struct Process(Child);
 impl Process {
     async fn inside(namespace: &Namespace) -> Self {
         let path = format!("--net=/run/netns/{}", namespace.name);
-        let process = Self(
-            Command::new("nsenter")
-                .args([&path, "sleep", "60"])
-                .spawn()
-                .unwrap(),
-        );
+        let process = Self(Command::new("nsenter").args([&path, "sleep", "60"]).spawn().unwrap());
         let file = PathBuf::from(format!("/proc/{}/ns/net", process.0.id()));
-        eventually("the process is inside", async || {
-            NetnsId::of(&file).is_ok_and(|id| id == namespace.netns().id())
-        })
-        .await;
+        eventually("the process is inside", async || NetnsId::of(&file).is_ok_and(|id| id == namespace.netns().id())).await;
         process
     }
 }
@@ -49,13 +41,8 @@ fn fake_docker(folder: &std::path::Path, pid: u32) -> Docker {
             let length = stream.read(&mut request).await.unwrap();
             let request = String::from_utf8_lossy(&request[..length]).into_owned();
             let body = format!(r#"{{"Id":"0123456789ab","State":{{"Running":true,"Pid":{pid}}}}}"#);
-            let answer = if request.starts_with("GET /containers/web/json ")
-                || request.starts_with("GET /containers/0123456789/json ")
-            {
-                format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-                    body.len()
-                )
+            let answer = if request.starts_with("GET /containers/web/json ") || request.starts_with("GET /containers/0123456789/json ") {
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
             } else if request.starts_with("GET /containers/stopped/json ") {
                 "HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"State\":{\"Pid\":0}}".to_owned()
             } else {
@@ -76,13 +63,7 @@ fn a_container_is_found_by_path_name_process_and_through_docker() {
         let docker = fake_docker(folder.path(), pid);
         let id = container.netns().id();
         let path = format!("/proc/{pid}/ns/net");
-        for text in [
-            &container.name,
-            &path,
-            &pid.to_string(),
-            "web",
-            "0123456789",
-        ] {
+        for text in [&container.name, &path, &pid.to_string(), "web", "0123456789"] {
             assert_eq!(resolve(text, &docker).await.unwrap().id(), id, "{text}");
         }
     });
@@ -94,36 +75,13 @@ fn what_is_not_found_is_told_with_all_that_was_tried() {
         let folder = tempfile::tempdir().unwrap();
         let docker = fake_docker(folder.path(), 1);
         let unknown = resolve("nobody", &docker).await.unwrap_err().to_string();
-        for part in [
-            "nobody",
-            "/run/netns/nobody",
-            "Docker has no container",
-            "process id",
-        ] {
+        for part in ["nobody", "/run/netns/nobody", "Docker has no container", "process id"] {
             assert!(unknown.contains(part), "{unknown}");
         }
-        assert!(
-            resolve("stopped", &docker)
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("not running")
-        );
-        assert!(
-            resolve("/etc/passwd", &docker)
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("not the file of a namespace")
-        );
+        assert!(resolve("stopped", &docker).await.unwrap_err().to_string().contains("not running"));
+        assert!(resolve("/etc/passwd", &docker).await.unwrap_err().to_string().contains("not the file of a namespace"));
         let silent = Docker::from_host(Some("unix:///nowhere/docker.sock"));
-        assert!(
-            resolve("web", &silent)
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("/nowhere/docker.sock")
-        );
+        assert!(resolve("web", &silent).await.unwrap_err().to_string().contains("/nowhere/docker.sock"));
     });
 }
 

@@ -23,72 +23,37 @@ impl Netlink {
     /// Every address of the namespace.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
         let stream = self.handle().address().get().execute();
-        Ok(collect("listing addresses", stream)
-            .await?
-            .iter()
-            .filter_map(parse)
-            .collect())
+        Ok(collect("listing addresses", stream).await?.iter().filter_map(parse).collect())
     }
 
     /// The addresses of an interface that somebody gave it: without link-local IPv6 ones, which every interface has.
     pub async fn given_addresses(&self, ifindex: u32) -> Result<Vec<IpNet>> {
         let all = self.addresses().await?;
-        Ok(all
-            .iter()
-            .filter(|a| a.ifindex == ifindex)
-            .map(|a| a.net)
-            .filter(|net| !is_link_local6(net))
-            .collect())
+        Ok(all.iter().filter(|a| a.ifindex == ifindex).map(|a| a.net).filter(|net| !is_link_local6(net)).collect())
     }
 
     /// Add an address, usable at once.
     pub async fn add_address(&self, ifindex: u32, net: IpNet) -> Result<()> {
-        let mut request = self
-            .handle()
-            .address()
-            .add(ifindex, net.addr(), net.prefix_len());
+        let mut request = self.handle().address().add(ifindex, net.addr(), net.prefix_len());
         if net.addr().is_ipv6() {
-            request
-                .message_mut()
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        request
-            .execute()
-            .await
-            .map_err(explain(|| format!("adding {net}")))
+        request.execute().await.map_err(explain(|| format!("adding {net}")))
     }
 
     /// Remove an address.
     pub async fn remove_address(&self, ifindex: u32, net: IpNet) -> Result<()> {
         let mut message = AddressMessage::default();
-        message.header.family = if net.addr().is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
+        message.header.family = if net.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.index = ifindex;
         message.header.prefix_len = net.prefix_len();
-        message.attributes = vec![
-            AddressAttribute::Local(net.addr()),
-            AddressAttribute::Address(net.addr()),
-        ];
-        self.handle()
-            .address()
-            .del(message)
-            .execute()
-            .await
-            .map_err(explain(|| format!("removing {net}")))
+        message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+        self.handle().address().del(message).execute().await.map_err(explain(|| format!("removing {net}")))
     }
 
     /// Remove some addresses of an interface and keep the others: with a subnet's first address the kernel may remove its younger ones,
     /// so those are put back. Goes on after a failure; reports each.
-    pub(super) async fn remove_addresses(
-        &self,
-        ifindex: u32,
-        remove: &[IpNet],
-        keep: &[IpNet],
-    ) -> Vec<Error> {
+    pub(super) async fn remove_addresses(&self, ifindex: u32, remove: &[IpNet], keep: &[IpNet]) -> Vec<Error> {
         let mut failures = Vec::new();
         for net in remove {
             match self.remove_address(ifindex, *net).await {
@@ -122,15 +87,8 @@ pub(super) fn parse(message: &AddressMessage) -> Option<Address> {
         _ => None,
     });
     let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
-    let routable = !matches!(
-        message.header.scope,
-        AddressScope::Host | AddressScope::Nowhere
-    );
-    Some(Address {
-        ifindex: message.header.index,
-        net,
-        routable,
-    })
+    let routable = !matches!(message.header.scope, AddressScope::Host | AddressScope::Nowhere);
+    Some(Address { ifindex: message.header.index, net, routable })
 }
 
 /// The IPv4 address, if it is one.

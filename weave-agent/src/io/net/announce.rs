@@ -23,14 +23,8 @@ const ICMPV6: u8 = 58;
 
 /// Announce addresses from inside a namespace. A port's program must be in place by then, or nobody hears it.
 pub async fn announce(netns: &Netns, ifname: &str, mac: Mac, addrs: &[IpNet]) -> Result<()> {
-    let frames: Vec<_> = addrs
-        .iter()
-        .map(|net| announcement(mac, net.addr()))
-        .collect();
-    let (what, ifname) = (
-        format!("announcing the addresses of {}", netns.name()),
-        ifname.to_owned(),
-    );
+    let frames: Vec<_> = addrs.iter().map(|net| announcement(mac, net.addr())).collect();
+    let (what, ifname) = (format!("announcing the addresses of {}", netns.name()), ifname.to_owned());
     let sent = netns.run(move || send(&ifname, &frames)).await?;
     sent.map_err(|e| Error::new(what, e))
 }
@@ -83,12 +77,7 @@ fn unsolicited_advertisement(mac: Mac, addr: Ipv6Addr) -> Vec<u8> {
 }
 
 fn icmpv6_sum(source: Ipv6Addr, message: &[u8]) -> u16 {
-    let pseudo = [
-        &source.octets()[..],
-        &ALL_NODES.octets(),
-        &[0, 0, 0, message.len() as u8, 0, 0, 0, ICMPV6],
-    ]
-    .concat();
+    let pseudo = [&source.octets()[..], &ALL_NODES.octets(), &[0, 0, 0, message.len() as u8, 0, 0, 0, ICMPV6]].concat();
     ones_complement_sum(&[&pseudo, message])
 }
 
@@ -106,10 +95,7 @@ mod tests {
     fn an_arp_announcement_asks_everybody_for_its_own_address() {
         let frame = gratuitous_arp(MAC, Ipv4Addr::new(10, 0, 0, 1));
         assert_eq!(frame.len(), 42);
-        assert_eq!(
-            frame[..14],
-            [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 7, 8, 6]
-        );
+        assert_eq!(frame[..14], [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 7, 8, 6]);
         assert_eq!(frame[28..32], frame[38..42]);
     }
 

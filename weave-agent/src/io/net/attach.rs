@@ -14,7 +14,7 @@ use super::link::{Link, Veth};
 use super::netns::Netns;
 use super::ports::{Owner, Port, PortKind, container_alias};
 use super::socket::{Error, Netlink};
-use super::undo::Undo;
+use super::undo::{Undo, to_the_end};
 use super::{CONTAINER_IFNAME, PORT_PREFIX, checks, sysctl};
 
 /// What is free must stay free until it is taken: who changes ports, does so alone.
@@ -38,12 +38,7 @@ pub struct AttachSpec {
 impl AttachSpec {
     /// The usual interface with these addresses.
     pub fn new(addrs: Vec<IpNet>, mtu: u32) -> Self {
-        Self {
-            addrs,
-            mtu,
-            ifname: CONTAINER_IFNAME.to_owned(),
-            multicast_route: true,
-        }
+        Self { addrs, mtu, ifname: CONTAINER_IFNAME.to_owned(), multicast_route: true }
     }
 }
 
@@ -89,9 +84,7 @@ pub enum AttachError {
         owner: String,
     },
     /// The host would no longer know which network is meant.
-    #[error(
-        "the network of {addr} overlaps the host's route {route} (dev {device}): choose another network, or remove the route"
-    )]
+    #[error("the network of {addr} overlaps the host's route {route} (dev {device}): choose another network, or remove the route")]
     RouteOverlap {
         /// The address asked for.
         addr: IpNet,
@@ -125,19 +118,13 @@ pub enum AttachError {
 }
 
 /// Attach a container, or add addresses to an attached one. On failure nothing is left behind; dropping the future does not stop it half-way.
-pub async fn attach(
-    host: &Netlink,
-    target: &Netns,
-    spec: &AttachSpec,
-) -> Result<Attached, AttachError> {
+pub async fn attach(host: &Netlink, target: &Netns, spec: &AttachSpec) -> Result<Attached, AttachError> {
     let (host, target, spec) = (host.clone(), target.clone(), spec.clone());
     let work = async move {
         let _turn = ONE_AT_A_TIME.lock().await;
         attach_alone(&host, &target, &spec).await
     };
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|e| Err(Error::new("attaching", std::io::Error::other(e)).into()))
+    to_the_end("attaching", work).await
 }
 
 /// Both ends of a port, each with the socket that reaches it.
@@ -148,11 +135,7 @@ pub(super) struct Pair {
     pub(super) inner: Link,
 }
 
-async fn attach_alone(
-    host: &Netlink,
-    target: &Netns,
-    spec: &AttachSpec,
-) -> Result<Attached, AttachError> {
+async fn attach_alone(host: &Netlink, target: &Netns, spec: &AttachSpec) -> Result<Attached, AttachError> {
     if spec.addrs.is_empty() {
         return Err(AttachError::NoAddress(target.name().to_owned()));
     }
@@ -176,37 +159,21 @@ async fn attach_alone(
 /// The error, after everything was taken back.
 pub(super) async fn undone(error: AttachError, undo: Undo) -> AttachError {
     let left = undo.run().await;
-    if left.is_empty() {
-        error
-    } else {
-        AttachError::LeftBehind {
-            error: Box::new(error),
-            left,
-        }
-    }
+    if left.is_empty() { error } else { AttachError::LeftBehind { error: Box::new(error), left } }
 }
 
 /// A container's pair, if it has one. An unfinished one is removed.
-pub(super) async fn existing(
-    host: &Netlink,
-    target: &Netns,
-    ifname: &str,
-) -> Result<Option<Pair>, AttachError> {
+pub(super) async fn existing(host: &Netlink, target: &Netns, ifname: &str) -> Result<Option<Pair>, AttachError> {
     let inside = target.netlink().await?;
     let Some(inner) = inside.link_named(ifname).await? else {
         return Ok(None);
     };
-    let foreign = || AttachError::ForeignInterface {
-        target: target.name().to_owned(),
-        ifname: ifname.to_owned(),
-    };
+    let foreign = || AttachError::ForeignInterface { target: target.name().to_owned(), ifname: ifname.to_owned() };
     let outer = match inner.peer {
         Some(index) if inner.kind == "veth" => host.link_at(index).await?,
         _ => None,
     };
-    let outer = outer
-        .filter(|outer| outer.name.starts_with(PORT_PREFIX) && outer.peer == Some(inner.index))
-        .ok_or_else(foreign)?;
+    let outer = outer.filter(|outer| outer.name.starts_with(PORT_PREFIX) && outer.peer == Some(inner.index)).ok_or_else(foreign)?;
     if outer.alias.is_empty() {
         host.delete_link(outer.index).await?;
         return Ok(None);
@@ -214,38 +181,16 @@ pub(super) async fn existing(
     if outer.alias != container_alias(target.id(), ifname) {
         return Err(foreign());
     }
-    Ok(Some(Pair {
-        host: host.clone(),
-        outer,
-        inside,
-        inner,
-    }))
+    Ok(Some(Pair { host: host.clone(), outer, inside, inner }))
 }
 
-async fn refuse_what_it_has(
-    pair: &Pair,
-    target: &Netns,
-    spec: &AttachSpec,
-) -> Result<(), AttachError> {
+async fn refuse_what_it_has(pair: &Pair, target: &Netns, spec: &AttachSpec) -> Result<(), AttachError> {
     let has = pair.inside.given_addresses(pair.inner.index).await?;
-    let again = has
-        .iter()
-        .find(|has| spec.addrs.iter().any(|wanted| wanted.addr() == has.addr()));
-    again.map_or(Ok(()), |addr| {
-        Err(AttachError::AlreadyAttached {
-            target: target.name().to_owned(),
-            addr: *addr,
-        })
-    })
+    let again = has.iter().find(|has| spec.addrs.iter().any(|wanted| wanted.addr() == has.addr()));
+    again.map_or(Ok(()), |addr| Err(AttachError::AlreadyAttached { target: target.name().to_owned(), addr: *addr }))
 }
 
-async fn build(
-    host: &Netlink,
-    target: &Netns,
-    spec: &AttachSpec,
-    existing: Option<Pair>,
-    undo: &mut Undo,
-) -> Result<Attached, Error> {
+async fn build(host: &Netlink, target: &Netns, spec: &AttachSpec, existing: Option<Pair>, undo: &mut Undo) -> Result<Attached, Error> {
     let created = existing.is_none();
     let pair = match existing {
         Some(pair) => pair,
@@ -260,54 +205,25 @@ async fn build(
     if spec.multicast_route {
         pair.add_multicast_route(undo).await?;
     }
-    pair.host
-        .set_alias(
-            pair.outer.index,
-            &container_alias(target.id(), &spec.ifname),
-        )
-        .await?;
+    pair.host.set_alias(pair.outer.index, &container_alias(target.id(), &spec.ifname)).await?;
     let mac = pair.inner.mac.unwrap_or_default();
     announce(target, &spec.ifname, mac, &spec.addrs).await?;
-    let owner = Owner {
-        kind: PortKind::Container(target.id()),
-        netns: Some(target.path().to_owned()),
-    };
+    let owner = Owner { kind: PortKind::Container(target.id()), netns: Some(target.path().to_owned()) };
     let addrs = pair.inside.given_addresses(pair.inner.index).await?;
-    Ok(Attached {
-        port: Port::new(&pair.outer, owner, &pair.inner, addrs),
-        added: spec.addrs.clone(),
-        created,
-    })
+    Ok(Attached { port: Port::new(&pair.outer, owner, &pair.inner, addrs), added: spec.addrs.clone(), created })
 }
 
-async fn create(
-    host: &Netlink,
-    target: &Netns,
-    spec: &AttachSpec,
-    undo: &mut Undo,
-) -> Result<Pair, Error> {
+async fn create(host: &Netlink, target: &Netns, spec: &AttachSpec, undo: &mut Undo) -> Result<Pair, Error> {
     let name = free_name(host, target.id().ino).await?;
     let inside = target.netlink().await?;
-    let veth = Veth {
-        name: &name,
-        peer: &spec.ifname,
-        peer_netns: Some(target),
-        mtu: spec.mtu,
-    };
+    let veth = Veth { name: &name, peer: &spec.ifname, peer_netns: Some(target), mtu: spec.mtu };
     host.create_veth(&veth).await?;
     delete_on_failure(host, &name, undo);
-    let pair = Pair {
-        outer: host.made(&name).await?,
-        inner: inside.made(&spec.ifname).await?,
-        host: host.clone(),
-        inside,
-    };
+    let pair = Pair { outer: host.made(&name).await?, inner: inside.made(&spec.ifname).await?, host: host.clone(), inside };
     host.without_ipv6(pair.outer.index).await?;
     sysctl::settle_port(&name);
     let ifname = spec.ifname.clone();
-    target
-        .run(move || sysctl::settle_container(&ifname))
-        .await?;
+    target.run(move || sysctl::settle_container(&ifname)).await?;
     Ok(pair)
 }
 
@@ -331,10 +247,7 @@ async fn free_name(host: &Netlink, ino: u64) -> Result<String, Error> {
             return Ok(name);
         }
     }
-    Err(Error::invalid(
-        "naming a port",
-        format!("{} and its alternatives are taken", port_name(ino, 0)),
-    ))
+    Err(Error::invalid("naming a port", format!("{} and its alternatives are taken", port_name(ino, 0))))
 }
 
 fn port_name(ino: u64, attempt: u64) -> String {
@@ -345,11 +258,7 @@ fn port_name(ino: u64, attempt: u64) -> String {
 
 impl Pair {
     /// Add addresses to the inner end.
-    pub(super) async fn add_addresses(
-        &self,
-        addrs: &[IpNet],
-        undo: &mut Undo,
-    ) -> Result<(), Error> {
+    pub(super) async fn add_addresses(&self, addrs: &[IpNet], undo: &mut Undo) -> Result<(), Error> {
         for net in addrs.iter().copied() {
             self.inside.add_address(self.inner.index, net).await?;
             let (inside, index) = (self.inside.clone(), self.inner.index);
@@ -382,9 +291,7 @@ mod tests {
     #[test]
     fn port_names_fit_and_differ() {
         assert_eq!(port_name(0xf000_0123, 0), "vethwepl0000123");
-        let names: Vec<_> = (0..NAME_ATTEMPTS)
-            .map(|attempt| port_name(0xf000_0123, attempt))
-            .collect();
+        let names: Vec<_> = (0..NAME_ATTEMPTS).map(|attempt| port_name(0xf000_0123, attempt)).collect();
         assert!(names.iter().all(|name| name.len() == 15));
         assert!((1..names.len()).all(|i| !names[..i].contains(&names[i])));
     }

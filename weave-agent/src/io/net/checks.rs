@@ -15,11 +15,7 @@ use super::socket::Netlink;
 pub(super) fn possible(addrs: &[IpNet]) -> Result<(), AttachError> {
     for (i, addr) in addrs.iter().enumerate() {
         let twice = addrs[..i].iter().any(|other| other.addr() == addr.addr());
-        let why = if twice {
-            Some("it is given twice")
-        } else {
-            impossible(addr)
-        };
+        let why = if twice { Some("it is given twice") } else { impossible(addr) };
         if let Some(why) = why {
             return Err(AttachError::InvalidAddress { addr: *addr, why });
         }
@@ -33,35 +29,20 @@ fn impossible(net: &IpNet) -> Option<&'static str> {
     let has_ends = net.prefix_len() + 1 < net.max_prefix_len();
     match addr {
         _ if addr.is_multicast() => Some("it is a group"),
-        _ if addr.is_unspecified() || net.prefix_len() == 0 => {
-            Some("it is no single address of a network")
-        }
+        _ if addr.is_unspecified() || net.prefix_len() == 0 => Some("it is no single address of a network"),
         _ if addr.is_loopback() => Some("it never leaves a host"),
         _ if is_link_local6(net) => Some("link-local addresses are the kernel's to give"),
         _ if has_ends && addr == net.network() => Some("it is the network's own address"),
-        IpAddr::V4(_) if has_ends && addr == net.broadcast() => {
-            Some("it is the network's broadcast address")
-        }
+        IpAddr::V4(_) if has_ends && addr == net.broadcast() => Some("it is the network's broadcast address"),
         _ => None,
     }
 }
 
 /// Is none of these used on this host by anybody else than `owner`?
-pub(super) async fn unused(
-    host: &Netlink,
-    owner: PortKind,
-    addrs: &[IpNet],
-) -> Result<(), AttachError> {
-    let in_use = |net: &IpNet, owner: String| AttachError::AddressInUse {
-        addr: net.addr(),
-        owner,
-    };
+pub(super) async fn unused(host: &Netlink, owner: PortKind, addrs: &[IpNet]) -> Result<(), AttachError> {
+    let in_use = |net: &IpNet, owner: String| AttachError::AddressInUse { addr: net.addr(), owner };
     let wanted = |other: IpAddr| addrs.iter().find(|net| net.addr() == other);
-    for port in ports::list(host)
-        .await?
-        .iter()
-        .filter(|port| port.kind != owner)
-    {
+    for port in ports::list(host).await?.iter().filter(|port| port.kind != owner) {
         if let Some(net) = port.addrs.iter().find_map(|net| wanted(net.addr())) {
             return Err(in_use(net, port.owner()));
         }
@@ -78,35 +59,17 @@ pub(super) async fn unused(
 
 /// Would the host still know which network an address is in?
 async fn no_overlap(host: &Netlink, links: &[Link], addrs: &[IpNet]) -> Result<(), AttachError> {
-    for route in host
-        .routes()
-        .await?
-        .iter()
-        .filter(|route| !route.is_default())
-    {
-        let device = route
-            .ifindex
-            .map_or("several", |index| name_of(links, index));
-        if let Some(addr) = addrs
-            .iter()
-            .find(|addr| route.overlaps(addr))
-            .filter(|_| !is_ours(device))
-        {
-            return Err(AttachError::RouteOverlap {
-                addr: *addr,
-                route: route.destination,
-                device: device.to_owned(),
-            });
+    for route in host.routes().await?.iter().filter(|route| !route.is_default()) {
+        let device = route.ifindex.map_or("several", |index| name_of(links, index));
+        if let Some(addr) = addrs.iter().find(|addr| route.overlaps(addr)).filter(|_| !is_ours(device)) {
+            return Err(AttachError::RouteOverlap { addr: *addr, route: route.destination, device: device.to_owned() });
         }
     }
     Ok(())
 }
 
 fn name_of(links: &[Link], index: u32) -> &str {
-    links
-        .iter()
-        .find(|link| link.index == index)
-        .map_or("?", |link| &link.name)
+    links.iter().find(|link| link.index == index).map_or("?", |link| &link.name)
 }
 
 #[cfg(test)]
@@ -119,15 +82,7 @@ mod tests {
 
     #[test]
     fn ends_of_a_network_groups_and_local_addresses_are_no_container_addresses() {
-        for good in [
-            "10.32.0.1/12",
-            "10.0.0.0/31",
-            "10.0.0.1/31",
-            "10.0.0.0/32",
-            "fd00::1/64",
-            "fd00::/128",
-            "fd00::ffff/112",
-        ] {
+        for good in ["10.32.0.1/12", "10.0.0.0/31", "10.0.0.1/31", "10.0.0.0/32", "fd00::1/64", "fd00::/128", "fd00::ffff/112"] {
             assert_eq!(verdict(good), None, "{good}");
         }
         for bad in [
@@ -144,12 +99,6 @@ mod tests {
         ] {
             assert!(verdict(bad).is_some(), "{bad}");
         }
-        assert!(
-            possible(&[
-                "10.0.0.1/24".parse().unwrap(),
-                "10.0.0.1/16".parse().unwrap()
-            ])
-            .is_err()
-        );
+        assert!(possible(&["10.0.0.1/24".parse().unwrap(), "10.0.0.1/16".parse().unwrap()]).is_err());
     }
 }

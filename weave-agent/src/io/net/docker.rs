@@ -60,51 +60,30 @@ struct State {
 impl Docker {
     /// As `DOCKER_HOST` says, or the usual socket.
     pub fn from_env() -> Self {
-        Self::from_host(
-            std::env::var("DOCKER_HOST")
-                .ok()
-                .filter(|host| !host.is_empty())
-                .as_deref(),
-        )
+        Self::from_host(std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()).as_deref())
     }
 
     /// As a `DOCKER_HOST` of this value says.
     pub fn from_host(host: Option<&str>) -> Self {
         let socket = match host {
             None => Ok(DEFAULT.into()),
-            Some(host) => host
-                .strip_prefix("unix://")
-                .map(PathBuf::from)
-                .ok_or_else(|| host.to_owned()),
+            Some(host) => host.strip_prefix("unix://").map(PathBuf::from).ok_or_else(|| host.to_owned()),
         };
         Self { socket }
     }
 
     /// The first process of a running container, by name or id.
     pub async fn pid_of(&self, container: &str) -> Result<u32, DockerError> {
-        let path = self
-            .socket
-            .as_deref()
-            .map_err(|host| DockerError::Host(host.clone()))?;
-        let unreachable = |why: String| DockerError::Unreachable {
-            path: path.display().to_string(),
-            why,
-        };
-        let answer = tokio::time::timeout(
-            PATIENCE,
-            ask(path, &format!("/containers/{}/json", escaped(container))),
-        )
-        .await;
-        let (status, body) = answer
-            .map_err(|_| unreachable("timed out".into()))?
-            .map_err(|e| unreachable(e.to_string()))?;
+        let path = self.socket.as_deref().map_err(|host| DockerError::Host(host.clone()))?;
+        let unreachable = |why: String| DockerError::Unreachable { path: path.display().to_string(), why };
+        let answer = tokio::time::timeout(PATIENCE, ask(path, &format!("/containers/{}/json", escaped(container)))).await;
+        let (status, body) = answer.map_err(|_| unreachable("timed out".into()))?.map_err(|e| unreachable(e.to_string()))?;
         match status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(DockerError::Unknown(container.to_owned())),
             other => return Err(unreachable(format!("it said {other}"))),
         }
-        let parsed: Container =
-            serde_json::from_slice(&body).map_err(|e| unreachable(e.to_string()))?;
+        let parsed: Container = serde_json::from_slice(&body).map_err(|e| unreachable(e.to_string()))?;
         if parsed.state.pid == 0 {
             return Err(DockerError::NotRunning(container.to_owned()));
         }
@@ -114,18 +93,12 @@ impl Docker {
 
 async fn ask(socket: &Path, uri: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(uri)
-        .header("Host", "docker")
-        .body(Empty::<Bytes>::new())?;
+    let request = Request::get(uri).header("Host", "docker").body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
-        .collect()
-        .await
-        .map_err(|e| anyhow::anyhow!(e))?;
+    let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await.map_err(|e| anyhow::anyhow!(e))?;
     connection.abort();
     Ok((status, body.to_bytes()))
 }
@@ -133,9 +106,7 @@ async fn ask(socket: &Path, uri: &str) -> anyhow::Result<(StatusCode, Bytes)> {
 /// For a path of a URL: everything but the plainest characters escaped.
 fn escaped(text: &str) -> String {
     let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
-            char::from(byte).to_string()
-        }
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),
     };
     text.bytes().map(escape).collect()
@@ -153,10 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_docker_host_that_cannot_be_asked_is_named() {
-        let error = Docker::from_host(Some("tcp://1.2.3.4:2375"))
-            .pid_of("x")
-            .await
-            .unwrap_err();
+        let error = Docker::from_host(Some("tcp://1.2.3.4:2375")).pid_of("x").await.unwrap_err();
         assert!(error.to_string().contains("tcp://1.2.3.4:2375"));
     }
 }

@@ -11,7 +11,7 @@ use super::link::Veth;
 use super::netns::Netns;
 use super::ports::{Owner, Port, PortKind, host_alias};
 use super::socket::{Error, Netlink};
-use super::undo::Undo;
+use super::undo::{Undo, to_the_end};
 use super::{EXPOSE_IFNAME, EXPOSE_PORT, checks, sysctl};
 
 /// Give the host addresses on the network. Repeating it changes nothing: `added` are only those it did not have. On failure nothing is
@@ -22,18 +22,19 @@ pub async fn expose(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attache
         let _turn = ONE_AT_A_TIME.lock().await;
         expose_alone(&host, &addrs, mtu).await
     };
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|e| Err(Error::new("exposing", std::io::Error::other(e)).into()))
+    to_the_end("exposing", work).await
 }
 
-/// Take addresses (all if `addrs` is empty) from the host; with the last one goes the interface.
+/// Take addresses (all if `addrs` is empty) from the host; with the last one goes the interface. Dropping the future does not stop it
+/// half-way.
 pub async fn hide(host: &Netlink, addrs: &[IpAddr]) -> Result<Detached, DetachError> {
-    let _turn = ONE_AT_A_TIME.lock().await;
-    let pair = existing(host)
-        .await?
-        .ok_or_else(|| DetachError::NotAttached("the host".to_owned()))?;
-    pair.remove("the host", addrs).await
+    let (host, addrs) = (host.clone(), addrs.to_vec());
+    let work = async move {
+        let _turn = ONE_AT_A_TIME.lock().await;
+        let pair = existing(&host).await?.ok_or_else(|| DetachError::NotAttached("the host".to_owned()))?;
+        pair.remove("the host", &addrs).await
+    };
+    to_the_end("hiding", work).await
 }
 
 async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attached, AttachError> {
@@ -46,11 +47,7 @@ async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attac
         Some(pair) => host.given_addresses(pair.inner.index).await?,
         None => Vec::new(),
     };
-    let new: Vec<_> = addrs
-        .iter()
-        .copied()
-        .filter(|net| has.iter().all(|has| has.addr() != net.addr()))
-        .collect();
+    let new: Vec<_> = addrs.iter().copied().filter(|net| has.iter().all(|has| has.addr() != net.addr())).collect();
     checks::unused(host, PortKind::Host, &new).await?;
 
     let mut undo = Undo::default();
@@ -65,14 +62,9 @@ async fn existing(host: &Netlink) -> Result<Option<Pair>, AttachError> {
     let Some(inner) = host.link_named(EXPOSE_IFNAME).await? else {
         return Ok(None);
     };
-    let foreign = || AttachError::ForeignInterface {
-        target: "the host".to_owned(),
-        ifname: EXPOSE_IFNAME.to_owned(),
-    };
+    let foreign = || AttachError::ForeignInterface { target: "the host".to_owned(), ifname: EXPOSE_IFNAME.to_owned() };
     let outer = host.link_named(EXPOSE_PORT).await?;
-    let outer = outer
-        .filter(|outer| outer.peer == Some(inner.index))
-        .ok_or_else(foreign)?;
+    let outer = outer.filter(|outer| outer.peer == Some(inner.index)).ok_or_else(foreign)?;
     if outer.alias.is_empty() {
         host.delete_link(outer.index).await?;
         return Ok(None);
@@ -80,21 +72,10 @@ async fn existing(host: &Netlink) -> Result<Option<Pair>, AttachError> {
     if outer.alias != host_alias() {
         return Err(foreign());
     }
-    Ok(Some(Pair {
-        host: host.clone(),
-        outer,
-        inside: host.clone(),
-        inner,
-    }))
+    Ok(Some(Pair { host: host.clone(), outer, inside: host.clone(), inner }))
 }
 
-async fn build(
-    host: &Netlink,
-    new: Vec<IpNet>,
-    mtu: u32,
-    existing: Option<Pair>,
-    undo: &mut Undo,
-) -> Result<Attached, Error> {
+async fn build(host: &Netlink, new: Vec<IpNet>, mtu: u32, existing: Option<Pair>, undo: &mut Undo) -> Result<Attached, Error> {
     let created = existing.is_none();
     let pair = match existing {
         Some(pair) => pair,
@@ -103,46 +84,20 @@ async fn build(
     pair.add_addresses(&new, undo).await?;
     pair.set_up().await?;
     host.set_alias(pair.outer.index, &host_alias()).await?;
-    announce(
-        &Netns::own()?,
-        EXPOSE_IFNAME,
-        pair.inner.mac.unwrap_or_default(),
-        &new,
-    )
-    .await?;
+    announce(&Netns::own()?, EXPOSE_IFNAME, pair.inner.mac.unwrap_or_default(), &new).await?;
     let addrs = host.given_addresses(pair.inner.index).await?;
-    let owner = Owner {
-        kind: PortKind::Host,
-        netns: None,
-    };
-    Ok(Attached {
-        port: Port::new(&pair.outer, owner, &pair.inner, addrs),
-        added: new,
-        created,
-    })
+    let owner = Owner { kind: PortKind::Host, netns: None };
+    Ok(Attached { port: Port::new(&pair.outer, owner, &pair.inner, addrs), added: new, created })
 }
 
 async fn create(host: &Netlink, mtu: u32, undo: &mut Undo) -> Result<Pair, Error> {
-    let veth = Veth {
-        name: EXPOSE_IFNAME,
-        peer: EXPOSE_PORT,
-        peer_netns: None,
-        mtu,
-    };
+    let veth = Veth { name: EXPOSE_IFNAME, peer: EXPOSE_PORT, peer_netns: None, mtu };
     host.create_veth(&veth).await?;
     delete_on_failure(host, EXPOSE_IFNAME, undo);
-    let (inner, outer) = (
-        host.made(EXPOSE_IFNAME).await?,
-        host.made(EXPOSE_PORT).await?,
-    );
+    let (inner, outer) = (host.made(EXPOSE_IFNAME).await?, host.made(EXPOSE_PORT).await?);
     host.without_ipv6(outer.index).await?;
     sysctl::settle_port(EXPOSE_PORT);
     sysctl::settle_container(EXPOSE_IFNAME);
     sysctl::enable_ipv6(EXPOSE_IFNAME);
-    Ok(Pair {
-        host: host.clone(),
-        outer,
-        inside: host.clone(),
-        inner,
-    })
+    Ok(Pair { host: host.clone(), outer, inside: host.clone(), inner })
 }

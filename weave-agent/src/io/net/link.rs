@@ -6,8 +6,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
@@ -66,35 +65,20 @@ impl Netlink {
 
     /// The link of this name, if there is one.
     pub async fn link_named(&self, name: &str) -> Result<Option<Link>> {
-        let message = self
-            .link_message(self.handle().link().get().match_name(name), name)
-            .await?;
+        let message = self.link_message(self.handle().link().get().match_name(name), name).await?;
         Ok(message.as_ref().map(parse))
     }
 
     /// The link of this index, if there is one.
     pub async fn link_at(&self, index: u32) -> Result<Option<Link>> {
-        let message = self
-            .link_message(
-                self.handle().link().get().match_index(index),
-                &format!("link {index}"),
-            )
-            .await?;
+        let message = self.link_message(self.handle().link().get().match_index(index), &format!("link {index}")).await?;
         Ok(message.as_ref().map(parse))
     }
 
     /// One link's message: for those within this module who need more of it.
-    pub(super) async fn link_message(
-        &self,
-        request: rtnetlink::LinkGetRequest,
-        name: &str,
-    ) -> Result<Option<LinkMessage>> {
+    pub(super) async fn link_message(&self, request: rtnetlink::LinkGetRequest, name: &str) -> Result<Option<LinkMessage>> {
         let mut stream = std::pin::pin!(request.execute());
-        match stream
-            .try_next()
-            .await
-            .map_err(explain(|| format!("looking for {name}")))
-        {
+        match stream.try_next().await.map_err(explain(|| format!("looking for {name}"))) {
             Err(error) if error.is_not_found() => Ok(None),
             other => other,
         }
@@ -102,9 +86,7 @@ impl Netlink {
 
     /// Make a veth pair, both ends down.
     pub async fn create_veth(&self, veth: &Veth<'_>) -> Result<()> {
-        let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(veth.peer)
-            .mtu(veth.mtu);
+        let mut peer = LinkMessageBuilder::<LinkUnspec>::new().name(veth.peer).mtu(veth.mtu);
         if let Some(netns) = veth.peer_netns {
             peer = peer.setns_by_fd(netns.as_fd().as_raw_fd());
         }
@@ -115,25 +97,17 @@ impl Netlink {
             .build();
         let place = veth.peer_netns.map_or("here", Netns::name);
         let what = || format!("creating {} with {} in {place}", veth.name, veth.peer);
-        self.handle()
-            .link()
-            .add(message)
-            .execute()
-            .await
-            .map_err(explain(what))
+        self.handle().link().add(message).execute().await.map_err(explain(what))
     }
 
     /// The link that was just made.
     pub(super) async fn made(&self, name: &str) -> Result<Link> {
-        self.link_named(name)
-            .await?
-            .ok_or_else(|| Error::invalid(format!("creating {name}"), "it was gone at once"))
+        self.link_named(name).await?.ok_or_else(|| Error::invalid(format!("creating {name}"), "it was gone at once"))
     }
 
     /// Let it carry traffic.
     pub async fn set_up(&self, index: u32) -> Result<()> {
-        self.change(link(index).up(), || format!("setting link {index} up"))
-            .await
+        self.change(link(index).up(), || format!("setting link {index} up")).await
     }
 
     /// Until it does carry traffic: the kernel drops what is sent in the moment before. Gives up quietly after a while, for a link may
@@ -150,78 +124,46 @@ impl Netlink {
 
     /// Let it carry none.
     pub async fn set_down(&self, index: u32) -> Result<()> {
-        self.change(link(index).down(), || format!("setting link {index} down"))
-            .await
+        self.change(link(index).down(), || format!("setting link {index} down")).await
     }
 
     /// Change its largest packet.
     pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
-        self.change(link(index).mtu(mtu), || {
-            format!("setting the MTU of link {index} to {mtu}")
-        })
-        .await
+        self.change(link(index).mtu(mtu), || format!("setting the MTU of link {index} to {mtu}")).await
     }
 
     /// Change its Ethernet address.
     pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<()> {
-        self.change(link(index).address(mac.0.to_vec()), || {
-            format!("setting the address of link {index} to {mac}")
-        })
-        .await
+        self.change(link(index).address(mac.0.to_vec()), || format!("setting the address of link {index} to {mac}")).await
     }
 
     /// Change its name; it must be down.
     pub async fn rename(&self, index: u32, name: &str) -> Result<()> {
-        self.change(link(index).name(name), || {
-            format!("renaming link {index} to {name}")
-        })
-        .await
+        self.change(link(index).name(name), || format!("renaming link {index} to {name}")).await
     }
 
     /// Leave a note on it.
     pub async fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
-        self.change(link(index).alias(alias), || {
-            format!("noting {alias:?} on link {index}")
-        })
-        .await
+        self.change(link(index).alias(alias), || format!("noting {alias:?} on link {index}")).await
     }
 
     /// Give it no IPv6 address of its own. A kernel without IPv6 gives none anyway.
     pub async fn without_ipv6(&self, index: u32) -> Result<()> {
         let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let message = link(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
-        match self
-            .change(message, || format!("keeping IPv6 off link {index}"))
-            .await
-        {
-            Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
-                Ok(())
-            }
+        match self.change(message, || format!("keeping IPv6 off link {index}")).await {
+            Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => Ok(()),
             other => other,
         }
     }
 
     /// Delete it; a veth's other end goes too.
     pub async fn delete_link(&self, index: u32) -> Result<()> {
-        self.handle()
-            .link()
-            .del(index)
-            .execute()
-            .await
-            .map_err(explain(|| format!("deleting link {index}")))
+        self.handle().link().del(index).execute().await.map_err(explain(|| format!("deleting link {index}")))
     }
 
-    async fn change(
-        &self,
-        message: LinkMessageBuilder<LinkUnspec>,
-        what: impl FnOnce() -> String,
-    ) -> Result<()> {
-        self.handle()
-            .link()
-            .change(message.build())
-            .execute()
-            .await
-            .map_err(explain(what))
+    async fn change(&self, message: LinkMessageBuilder<LinkUnspec>, what: impl FnOnce() -> String) -> Result<()> {
+        self.handle().link().change(message.build()).execute().await.map_err(explain(what))
     }
 }
 

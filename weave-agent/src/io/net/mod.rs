@@ -61,7 +61,5 @@ pub fn is_ours(ifname: &str) -> bool {
 }
 
 fn is_vxlan_name(ifname: &str) -> bool {
-    ifname
-        .strip_prefix(VXLAN_PREFIX)
-        .is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+    ifname.strip_prefix(VXLAN_PREFIX).is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
 }

@@ -27,13 +27,7 @@ async fn underlay_mtu(host: &Netlink, peers: &[Ipv4Addr]) -> Result<u32> {
     if smallest.is_none() {
         smallest = smallest_to(host, &links, &[ELSEWHERE]).await?;
     }
-    let of_links = || {
-        links
-            .iter()
-            .filter(|link| link.up && !link.loopback && !is_ours(&link.name))
-            .map(|link| link.mtu)
-            .min()
-    };
+    let of_links = || links.iter().filter(|link| link.up && !link.loopback && !is_ours(&link.name)).map(|link| link.mtu).min();
     Ok(smallest.or_else(of_links).unwrap_or(ETHERNET))
 }
 
@@ -43,10 +37,7 @@ async fn smallest_to(host: &Netlink, links: &[Link], remotes: &[Ipv4Addr]) -> Re
         let Some(path) = host.path(*remote, None).await? else {
             continue;
         };
-        let of_link = links
-            .iter()
-            .find(|link| link.index == path.ifindex)
-            .map(|link| link.mtu);
+        let of_link = links.iter().find(|link| link.index == path.ifindex).map(|link| link.mtu);
         smallest = [smallest, path.mtu, of_link].into_iter().flatten().min();
     }
     Ok(smallest)

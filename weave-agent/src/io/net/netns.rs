@@ -36,10 +36,7 @@ pub struct NetnsId {
 impl NetnsId {
     /// Of the namespace that `path` is the file of.
     pub fn of(path: &Path) -> io::Result<Self> {
-        path.metadata().map(|m| Self {
-            dev: m.dev(),
-            ino: m.ino(),
-        })
+        path.metadata().map(|m| Self { dev: m.dev(), ino: m.ino() })
     }
 
     /// Of the calling thread's namespace.
@@ -73,19 +70,14 @@ impl Netns {
     pub fn open(path: &Path) -> Result<Self> {
         let what = || format!("{} as a network namespace", path.display());
         let file = File::open(path).map_err(|e| Error::new(what(), e))?;
-        let kind = fstatfs(&file)
-            .map_err(|e| Error::new(what(), e.into()))?
-            .filesystem_type();
+        let kind = fstatfs(&file).map_err(|e| Error::new(what(), e.into()))?.filesystem_type();
         if kind != NSFS_MAGIC {
             return Err(Error::invalid(what(), "it is not the file of a namespace"));
         }
         let meta = file.metadata().map_err(|e| Error::new(what(), e))?;
         let netns = Self {
             file: Arc::new(file),
-            id: NetnsId {
-                dev: meta.dev(),
-                ino: meta.ino(),
-            },
+            id: NetnsId { dev: meta.dev(), ino: meta.ino() },
             path: path.to_owned(),
             name: path.display().to_string(),
         };
@@ -96,8 +88,7 @@ impl Netns {
 
     /// The one that a process is in.
     pub fn of_process(pid: u32) -> Result<Self> {
-        Self::open(Path::new(&format!("/proc/{pid}/ns/net")))
-            .map(|netns| netns.named(format!("process {pid}")))
+        Self::open(Path::new(&format!("/proc/{pid}/ns/net"))).map(|netns| netns.named(format!("process {pid}")))
     }
 
     /// Call it so in messages.
@@ -127,18 +118,10 @@ impl Netns {
     }
 
     /// Run `work` on a thread of its own inside; the caller's thread stays where it is.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T> {
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let netns = self.clone();
         let joined = tokio::task::spawn_blocking(move || netns.run_blocking(work)).await;
-        joined.unwrap_or_else(|e| {
-            Err(Error::new(
-                format!("working inside {}", self.name),
-                io::Error::other(e),
-            ))
-        })
+        joined.unwrap_or_else(|e| Err(Error::new(format!("working inside {}", self.name), io::Error::other(e))))
     }
 
     /// The same for those who may block.
@@ -148,10 +131,7 @@ impl Netns {
         let what = || format!("entering {}", self.name);
         match joined {
             Ok(done) => done.map_err(|e| Error::new(what(), e.into())),
-            Err(_) => Err(Error::new(
-                what(),
-                io::Error::other("the thread inside it panicked"),
-            )),
+            Err(_) => Err(Error::new(what(), io::Error::other("the thread inside it panicked"))),
         }
     }
 
@@ -175,20 +155,13 @@ impl AsFd for Netns {
 /// Where each of these namespaces can be opened, as far as a process in it or a mounted name tells.
 pub(super) async fn find(ids: BTreeSet<NetnsId>) -> BTreeMap<NetnsId, PathBuf> {
     // A failed join means that the runtime is going down: nothing is found any more.
-    tokio::task::spawn_blocking(move || find_blocking(&ids))
-        .await
-        .unwrap_or_default()
+    tokio::task::spawn_blocking(move || find_blocking(&ids)).await.unwrap_or_default()
 }
 
 fn find_blocking(ids: &BTreeSet<NetnsId>) -> BTreeMap<NetnsId, PathBuf> {
     let mut found = BTreeMap::new();
-    let mounted = NAMED
-        .iter()
-        .chain(&[DOCKER_NAMED])
-        .flat_map(|folder| entries(folder));
-    let processes = entries("/proc")
-        .filter(|path| is_process(path))
-        .map(|path| path.join("ns/net"));
+    let mounted = NAMED.iter().chain(&[DOCKER_NAMED]).flat_map(|folder| entries(folder));
+    let processes = entries("/proc").filter(|path| is_process(path)).map(|path| path.join("ns/net"));
     for path in mounted.chain(processes) {
         if found.len() == ids.len() {
             break;
@@ -202,23 +175,18 @@ fn find_blocking(ids: &BTreeSet<NetnsId>) -> BTreeMap<NetnsId, PathBuf> {
 }
 
 fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn is_process(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
 }
 
 /// What names a container on the command line.
 ///
 /// | text | read as |
 /// |---|---|
-/// | with a `/` | the file of a namespace |
+/// | with a `/` | the file of a namespace (absolute: the agent's folder is not its caller's) |
 /// | digits | a process, if there is such a one, else what any other word is |
 /// | any other word | a name under /run/netns or /var/run/netns; failing that a Docker container, by name or id |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,9 +203,7 @@ pub enum Target {
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// Not even a word.
-    #[error(
-        "{0:?} names no container: say a process id, the path of a namespace, a name under /run/netns, or a Docker container"
-    )]
+    #[error("{0:?} names no container: say a process id, the path of a namespace, a name under /run/netns, or a Docker container")]
     Syntax(String),
     /// Nothing of that name.
     #[error("no container {text:?}: {}. Say a process id, the path of a namespace, a name under /run/netns, or a Docker container", tried.join("; "))]
@@ -264,15 +230,8 @@ impl Target {
         if text.contains('/') {
             return Ok(Self::Path(text.into()));
         }
-        let number = text
-            .bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| text.parse().ok())
-            .flatten();
-        Ok(number.map_or_else(
-            || Self::Word(text.to_owned()),
-            |pid| Self::Number(pid, text.to_owned()),
-        ))
+        let number = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        Ok(number.map_or_else(|| Self::Word(text.to_owned()), |pid| Self::Number(pid, text.to_owned())))
     }
 
     /// Find the namespace. The host's own is refused.
@@ -287,10 +246,7 @@ impl Target {
             Self::Word(word) => find_word(word, docker, &mut tried).await,
         };
         let text = self.to_string();
-        let netns = found.ok_or_else(|| TargetError::Unknown {
-            text: text.clone(),
-            tried,
-        })?;
+        let netns = found.ok_or_else(|| TargetError::Unknown { text: text.clone(), tried })?;
         if netns.is_own() {
             return Err(TargetError::HostNamespace { text });
         }
@@ -319,10 +275,7 @@ async fn find_word(word: &str, docker: &Docker, tried: &mut Vec<String>) -> Opti
     noted(Netns::of_process(pid), tried)
 }
 
-fn noted<T, E: fmt::Display>(
-    result: std::result::Result<T, E>,
-    tried: &mut Vec<String>,
-) -> Option<T> {
+fn noted<T, E: fmt::Display>(result: std::result::Result<T, E>, tried: &mut Vec<String>) -> Option<T> {
     result.map_err(|e| tried.push(e.to_string())).ok()
 }
 
@@ -332,26 +285,12 @@ mod tests {
 
     #[test]
     fn a_slash_means_a_path_and_digits_mean_a_process_first() {
-        assert_eq!(
-            Target::parse("/proc/7/ns/net").unwrap(),
-            Target::Path("/proc/7/ns/net".into())
-        );
-        assert_eq!(
-            Target::parse("12").unwrap(),
-            Target::Number(12, "12".into())
-        );
-        assert_eq!(
-            Target::parse("123456789012").unwrap(),
-            Target::Word("123456789012".into())
-        );
+        assert_eq!(Target::parse("/proc/7/ns/net").unwrap(), Target::Path("/proc/7/ns/net".into()));
+        assert_eq!(Target::parse("12").unwrap(), Target::Number(12, "12".into()));
+        assert_eq!(Target::parse("123456789012").unwrap(), Target::Word("123456789012".into()));
         assert_eq!(Target::parse("web").unwrap(), Target::Word("web".into()));
         for bad in ["", "a b", "a\n"] {
-            assert!(
-                Target::parse(bad)
-                    .unwrap_err()
-                    .to_string()
-                    .contains("names no container")
-            );
+            assert!(Target::parse(bad).unwrap_err().to_string().contains("names no container"));
         }
     }
 
@@ -360,12 +299,7 @@ mod tests {
         let own = Netns::own().unwrap();
         assert!(own.is_own());
         assert_eq!(own.run_blocking(NetnsId::own).unwrap().unwrap(), own.id());
-        assert!(
-            Netns::open(Path::new("/proc/self/status"))
-                .unwrap_err()
-                .to_string()
-                .contains("not the file of a namespace")
-        );
+        assert!(Netns::open(Path::new("/proc/self/status")).unwrap_err().to_string().contains("not the file of a namespace"));
         assert!(Netns::open(Path::new("/proc/self/ns/uts")).is_err());
     }
 }

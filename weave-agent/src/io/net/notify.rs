@@ -28,28 +28,15 @@ impl Notifications {
     /// Subscribe in the calling thread's namespace.
     pub(super) fn open(groups: &[MulticastGroup]) -> Result<Self> {
         let explain = |e| Error::new("subscribing to netlink messages", e);
-        let (mut connection, handle, messages) =
-            rtnetlink::new_multicast_connection(groups).map_err(explain)?;
-        connection
-            .socket_mut()
-            .socket_mut()
-            .set_rx_buf_sz(RECEIVE_BUFFER)
-            .map_err(explain)?;
+        let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(groups).map_err(explain)?;
+        connection.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER).map_err(explain)?;
         tokio::spawn(connection);
-        Ok(Self {
-            messages: messages.map(|(message, _)| message.payload).boxed(),
-            _handle: handle,
-        })
+        Ok(Self { messages: messages.map(|(message, _)| message.payload).boxed(), _handle: handle })
     }
 
     /// The next message. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Payload> {
-        let closed = || {
-            Error::new(
-                "listening for netlink messages",
-                io::ErrorKind::UnexpectedEof.into(),
-            )
-        };
+        let closed = || Error::new("listening for netlink messages", io::ErrorKind::UnexpectedEof.into());
         self.messages.next().await.ok_or_else(closed)
     }
 }

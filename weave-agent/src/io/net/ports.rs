@@ -88,11 +88,7 @@ fn described(path: &Path) -> String {
     let mut parts = path.iter().skip(1).filter_map(|part| part.to_str());
     match (parts.next(), parts.next()) {
         (Some("proc"), Some(pid)) => format!("of process {pid}"),
-        _ => path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+        _ => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     }
 }
 
@@ -119,36 +115,19 @@ fn recognise(link: &Link) -> Option<(PortKind, String)> {
         return (link.alias == host_alias()).then(|| (PortKind::Host, EXPOSE_IFNAME.to_owned()));
     }
     link.name.strip_prefix(PORT_PREFIX)?;
-    let (id, ifname) = link
-        .alias
-        .strip_prefix(ALIAS)?
-        .strip_prefix(' ')?
-        .split_once(' ')?;
+    let (id, ifname) = link.alias.strip_prefix(ALIAS)?.strip_prefix(' ')?.split_once(' ')?;
     let (dev, ino) = id.split_once(':')?;
-    let id = NetnsId {
-        dev: dev.parse().ok()?,
-        ino: ino.parse().ok()?,
-    };
+    let id = NetnsId { dev: dev.parse().ok()?, ino: ino.parse().ok()? };
     Some((PortKind::Container(id), ifname.to_owned()))
 }
 
 /// The finished ports of this host, by index.
 pub async fn list(host: &Netlink) -> Result<Vec<Port>> {
     let links = host.links().await?;
-    let ours: Vec<_> = links
-        .iter()
-        .filter_map(|link| recognise(link).map(|(kind, ifname)| (link, kind, ifname)))
-        .collect();
-    let ids: BTreeSet<_> = ours
-        .iter()
-        .filter_map(|(_, kind, _)| container(*kind))
-        .collect();
+    let ours: Vec<_> = links.iter().filter_map(|link| recognise(link).map(|(kind, ifname)| (link, kind, ifname))).collect();
+    let ids: BTreeSet<_> = ours.iter().filter_map(|(_, kind, _)| container(*kind)).collect();
     let places = netns::find(ids).await;
-    let mut ports = join_all(
-        ours.into_iter()
-            .map(|(link, kind, ifname)| examine(host, link, kind, ifname, &places)),
-    )
-    .await;
+    let mut ports = join_all(ours.into_iter().map(|(link, kind, ifname)| examine(host, link, kind, ifname, &places))).await;
     ports.sort_by_key(|port| port.id);
     Ok(ports)
 }
@@ -160,13 +139,7 @@ fn container(kind: PortKind) -> Option<NetnsId> {
     }
 }
 
-async fn examine(
-    host: &Netlink,
-    link: &Link,
-    kind: PortKind,
-    ifname: String,
-    places: &BTreeMap<NetnsId, PathBuf>,
-) -> Port {
+async fn examine(host: &Netlink, link: &Link, kind: PortKind, ifname: String, places: &BTreeMap<NetnsId, PathBuf>) -> Port {
     let place = container(kind).and_then(|id| places.get(&id).cloned());
     let inside = match (kind, &place) {
         (PortKind::Host, _) => look(host, link).await,
@@ -174,15 +147,7 @@ async fn examine(
         (PortKind::Container(_), None) => None,
     };
     // Whoever died while we looked is like one that was not found; its link will be gone in a moment.
-    let (inner, addrs) = inside.unwrap_or_else(|| {
-        (
-            Link {
-                name: ifname,
-                ..Link::default()
-            },
-            Vec::new(),
-        )
-    });
+    let (inner, addrs) = inside.unwrap_or_else(|| (Link { name: ifname, ..Link::default() }, Vec::new()));
     Port::new(link, Owner { kind, netns: place }, &inner, addrs)
 }
 
@@ -206,9 +171,7 @@ pub struct PortWatch {
 impl PortWatch {
     /// Watch the calling thread's namespace.
     pub fn new() -> Result<Self> {
-        Ok(Self {
-            notifications: Notifications::open(&[MulticastGroup::Link])?,
-        })
+        Ok(Self { notifications: Notifications::open(&[MulticastGroup::Link])? })
     }
 
     /// The next port to go; `None`: some may have gone unseen, so list them. Cancel-safe.
@@ -236,30 +199,12 @@ mod tests {
 
     #[test]
     fn only_finished_ports_of_ours_are_recognised() {
-        let id = NetnsId {
-            dev: 4,
-            ino: 4_026_532_000,
-        };
-        let link = |name: &str, alias: &str| Link {
-            name: name.into(),
-            alias: alias.into(),
-            kind: "veth".into(),
-            ..Link::default()
-        };
+        let id = NetnsId { dev: 4, ino: 4_026_532_000 };
+        let link = |name: &str, alias: &str| Link { name: name.into(), alias: alias.into(), kind: "veth".into(), ..Link::default() };
         let port = link("vethwepl0000100", &container_alias(id, "ethwe"));
-        assert_eq!(
-            recognise(&port),
-            Some((PortKind::Container(id), "ethwe".into()))
-        );
-        assert_eq!(
-            recognise(&link(EXPOSE_PORT, &host_alias())),
-            Some((PortKind::Host, EXPOSE_IFNAME.into()))
-        );
-        for (name, alias) in [
-            ("vethwepl0000100", ""),
-            ("vethwepl0000100", "weave-agent x:y ethwe"),
-            ("eth0", "weave-agent 4:5 ethwe"),
-        ] {
+        assert_eq!(recognise(&port), Some((PortKind::Container(id), "ethwe".into())));
+        assert_eq!(recognise(&link(EXPOSE_PORT, &host_alias())), Some((PortKind::Host, EXPOSE_IFNAME.into())));
+        for (name, alias) in [("vethwepl0000100", ""), ("vethwepl0000100", "weave-agent x:y ethwe"), ("eth0", "weave-agent 4:5 ethwe")] {
             assert_eq!(recognise(&link(name, alias)), None);
         }
     }

@@ -27,13 +27,7 @@ struct Marked {
 impl RawSender {
     /// Opened in the calling thread's namespace.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            plain: open()?,
-            marked: Mutex::new(Marked {
-                socket: open()?,
-                mark: 0,
-            }),
-        })
+        Ok(Self { plain: open()?, marked: Mutex::new(Marked { socket: open()?, mark: 0 }) })
     }
 
     /// Send out of an interface, with a mark for the program there. Never blocks.
@@ -62,7 +56,5 @@ fn send(socket: &Socket, ifindex: u32, frame: &Frame) -> io::Result<()> {
     let ethertype = ethertype(&frame.bytes).ok_or(io::ErrorKind::InvalidInput)?;
     let header = virtio_header(frame);
     let parts = [IoSlice::new(&header), IoSlice::new(&frame.bytes)];
-    socket
-        .send_to_vectored(&parts, &sys::link_address(ifindex, ethertype)?)
-        .map(drop)
+    socket.send_to_vectored(&parts, &sys::link_address(ifindex, ethertype)?).map(drop)
 }

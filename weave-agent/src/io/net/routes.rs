@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType};
 use rtnetlink::RouteMessageBuilder;
 
 use super::socket::{Netlink, Result, collect, explain};
@@ -35,16 +33,8 @@ pub struct Path {
 impl Netlink {
     /// Every route to somewhere: unicast, and to the host's own addresses.
     pub async fn routes(&self) -> Result<Vec<Route>> {
-        let v4 = self
-            .handle()
-            .route()
-            .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
-            .execute();
-        let v6 = self
-            .handle()
-            .route()
-            .get(RouteMessageBuilder::<Ipv6Addr>::new().build())
-            .execute();
+        let v4 = self.handle().route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let v6 = self.handle().route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
         let mut all = collect("listing IPv4 routes", v4).await?;
         all.extend(collect("listing IPv6 routes", v6).await?);
         Ok(all.iter().filter_map(parse).collect())
@@ -57,20 +47,9 @@ impl Netlink {
             question = question.source_prefix(local, 32);
         }
         let mut stream = std::pin::pin!(self.handle().route().get(question.build()).execute());
-        match stream
-            .try_next()
-            .await
-            .map_err(explain(|| format!("looking for the route to {remote}")))
-        {
+        match stream.try_next().await.map_err(explain(|| format!("looking for the route to {remote}"))) {
             // EINVAL: `local` is not ours; the others: there is no way.
-            Err(error)
-                if matches!(
-                    error.errno(),
-                    Some(libc::EINVAL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES)
-                ) =>
-            {
-                Ok(None)
-            }
+            Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES)) => Ok(None),
             Err(error) => Err(error),
             Ok(answer) => Ok(answer.as_ref().and_then(parse_path)),
         }
@@ -78,15 +57,8 @@ impl Netlink {
 
     /// Send multicast out of this interface. False: there is such a route already.
     pub async fn add_multicast_route(&self, ifindex: u32) -> Result<bool> {
-        let added = self
-            .handle()
-            .route()
-            .add(multicast_route(ifindex))
-            .execute()
-            .await;
-        match added.map_err(explain(|| {
-            format!("adding the multicast route to link {ifindex}")
-        })) {
+        let added = self.handle().route().add(multicast_route(ifindex)).execute().await;
+        match added.map_err(explain(|| format!("adding the multicast route to link {ifindex}"))) {
             Err(error) if error.is_exists() => Ok(false),
             other => other.map(|()| true),
         }
@@ -94,15 +66,8 @@ impl Netlink {
 
     /// Take that route back.
     pub async fn remove_multicast_route(&self, ifindex: u32) -> Result<()> {
-        let removed = self
-            .handle()
-            .route()
-            .del(multicast_route(ifindex))
-            .execute()
-            .await;
-        removed.map_err(explain(|| {
-            format!("removing the multicast route to link {ifindex}")
-        }))
+        let removed = self.handle().route().del(multicast_route(ifindex)).execute().await;
+        removed.map_err(explain(|| format!("removing the multicast route to link {ifindex}")))
     }
 }
 
@@ -117,11 +82,7 @@ fn multicast_route(ifindex: u32) -> RouteMessage {
 impl Route {
     /// Routes of everything say nothing about who has an address: the default, and the halves of it that VPNs use instead.
     pub fn is_default(&self) -> bool {
-        let everything = if self.destination.addr().is_ipv4() {
-            1
-        } else {
-            3
-        };
+        let everything = if self.destination.addr().is_ipv4() { 1 } else { 3 };
         self.destination.prefix_len() <= everything
     }
 
@@ -133,17 +94,17 @@ impl Route {
 }
 
 fn parse(message: &RouteMessage) -> Option<Route> {
-    let length = message.header.destination_prefix_length;
     let ifindex = message.attributes.iter().find_map(|a| match a {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     });
     matches!(message.header.kind, RouteType::Unicast | RouteType::Local).then_some(())?;
-    let addr = destination(message)?;
-    Some(Route {
-        destination: IpNet::new(addr, length).ok()?,
-        ifindex,
-    })
+    Some(Route { destination: prefix(message)?, ifindex })
+}
+
+/// What a route is for.
+pub(super) fn prefix(message: &RouteMessage) -> Option<IpNet> {
+    IpNet::new(destination(message)?, message.header.destination_prefix_length).ok()
 }
 
 /// Routes of everything carry no destination.
@@ -165,11 +126,7 @@ fn parse_path(message: &RouteMessage) -> Option<Path> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
-    let mut path = Path {
-        ifindex: 0,
-        gateway: None,
-        mtu: None,
-    };
+    let mut path = Path { ifindex: 0, gateway: None, mtu: None };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => path.ifindex = *index,
@@ -196,10 +153,7 @@ mod tests {
 
     #[test]
     fn a_route_overlaps_what_it_contains_and_what_contains_it() {
-        let route = |text: &str| Route {
-            destination: text.parse().unwrap(),
-            ifindex: None,
-        };
+        let route = |text: &str| Route { destination: text.parse().unwrap(), ifindex: None };
         let net: IpNet = "10.32.1.5/16".parse().unwrap();
         for overlapping in ["10.0.0.0/8", "10.32.0.0/16", "10.32.7.0/24", "10.32.9.9/32"] {
             assert!(route(overlapping).overlaps(&net), "{overlapping}");
@@ -207,11 +161,7 @@ mod tests {
         for apart in ["10.33.0.0/16", "192.168.0.0/16", "fd00::/8"] {
             assert!(!route(apart).overlaps(&net), "{apart}");
         }
-        assert!(
-            ["0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"]
-                .iter()
-                .all(|text| route(text).is_default())
-        );
+        assert!(["0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"].iter().all(|text| route(text).is_default()));
         assert!(!route("10.0.0.0/8").is_default());
     }
 }

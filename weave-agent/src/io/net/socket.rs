@@ -17,10 +17,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(what: impl Into<String>, source: io::Error) -> Self {
-        Self {
-            what: what.into(),
-            source,
-        }
+        Self { what: what.into(), source }
     }
 
     pub(crate) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
@@ -34,10 +31,7 @@ impl Error {
 
     /// The kernel knows no such thing.
     pub fn is_not_found(&self) -> bool {
-        matches!(
-            self.errno(),
-            Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENXIO)
-        )
+        matches!(self.errno(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENXIO))
     }
 
     /// The kernel has one already.
@@ -55,8 +49,7 @@ pub struct Netlink {
 impl Netlink {
     /// A socket in the calling thread's namespace.
     pub fn here() -> Result<Self> {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().map_err(|e| Error::new("opening a netlink socket", e))?;
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| Error::new("opening a netlink socket", e))?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
@@ -79,10 +72,7 @@ fn to_io(error: rtnetlink::Error) -> io::Error {
 }
 
 /// All that a dump yields, or its first error.
-pub(crate) async fn collect<T>(
-    what: &str,
-    stream: impl Stream<Item = std::result::Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>> {
+pub(crate) async fn collect<T>(what: &str, stream: impl Stream<Item = std::result::Result<T, rtnetlink::Error>>) -> Result<Vec<T>> {
     let mut stream = std::pin::pin!(stream);
     let mut all = Vec::new();
     while let Some(item) = stream.next().await {

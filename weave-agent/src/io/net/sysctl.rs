@@ -19,10 +19,7 @@ const CONTAINER: &[(&str, &str, &str)] = &[
 ];
 
 /// Settings of a port: the host has nothing to say there.
-const PORT: &[(&str, &str, &str)] = &[
-    ("ipv6/conf", "disable_ipv6", "1"),
-    ("ipv6/conf", "accept_ra", "0"),
-];
+const PORT: &[(&str, &str, &str)] = &[("ipv6/conf", "disable_ipv6", "1"), ("ipv6/conf", "accept_ra", "0")];
 
 /// Settle the interface that carries addresses. Where /proc/sys cannot be written it works without, only slower.
 pub(super) fn settle_container(ifname: &str) {

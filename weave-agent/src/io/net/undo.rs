@@ -1,8 +1,9 @@
 //! What to do if the next step fails.
 
+use std::io;
 use std::pin::Pin;
 
-use super::socket::Result;
+use super::socket::{Error, Result};
 
 type Step = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
@@ -31,13 +32,23 @@ impl Undo {
     }
 }
 
+/// Do it all, even if nobody waits for it any more.
+pub(super) async fn to_the_end<T, E>(
+    what: &str,
+    work: impl Future<Output = std::result::Result<T, E>> + Send + 'static,
+) -> std::result::Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    tokio::spawn(work).await.unwrap_or_else(|e| Err(Error::new(what, io::Error::other(e)).into()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::io::net::Error;
 
     #[tokio::test]
     async fn every_step_is_tried_last_first_and_each_failure_told() {
@@ -47,22 +58,11 @@ mod tests {
             let order = order.clone();
             undo.push(async move {
                 order.lock().unwrap().push(step);
-                if errno == 0 {
-                    Ok(())
-                } else {
-                    Err(Error::new(
-                        format!("step {step}"),
-                        io::Error::from_raw_os_error(errno),
-                    ))
-                }
+                if errno == 0 { Ok(()) } else { Err(Error::new(format!("step {step}"), io::Error::from_raw_os_error(errno))) }
             });
         }
         let failures = undo.run().await;
         assert_eq!(*order.lock().unwrap(), [4, 3, 2, 1]);
-        assert!(
-            failures.len() == 2
-                && failures[0].starts_with("step 4")
-                && failures[1].starts_with("step 2")
-        );
+        assert!(failures.len() == 2 && failures[0].starts_with("step 4") && failures[1].starts_with("step 2"));
     }
 }

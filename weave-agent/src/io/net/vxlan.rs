@@ -47,18 +47,10 @@ pub async fn ensure_vxlan(host: &Netlink, port: u16) -> Result<VxlanDevice> {
     }
     let link = host.made(&name).await?;
     match settle(host, &link, port).await {
-        Ok(mtu) => Ok(VxlanDevice {
-            ifindex: link.index,
-            name,
-            mtu,
-            adopted,
-        }),
+        Ok(mtu) => Ok(VxlanDevice { ifindex: link.index, name, mtu, adopted }),
         Err(error) if adopted => Err(error),
         Err(error) => match host.delete_link(link.index).await {
-            Err(left) => Err(Error::invalid(
-                format!("{error}; undoing it failed too"),
-                left.to_string(),
-            )),
+            Err(left) => Err(Error::invalid(format!("{error}; undoing it failed too"), left.to_string())),
             Ok(()) => Err(error),
         },
     }
@@ -74,28 +66,20 @@ pub async fn remove_vxlan(host: &Netlink, port: u16) -> Result<bool> {
 }
 
 async fn find(host: &Netlink, name: &str) -> Result<Option<LinkMessage>> {
-    host.link_message(host.handle().link().get().match_name(name), name)
-        .await
+    host.link_message(host.handle().link().get().match_name(name), name).await
 }
 
 /// True: it can stay. False: it was ours, wrong, and is gone.
 async fn keep_or_clear(host: &Netlink, found: &LinkMessage, port: u16) -> Result<bool> {
     let link = parse(found);
-    let wanted = Parameters {
-        port,
-        metadata: true,
-        learning: false,
-    };
+    let wanted = Parameters { port, metadata: true, learning: false };
     let right = link.kind == "vxlan" && parameters(found) == wanted;
     match (right, is_ours(&link)) {
         (true, true) => Ok(true),
         (false, true) if link.alias == ALIAS => host.delete_link(link.index).await.map(|()| false),
         _ => Err(Error::invalid(
             format!("the vxlan device of UDP port {port}"),
-            format!(
-                "somebody else made an interface {}: remove it, or choose another port",
-                link.name
-            ),
+            format!("somebody else made an interface {}: remove it, or choose another port", link.name),
         )),
     }
 }
@@ -115,20 +99,10 @@ async fn create(host: &Netlink, name: &str, port: u16) -> Result<()> {
         .udp_zero_csum6_rx(true)
         .build();
     let what = || format!("creating {name}");
-    match host
-        .handle()
-        .link()
-        .add(message)
-        .execute()
-        .await
-        .map_err(explain(what))
-    {
+    match host.handle().link().add(message).execute().await.map_err(explain(what)) {
         Err(error) if error.is_exists() => Err(Error::new(
             format!("creating {name}"),
-            io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("another vxlan device uses UDP port {port} already"),
-            ),
+            io::Error::new(io::ErrorKind::AlreadyExists, format!("another vxlan device uses UDP port {port} already")),
         )),
         other => other,
     }
@@ -142,10 +116,7 @@ async fn settle(host: &Netlink, link: &Link, port: u16) -> Result<u32> {
     match host.set_up(link.index).await {
         Err(error) if error.errno() == Some(libc::EADDRINUSE) => Err(Error::new(
             format!("setting {} up", link.name),
-            io::Error::new(
-                io::ErrorKind::AddrInUse,
-                format!("another program uses UDP port {port} already"),
-            ),
+            io::Error::new(io::ErrorKind::AddrInUse, format!("another program uses UDP port {port} already")),
         )),
         other => other,
     }?;

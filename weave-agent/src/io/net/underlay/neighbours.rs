@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 
 use crate::addr::Mac;
 use crate::io::net::socket::{Netlink, Result, collect, explain};
@@ -25,29 +23,15 @@ pub(super) struct Neighbour {
 
 /// The neighbours of the namespace.
 pub(super) async fn all(netlink: &Netlink) -> Result<BTreeMap<Key, Neighbour>> {
-    let request = netlink
-        .handle()
-        .neighbours()
-        .get()
-        .set_address_family(AddressFamily::Inet);
-    Ok(collect("listing neighbours", request.execute())
-        .await?
-        .iter()
-        .filter_map(parse)
-        .collect())
+    let request = netlink.handle().neighbours().get().set_address_family(AddressFamily::Inet);
+    Ok(collect("listing neighbours", request.execute()).await?.iter().filter_map(parse).collect())
 }
 
 /// Make the kernel find out where a neighbour is, or whether it still is. Not for permanent entries: using one so ends its permanence.
 pub(super) async fn solicit(netlink: &Netlink, (ifindex, addr): Key) -> Result<()> {
     let request = netlink.handle().neighbours().add(ifindex, addr.into());
-    let request = request
-        .state(NeighbourState::None)
-        .flags(NeighbourFlags::Use)
-        .replace();
-    request
-        .execute()
-        .await
-        .map_err(explain(|| format!("asking for {addr}")))
+    let request = request.state(NeighbourState::None).flags(NeighbourFlags::Use).replace();
+    request.execute().await.map_err(explain(|| format!("asking for {addr}")))
 }
 
 /// `None` for neighbours of another family.
@@ -64,20 +48,12 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(Key, Neighbour)> {
         }
     }
     let (usable, doubtful) = match message.header.state {
-        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => {
-            (true, false)
-        }
+        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => (true, false),
         // The kernel is asking already.
         NeighbourState::Delay | NeighbourState::Probe => (true, false),
         NeighbourState::Incomplete => (false, false),
         NeighbourState::Stale => (true, true),
         _ => (false, true),
     };
-    Some((
-        (message.header.ifindex, addr?),
-        Neighbour {
-            mac: mac.filter(|_| usable),
-            doubtful,
-        },
-    ))
+    Some(((message.header.ifindex, addr?), Neighbour { mac: mac.filter(|_| usable), doubtful }))
 }

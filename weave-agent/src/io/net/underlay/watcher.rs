@@ -1,10 +1,12 @@
 //! The task that keeps the picture and tells what changed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -16,7 +18,7 @@ use super::{Edge, NextHop, Order, UnderlayEvent, neighbours};
 use crate::io::net::is_ours;
 use crate::io::net::link::parse;
 use crate::io::net::notify::{Notifications, Payload};
-use crate::io::net::routes::Path;
+use crate::io::net::routes::{self, Path};
 use crate::io::net::socket::{Netlink, Result};
 
 /// One change comes as several messages: wait for the rest.
@@ -39,7 +41,7 @@ const GROUPS: [MulticastGroup; 6] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stale {
     Nothing,
-    /// The neighbour table is as told; paths of new edges are missing.
+    /// The neighbour table is as told; paths of some edges are missing.
     Neighbours,
     Paths,
     Everything,
@@ -48,7 +50,7 @@ enum Stale {
 /// What is known of an edge.
 #[derive(Clone, Copy, Debug, Default)]
 struct Watched {
-    /// `None`: not looked up yet. `Some(None)`: there is no way.
+    /// `None`: to be looked up. `Some(None)`: there is no way.
     path: Option<Option<Path>>,
     /// `None`: nothing told yet.
     told: Option<Option<NextHop>>,
@@ -70,10 +72,7 @@ pub(super) struct Watcher {
 struct Finished;
 
 impl Watcher {
-    pub(super) fn new(
-        orders: mpsc::UnboundedReceiver<Order>,
-        events: mpsc::Sender<UnderlayEvent>,
-    ) -> Result<Self> {
+    pub(super) fn new(orders: mpsc::UnboundedReceiver<Order>, events: mpsc::Sender<UnderlayEvent>) -> Result<Self> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -111,11 +110,7 @@ impl Watcher {
         self.look_again(stale, ticked).await
     }
 
-    async fn look_again(
-        &mut self,
-        stale: Stale,
-        ticked: bool,
-    ) -> std::result::Result<(), Finished> {
+    async fn look_again(&mut self, stale: Stale, ticked: bool) -> std::result::Result<(), Finished> {
         if let Err(error) = self.refresh(stale, ticked).await {
             tracing::warn!(%error, "the underlay cannot be looked at");
             sleep(BREATHER).await;
@@ -175,7 +170,8 @@ impl Watcher {
                 Said::NewNeighbour(neighbour) => self.hear_neighbour(neighbour, false),
                 Said::DelNeighbour(neighbour) => self.hear_neighbour(neighbour, true),
                 Said::NewAddress(_) | Said::DelAddress(_) => Stale::Everything,
-                // Routes, rules and next hop objects; what else there may be is rare.
+                Said::NewRoute(route) | Said::DelRoute(route) => self.hear_route(route),
+                // Rules and next hop objects; what else there may be is rare.
                 _ => Stale::Paths,
             },
             NetlinkPayload::Overrun(_) => Stale::Everything,
@@ -200,6 +196,21 @@ impl Watcher {
         }
     }
 
+    /// A routing daemon may change many routes that lead to none of ours.
+    fn hear_route(&mut self, message: &RouteMessage) -> Stale {
+        let Some(prefix) = routes::prefix(message) else {
+            return Stale::Paths;
+        };
+        let mut stale = Stale::Nothing;
+        for (edge, watched) in &mut self.watched {
+            if prefix.contains(&IpAddr::V4(edge.remote)) {
+                watched.path = None;
+                stale = Stale::Neighbours;
+            }
+        }
+        stale
+    }
+
     fn hear_neighbour(&mut self, message: &NeighbourMessage, gone: bool) -> Stale {
         let Some((key, neighbour)) = neighbours::parse(message) else {
             return Stale::Nothing;
@@ -209,18 +220,12 @@ impl Watcher {
         } else {
             self.picture.neighbours.insert(key, neighbour);
         }
-        if self.keys().any(|watched| watched == key) {
-            Stale::Neighbours
-        } else {
-            Stale::Nothing
-        }
+        if self.keys().any(|watched| watched == key) { Stale::Neighbours } else { Stale::Nothing }
     }
 
     /// The neighbours that watched edges need.
     fn keys(&self) -> impl Iterator<Item = neighbours::Key> {
-        self.watched
-            .iter()
-            .filter_map(|(edge, watched)| Some(key(*edge, watched.path??)))
+        self.watched.iter().filter_map(|(edge, watched)| Some(key(*edge, watched.path??)))
     }
 
     async fn refresh(&mut self, stale: Stale, ticked: bool) -> Result<()> {
@@ -248,24 +253,12 @@ impl Watcher {
     /// Ask for neighbours that are unknown, and now and then for those in doubt.
     async fn solicit(&mut self, ticked: bool) {
         for (edge, watched) in &self.watched {
-            let Some(path) = watched
-                .path
-                .flatten()
-                .filter(|path| self.picture.next_hop(*edge, *path).is_some())
-            else {
+            let Some(path) = watched.path.flatten().filter(|path| self.picture.next_hop(*edge, *path).is_some()) else {
                 continue;
             };
             let key = key(*edge, path);
-            let ask = self
-                .picture
-                .neighbours
-                .get(&key)
-                .is_none_or(|neighbour| ticked && neighbour.doubtful);
-            if let Err(error) = if ask {
-                neighbours::solicit(&self.netlink, key).await
-            } else {
-                Ok(())
-            } {
+            let ask = self.picture.neighbours.get(&key).is_none_or(|neighbour| ticked && neighbour.doubtful);
+            if let Err(error) = if ask { neighbours::solicit(&self.netlink, key).await } else { Ok(()) } {
                 tracing::debug!(%error, "left to the vxlan device");
             }
         }
@@ -273,23 +266,12 @@ impl Watcher {
 
     /// Tell what differs from what was told.
     async fn tell(&mut self) -> std::result::Result<(), Finished> {
-        let mut events: Vec<_> = self
-            .links_gone
-            .drain(..)
-            .map(UnderlayEvent::LinkGone)
-            .collect();
+        let mut events: Vec<_> = self.links_gone.drain(..).map(UnderlayEvent::LinkGone).collect();
         for (edge, watched) in &mut self.watched {
-            let next_hop = watched
-                .path
-                .flatten()
-                .and_then(|path| self.picture.next_hop(*edge, path));
+            let next_hop = watched.path.flatten().and_then(|path| self.picture.next_hop(*edge, path));
             if watched.path.is_some() && watched.told != Some(next_hop) {
                 watched.told = Some(next_hop);
-                events.push(UnderlayEvent::NextHop {
-                    remote: edge.remote,
-                    local: edge.local,
-                    next_hop,
-                });
+                events.push(UnderlayEvent::NextHop { remote: edge.remote, local: edge.local, next_hop });
             }
         }
         for event in events {
@@ -306,10 +288,7 @@ enum Change {
     Dropped,
 }
 
-async fn next_change(
-    notifications: &mut Notifications,
-    orders: &mut mpsc::UnboundedReceiver<Order>,
-) -> Change {
+async fn next_change(notifications: &mut Notifications, orders: &mut mpsc::UnboundedReceiver<Order>) -> Change {
     tokio::select! {
         said = notifications.next() => Change::Said(said),
         order = orders.recv() => order.map_or(Change::Dropped, Change::Ordered),
