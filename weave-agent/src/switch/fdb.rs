@@ -35,6 +35,7 @@ pub(super) enum Learned {
 #[derive(Debug)]
 struct Entry {
     at: Location,
+    since: Time,
     used: Time,
     /// Times of the last few moves, oldest first.
     moves: Vec<Time>,
@@ -108,7 +109,7 @@ impl Fdb {
         if let Some(victim) = victim {
             self.remove(victim);
         }
-        self.entries.insert(mac, Entry { at, used: now, moves, held_until: None });
+        self.entries.insert(mac, Entry { at, since: now, used: now, moves, held_until: None });
         self.order.insert(at, now, mac);
         victim
     }
@@ -130,6 +131,12 @@ impl Fdb {
             self.holds.remove(&(until, mac));
         }
         Some(entry)
+    }
+
+    /// MACs that came to a local port at `since` or later.
+    pub(super) fn arrivals(&self, since: Time) -> Vec<Mac> {
+        let local = |entry: &Entry| matches!(entry.at, Location::Port(_)) && entry.since >= since;
+        self.entries.iter().filter(|(_, entry)| local(entry)).map(|(mac, _)| *mac).collect()
     }
 
     /// Forgets whatever is at `at`.
