@@ -88,7 +88,8 @@ impl Lab {
         self.record.write()
     }
 
-    /// Undoes [`Lab::cut`].
+    /// Undoes [`Lab::cut`]. A host that had lost the other's Ethernet address asks for it once a second: that is how
+    /// long the first packet may take.
     pub fn mend(&mut self, a: u8, b: u8) -> Result<()> {
         let pair = self.pair(a, b)?;
         if self.record.cuts.remove(&pair) {

@@ -12,11 +12,13 @@ use crate::build_ebpf;
 use crate::progress::step;
 use crate::workspace::Workspace;
 
+const DEFAULT_NAME: &str = "lab";
+
 /// What to do with a lab.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Which lab: several can be up at once
-    #[arg(long, default_value = "lab", global = true)]
+    #[arg(long, default_value = DEFAULT_NAME, global = true)]
     name: String,
 
     #[command(subcommand)]
@@ -123,9 +125,17 @@ fn suggestion(lab: &Lab) -> String {
     let config = lab.config();
     let last = config.hosts;
     match (&config.agent, config.containers) {
-        (Some(_), 1..) => format!("cargo xtask lab exec h1c1 -- ping -c3 10.32.{last}.1"),
-        (Some(_), 0) => "cargo xtask lab exec h1 -- weave-agent status".to_owned(),
-        (None, _) => format!("cargo xtask lab exec h1 -- ping -c3 {}", config.underlay_address(last)),
+        (Some(_), 1..) => typed(lab, &format!("exec h1c1 -- ping -c3 10.32.{last}.1")),
+        (Some(_), 0) => typed(lab, "exec h1 -- weave-agent status"),
+        (None, _) => typed(lab, &format!("exec h1 -- ping -c3 {}", config.underlay_address(last))),
+    }
+}
+
+/// A command for this lab, as one would type it.
+fn typed(lab: &Lab, verb: &str) -> String {
+    match lab.config().name.as_str() {
+        DEFAULT_NAME => format!("cargo xtask lab {verb}"),
+        name => format!("cargo xtask lab --name {name} {verb}"),
     }
 }
 
@@ -141,7 +151,8 @@ fn status(lab: &Lab) -> Result<()> {
         println!("{:<8} {:<16} {:<24} {agent}", place.to_string(), address.to_string(), node.netns());
     }
     for (a, b) in &lab.record().cuts {
-        println!("h{a} and h{b} are cut off from each other: `cargo xtask lab mend h{a} h{b}`");
+        let mend = typed(lab, &format!("mend h{a} h{b}"));
+        println!("h{a} and h{b} are cut off from each other: `{mend}`");
     }
     Ok(())
 }
@@ -150,10 +161,12 @@ fn agent_state(lab: &Lab, number: u8) -> Result<String> {
     if lab.config().agent.is_none() {
         return Ok("none".to_owned());
     }
-    let mut command = lab.host(number)?.command("weave-agent")?;
-    let answers = process::captured(command.args(["status", "--json"]))?.status.success();
-    let dead = || format!("not running: `cargo xtask lab exec h{number} -- weave-agent launch` starts it");
-    Ok(if answers { "running".to_owned() } else { dead() })
+    let mut command = lab.host(number)?.agent()?;
+    if process::captured(command.args(["status", "--json"]))?.status.success() {
+        return Ok("running".to_owned());
+    }
+    let start = typed(lab, &format!("exec h{number} -- weave-agent launch"));
+    Ok(format!("not running: `{start}` starts it"))
 }
 
 /// Becomes the command, so that it has the terminal, the signals and the last word.
