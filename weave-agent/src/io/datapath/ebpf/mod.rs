@@ -24,7 +24,7 @@ pub use self::upcalls::Upcalls;
 use crate::addr::Mac;
 use crate::datapath::{Action, FlowEntry, Op, PeerRoute, PortId};
 use crate::peer::ShortId;
-use crate::switch::Adopted;
+use crate::switch::{self, Adopted};
 
 /// Upcalls per second that one port or neighbour may make, and how many at once. An upcall costs the agent about ten
 /// microseconds, so a port that floods takes 4 % of one core.
@@ -205,7 +205,7 @@ impl Ebpf {
         }))
     }
 
-    fn trees(&self) -> Result<Vec<(ShortId, Option<Ipv4Addr>, Vec<ShortId>)>> {
+    fn trees(&self) -> Result<Vec<switch::Tree>> {
         let mut trees = Vec::new();
         for index in 0..SHORT_IDS {
             let tree = self.tables.trees.get(index)?;
