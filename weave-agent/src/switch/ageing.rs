@@ -60,7 +60,7 @@ impl Switch {
         }
         let decision = self.decide(&entry.key);
         let idle = entry.idle.is_none_or(|idle| idle > self.config.flow_idle);
-        let contradicted = self.source(&entry.key).is_some_and(|at| self.fdb.find(Mac(entry.key.src)).is_some_and(|known| known != at));
+        let contradicted = self.source(&entry.key).is_some_and(|at| self.fdb.find(Mac(entry.key.src)) != Some(at));
         if idle || contradicted || !decision.cached || decision.action != entry.action {
             self.order(Op::Remove(entry.key));
             return;
