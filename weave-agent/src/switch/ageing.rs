@@ -92,21 +92,14 @@ impl Switch {
 
     fn infer(&mut self, now: Time, entry: &FlowEntry) {
         let Some(at) = self.source(&entry.key) else { return };
-        self.infer_one(now, Mac(entry.key.src), at);
+        self.inherit(now, Mac(entry.key.src), at);
         let target = match entry.action {
             Action::Port(port) => Some(Location::Port(port)),
             Action::Peer(short) => self.directory.name(short).map(Location::Peer),
             Action::Drop(_) | Action::Flood(_) => None,
         };
         if let Some(at) = target {
-            self.infer_one(now, Mac(entry.key.dst), at);
-        }
-    }
-
-    /// Hearsay: it moves nothing that is known, and is not announced, because the earlier agent did.
-    fn infer_one(&mut self, now: Time, mac: Mac, at: Location) {
-        if !mac.is_group() && self.fdb.find(mac).is_none() {
-            self.learn_quietly(now, mac, at);
+            self.inherit(now, Mac(entry.key.dst), at);
         }
     }
 }
