@@ -3,6 +3,7 @@
 //! Every structure is `#[repr(C)]` without padding (the zerocopy derives refuse it), because the verifier refuses to
 //! read bytes nobody wrote and user space compares these as bytes.
 
+use crate::vxlan::OUTER;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An Ethernet address, in wire order.
@@ -18,7 +19,7 @@ pub const INGRESS_TUNNEL: u32 = 0;
 pub const SHORT_IDS: u32 = 1 << 12;
 
 /// Most peers one flood is copied to, and most local ports, in the kernel. More than that is flooded by user space.
-pub const MAX_FANOUT: usize = 256;
+pub const MAX_FANOUT: usize = 128;
 
 /// Exact match on where a frame came in and which two addresses it carries: OVS flow-cache semantics.
 ///
@@ -80,28 +81,32 @@ pub mod slot {
     pub const DIRECT: u32 = 2;
 }
 
-/// How one peer is reached. A changed route is one write of this.
+/// How one peer is reached. A changed route is one write of this; [`crate::vxlan::slot`] makes one.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PeerSlot {
     /// [`slot`] bits.
     pub flags: u32,
-    /// Outer destination: the neighbour that takes frames for this peer (itself, or a relay).
-    pub remote: Ipv4,
-    /// Outer source.
-    pub local: Ipv4,
     /// Interface the outer packet leaves by (with `DIRECT`).
     pub ifindex: u32,
     /// Largest inner frame without its Ethernet header, bytes.
     pub mtu: u32,
-    /// UDP destination port, host order.
-    pub port: u16,
-    /// Ethernet destination of the next hop (with `DIRECT`).
-    pub next_hop: Mac,
-    /// Ethernet source (with `DIRECT`).
-    pub source: Mac,
+    /// Sum of the 16-bit words of the template's IPv4 header, for the checksum.
+    pub sum: u32,
+    /// Outer destination: the neighbour that takes frames for this peer (itself, or a relay).
+    pub remote: Ipv4,
+    /// Outer source.
+    pub local: Ipv4,
+    /// Outer headers but for lengths, checksum, TTL, source port and VNI, which are zero.
+    pub header: [u8; OUTER],
     /// Zero.
-    pub reserved: u16,
+    pub reserved: [u8; 6],
+}
+
+impl Default for PeerSlot {
+    fn default() -> Self {
+        Self { flags: 0, ifindex: 0, mtu: 0, sum: 0, remote: [0; 4], local: [0; 4], header: [0; OUTER], reserved: [0; 6] }
+    }
 }
 
 /// A neighbour whose outer source address may send us tunnel frames; keyed by that address.
@@ -215,7 +220,15 @@ pub struct UpcallHeader {
     pub offset: u32,
     /// TCP or UDP payload per segment if this is a GSO packet, else 0.
     pub gso_size: u32,
+    /// VLAN tag that the kernel keeps beside the packet: TPID << 16 | TCI (IEEE 802.1Q 9.4), or 0.
+    pub vlan: u32,
 }
+
+/// Largest packet an upcall carries: a perf sample's size is 16 bits and counts its own headers.
+pub const MAX_UPCALL: u32 = 65_400;
+
+/// Set in the mark of a frame that user space sends into the vxlan device; the low 24 bits are its VNI.
+pub const EXECUTE_MARK: u32 = 1 << 31;
 
 /// A VNI from the two short ids, as Weave Net has it.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The outer headers, both ways: Ethernet, IPv4 (RFC 791), UDP (RFC 768), VXLAN (RFC 7348).
 
-use crate::flow::{Ipv4, Mac, PeerSlot};
+use crate::flow::{Ipv4, Mac, PeerSlot, slot};
 use crate::packet::{ETHERNET, Packet, ethertype};
 
 /// Bytes of all outer headers: 14 Ethernet, 20 IPv4, 8 UDP, 8 VXLAN.
@@ -8,6 +8,9 @@ pub const OUTER: usize = ETHERNET + 20 + 8 + 8;
 
 /// What a tunnel takes from the underlay's MTU: inner Ethernet, VXLAN, UDP, IPv4.
 pub const OVERHEAD: usize = 14 + 8 + 8 + 20;
+
+/// Where the outer IPv4 source stands.
+pub const OUTER_SOURCE: usize = IP + 12;
 
 /// Outer time to live of a frame that starts here.
 pub const TTL: u8 = 64;
@@ -60,42 +63,98 @@ pub fn parse<P: Packet + ?Sized>(packet: &P, port: u16) -> Option<Outer> {
     })
 }
 
-/// Outer headers for a frame of `inner_len` bytes (its Ethernet header included). `hash` becomes the source port, so
-/// that the underlay spreads flows (RFC 7348 section 5). Lengths of GSO packets wrap and are written anew per segment.
-#[inline(always)]
-pub fn headers(slot: &PeerSlot, vni: u32, inner_len: u32, hash: u32) -> [u8; OUTER] {
-    let mut bytes = [0; OUTER];
-    put_ethernet(&mut bytes, slot);
-    let udp_len = inner_len + 16;
-    let ip_len = ((udp_len + 20) as u16).to_be_bytes();
-    bytes[IP] = 0x45;
-    bytes[IP + 2] = ip_len[0];
-    bytes[IP + 3] = ip_len[1];
-    put_u16(&mut bytes, IP + 6, DONT_FRAGMENT);
-    bytes[IP + 8] = TTL;
-    bytes[IP + 9] = PROTOCOL_UDP;
-    put_addresses(&mut bytes, slot);
-    put_checksum(&mut bytes);
-    put_u16(&mut bytes, UDP, source_port(hash));
-    put_u16(&mut bytes, UDP + 2, slot.port);
-    put_u16(&mut bytes, UDP + 4, udp_len as u16);
-    put_vxlan(&mut bytes, vni);
-    bytes
+/// Where frames for a peer go, as the kernel and the switch know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Outer source.
+    pub local: Ipv4,
+    /// Outer destination.
+    pub remote: Ipv4,
+    /// UDP destination port.
+    pub port: u16,
+    /// Largest inner packet, bytes.
+    pub mtu: u32,
+    /// Interface, its MAC and the next hop's; without it the vxlan device finds the way.
+    pub next_hop: Option<(u32, Mac, Mac)>,
 }
 
-/// The received outer headers made to go on to `slot`: new addresses, VNI and TTL, the same lengths and source port.
-/// `None` once it was relayed too often.
+/// The slot of a peer that is reached by `path`.
+pub fn slot(path: &Path) -> PeerSlot {
+    let mut header = [0; OUTER];
+    let (ifindex, source, next_hop) = path.next_hop.unwrap_or_default();
+    header[..6].copy_from_slice(&next_hop);
+    header[6..12].copy_from_slice(&source);
+    put_u16(&mut header, 12, ethertype::IPV4);
+    header[IP] = 0x45;
+    put_u16(&mut header, IP + 6, DONT_FRAGMENT);
+    header[IP + 9] = PROTOCOL_UDP;
+    header[IP + 12..IP + 16].copy_from_slice(&path.local);
+    header[IP + 16..IP + 20].copy_from_slice(&path.remote);
+    put_u16(&mut header, UDP + 2, path.port);
+    header[VXLAN] = FLAG_VNI;
+    PeerSlot {
+        flags: slot::VALID | if path.next_hop.is_some() { slot::DIRECT } else { 0 },
+        ifindex,
+        mtu: path.mtu,
+        sum: header[IP..UDP].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum(),
+        remote: path.remote,
+        local: path.local,
+        header,
+        reserved: [0; 6],
+    }
+}
+
+/// The path a slot was made of; `None` if it is not valid.
+pub fn path(slot: &PeerSlot) -> Option<Path> {
+    let header = slot.header.as_slice();
+    let next_hop = (slot.flags & slot::DIRECT != 0).then_some((slot.ifindex, header.read(6)?, header.read(0)?));
+    let port = u16::from_be_bytes(header.read(UDP + 2)?);
+    (slot.flags & slot::VALID != 0).then_some(Path { local: slot.local, remote: slot.remote, port, mtu: slot.mtu, next_hop })
+}
+
+/// What differs from packet to packet in the outer headers.
+#[derive(Clone, Copy)]
+pub struct Fields {
+    /// IPv4 total length. That of GSO packets wraps; it is written anew per segment.
+    pub ip_len: u16,
+    /// UDP source port.
+    pub source_port: u16,
+    /// IPv4 time to live.
+    pub ttl: u8,
+}
+
+impl Fields {
+    /// For a frame of `inner_len` bytes (its Ethernet header included) that starts here. `hash` becomes the source
+    /// port, so that the underlay spreads flows (RFC 7348 section 5).
+    #[inline(always)]
+    pub const fn new(inner_len: u32, hash: u32) -> Self {
+        Self { ip_len: (inner_len + 36) as u16, source_port: source_port(hash), ttl: TTL }
+    }
+
+    /// For a received packet that goes on: `None` once it was relayed too often.
+    #[inline(always)]
+    pub fn relay<P: Packet + ?Sized>(packet: &P) -> Option<Self> {
+        let ip_len = u16::from_be_bytes(packet.read::<2>(IP + 2)?);
+        let [ttl] = packet.read::<1>(IP + 8)?;
+        let source_port = u16::from_be_bytes(packet.read::<2>(UDP)?);
+        Some(Self { ip_len, source_port, ttl: relay_ttl(ttl)? })
+    }
+}
+
+/// The outer headers of one packet: the slot's template, filled in.
 #[inline(always)]
-pub fn relay(received: &[u8; OUTER], slot: &PeerSlot, vni: u32) -> Option<[u8; OUTER]> {
-    let mut bytes = *received;
-    let ttl = relay_ttl(bytes[IP + 8])?;
-    put_ethernet(&mut bytes, slot);
-    bytes[IP + 8] = ttl;
-    put_addresses(&mut bytes, slot);
-    put_checksum(&mut bytes);
-    put_u16(&mut bytes, UDP + 2, slot.port);
-    put_vxlan(&mut bytes, vni);
-    Some(bytes)
+pub fn headers(slot: &PeerSlot, vni: u32, fields: Fields) -> [u8; OUTER] {
+    let mut bytes = slot.header;
+    put_u16(&mut bytes, IP + 2, fields.ip_len);
+    bytes[IP + 8] = fields.ttl;
+    put_u16(&mut bytes, IP + 10, checksum(slot.sum + fields.ip_len as u32 + ((fields.ttl as u32) << 8)));
+    put_u16(&mut bytes, UDP, fields.source_port);
+    put_u16(&mut bytes, UDP + 4, fields.ip_len.wrapping_sub(20));
+    let [_, a, b, c] = vni.to_be_bytes();
+    bytes[VXLAN + 4] = a;
+    bytes[VXLAN + 5] = b;
+    bytes[VXLAN + 6] = c;
+    bytes
 }
 
 /// The TTL after one more relay; `None` once it was relayed too often.
@@ -137,32 +196,6 @@ pub const fn vxlan_header(vni: u32) -> [u8; 8] {
 }
 
 #[inline(always)]
-fn put_ethernet(bytes: &mut [u8; OUTER], slot: &PeerSlot) {
-    put_mac(bytes, 0, slot.next_hop);
-    put_mac(bytes, 6, slot.source);
-    put_u16(bytes, 12, ethertype::IPV4);
-}
-
-#[inline(always)]
-fn put_mac(bytes: &mut [u8; OUTER], at: usize, mac: Mac) {
-    let mut i = 0;
-    while i < 6 {
-        bytes[at + i] = mac[i];
-        i += 1;
-    }
-}
-
-#[inline(always)]
-fn put_addresses(bytes: &mut [u8; OUTER], slot: &PeerSlot) {
-    let mut i = 0;
-    while i < 4 {
-        bytes[IP + 12 + i] = slot.local[i];
-        bytes[IP + 16 + i] = slot.remote[i];
-        i += 1;
-    }
-}
-
-#[inline(always)]
 fn put_vxlan(bytes: &mut [u8; OUTER], vni: u32) {
     let header = vxlan_header(vni);
     let mut i = 0;
@@ -190,9 +223,15 @@ fn put_checksum(bytes: &mut [u8; OUTER]) {
         sum += u16::from_be_bytes([bytes[IP + i], bytes[IP + i + 1]]) as u32;
         i += 2;
     }
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    put_u16(bytes, IP + 10, !(sum as u16));
+    put_u16(bytes, IP + 10, checksum(sum));
+}
+
+/// Folds a sum of at most 2^16 words and complements it (RFC 1071).
+#[inline(always)]
+const fn checksum(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
 }
 
 /// A source port of the dynamic range (RFC 6335): 49152 and up.
@@ -205,8 +244,10 @@ const fn source_port(hash: u32) -> u16 {
 mod tests {
     use super::*;
 
-    fn slot() -> PeerSlot {
-        PeerSlot { remote: [10, 0, 0, 2], local: [10, 0, 0, 1], port: 6784, next_hop: [2; 6], source: [4; 6], ..PeerSlot::default() }
+    const PATH: Path = Path { local: [10, 0, 0, 1], remote: [10, 0, 0, 2], port: 6784, mtu: 1500, next_hop: Some((3, [4; 6], [2; 6])) };
+
+    fn first(vni: u32) -> [u8; OUTER] {
+        headers(&slot(&PATH), vni, Fields::new(14, 7))
     }
 
     fn packet(bytes: [u8; OUTER]) -> Vec<u8> {
@@ -222,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_parsed() {
-        let bytes = headers(&slot(), 0x00_2001, 14, 7);
+        let bytes = first(0x00_2001);
         assert!(checksum_is_right(&bytes));
         let outer = parse(packet(bytes).as_slice(), 6784).unwrap();
         assert_eq!(outer, Outer { src: [10, 0, 0, 1], dst: [10, 0, 0, 2], ttl: TTL, vni: 0x00_2001 });
@@ -231,11 +272,11 @@ mod tests {
 
     #[test]
     fn a_frame_is_relayed_seven_times_at_most() {
-        let mut bytes = headers(&slot(), 1, 14, 0);
+        let mut bytes = first(1);
         let mut relays = 0;
-        while let Some(next) = relay(&bytes, &slot(), 1) {
-            assert!(checksum_is_right(&next));
-            bytes = next;
+        while let Some(fields) = Fields::relay(bytes.as_slice()) {
+            bytes = headers(&slot(&PATH), 1, fields);
+            assert!(checksum_is_right(&bytes));
             relays += 1;
         }
         assert_eq!(relays, 7);
@@ -243,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_reply_goes_back_where_the_request_came_from() {
-        let reply = turn_round(&headers(&slot(), 0x00_2001, 14, 0), 0x00_1002, 6784);
+        let reply = turn_round(&first(0x00_2001), 0x00_1002, 6784);
         assert!(checksum_is_right(&reply));
         let outer = parse(packet(reply).as_slice(), 6784).unwrap();
         assert_eq!((outer.src, outer.dst, outer.vni), ([10, 0, 0, 2], [10, 0, 0, 1], 0x00_1002));
@@ -251,8 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_tells_the_path_it_was_made_of() {
+        for path in [PATH, Path { next_hop: None, ..PATH }] {
+            assert_eq!(super::path(&slot(&path)), Some(path));
+        }
+        assert_eq!(super::path(&PeerSlot::default()), None);
+    }
+
+    #[test]
     fn fragments_options_checksums_and_reserved_bits_are_left_to_the_stack() {
-        let good = packet(headers(&slot(), 1, 14, 0));
+        let good = packet(first(1));
         for (at, value) in [(12, 0x86), (14, 0x46), (20, 0x20), (23, 6), (41, 1), (42, 0x0c), (49, 1)] {
             let mut bad = good.clone();
             bad[at] = value;

@@ -1,7 +1,11 @@
 //! The control plane: peers, links, topology gossip, routes, short ids.
 
+mod machine;
+mod status;
 mod view;
 
+pub use machine::{Config, Mesh};
+pub use status::{CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status};
 pub use view::{Neighbour, PeerView, View};
 
 use std::net::SocketAddrV4;
@@ -86,6 +90,22 @@ pub enum Input {
         /// The message.
         payload: Bytes,
     },
+    /// Tell one peer something, hop by hop; lost (and counted) when there is no way to it.
+    Unicast {
+        /// Gossip channel.
+        channel: Channel,
+        /// Who is to get it.
+        to: PeerName,
+        /// The message.
+        payload: Bytes,
+    },
+    /// Hand state (all or a delta) to a random subset of the neighbours, each of which passes on what it had not seen lately.
+    Gossip {
+        /// Gossip channel.
+        channel: Channel,
+        /// The message.
+        payload: Bytes,
+    },
 }
 
 /// A gossip channel; peers that do not know one pass its messages on all the same.
@@ -104,9 +124,10 @@ pub struct Target {
 /// What the mesh wants done.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// Open a TCP connection; answered by `Dialled` or `DialFailed`.
+    /// Open a TCP connection; always answered by `Dialled` or `DialFailed`, within some 10 s: the address is not dialled
+    /// again before.
     Dial(SocketAddrV4),
-    /// Send bytes on a link.
+    /// Send bytes on a link. The queue is the caller's: it must bound it and close a link that does not drain.
     Send {
         /// Which link.
         link: LinkId,
@@ -127,7 +148,7 @@ pub enum Output {
     },
     /// Routes, peers or short ids changed.
     View(std::sync::Arc<View>),
-    /// Something another peer broadcast on a channel that belongs to the agent's other parts.
+    /// Something another peer broadcast (or sent to us, or gossiped) on a channel that belongs to the agent's other parts.
     Delivered {
         /// Gossip channel.
         channel: Channel,

@@ -1,0 +1,130 @@
+//! Programs on interfaces: TCX links where the kernel has them (6.6), clsact filters else. Both outlive the agent and
+//! are replaced in place by the next one.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
+use nix::net::if_::if_indextoname;
+
+/// Where our filter stands among a clsact's.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x7765);
+
+/// One program on one interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hook {
+    /// `from_port` on the ingress of a port.
+    Port,
+    /// `from_underlay` on the ingress of an underlay interface.
+    Underlay,
+    /// `from_vxlan` on the ingress of the vxlan device.
+    VxlanIn,
+    /// `to_vxlan` on its egress.
+    VxlanOut,
+}
+
+impl Hook {
+    pub(super) const ALL: [Self; 4] = [Self::Port, Self::Underlay, Self::VxlanIn, Self::VxlanOut];
+
+    /// Name of the program in the object, and of the pins.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::Port => "from_port",
+            Self::Underlay => "from_underlay",
+            Self::VxlanIn => "from_vxlan",
+            Self::VxlanOut => "to_vxlan",
+        }
+    }
+
+    const fn direction(self) -> TcAttachType {
+        match self {
+            Self::Port | Self::Underlay | Self::VxlanIn => TcAttachType::Ingress,
+            Self::VxlanOut => TcAttachType::Egress,
+        }
+    }
+}
+
+/// Whether this kernel has TCX (Linux 6.6, commit e420bed02507).
+pub(super) fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
+/// Puts the program on the interface, in place of an earlier agent's if there is one.
+pub(super) fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
+    let name = name_of(ifindex)?;
+    let attached = if tcx { attach_tcx(program, hook, &name, &pin(links, hook, ifindex)) } else { attach_clsact(program, hook, &name) };
+    attached.with_context(|| format!("cannot attach {} to {name}", hook.program()))
+}
+
+/// Takes it off again; an interface that is gone took its program along.
+pub(super) fn detach(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
+    if tcx {
+        return remove_pin(&pin(links, hook, ifindex));
+    }
+    let Ok(name) = name_of(ifindex) else {
+        return Ok(());
+    };
+    // Dropping what is not leaked detaches it.
+    drop(SchedClassifierLink::attached(&name, hook.direction(), PRIORITY, HANDLE, None));
+    Ok(())
+}
+
+fn pin(links: &Path, hook: Hook, ifindex: u32) -> PathBuf {
+    links.join(format!("{}-{ifindex}", hook.program()))
+}
+
+fn attach_tcx(program: &mut SchedClassifier, hook: Hook, name: &str, pin: &Path) -> Result<()> {
+    if replace_pinned(program, pin).is_ok() {
+        return Ok(());
+    }
+    // No pin, or one of an interface that is gone and whose index was given anew.
+    remove_pin(pin)?;
+    let id = program.attach_with_options(name, hook.direction(), TcAttachOptions::TcxOrder(LinkOrder::default()))?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(pin)?;
+    Ok(())
+}
+
+/// One system call changes the program under live traffic: no packet sees none.
+fn replace_pinned(program: &mut SchedClassifier, pin: &Path) -> Result<()> {
+    let old = FdLink::from(PinnedLink::from_pin(pin)?);
+    let id = program.attach_to_link(old.try_into()?)?;
+    // Still pinned; closing our descriptor changes nothing.
+    drop(program.take_link(id)?);
+    Ok(())
+}
+
+fn remove_pin(pin: &Path) -> Result<()> {
+    match std::fs::remove_file(pin) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| pin.display().to_string()),
+        _ => Ok(()),
+    }
+}
+
+fn attach_clsact(program: &mut SchedClassifier, hook: Hook, name: &str) -> Result<()> {
+    match qdisc_add_clsact(name) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        // Before 0.14 aya reports an existing qdisc as a netlink error; the attach below tells.
+        Err(error) => tracing::debug!(%error, name, "clsact"),
+    }
+    let old = SchedClassifierLink::attached(name, hook.direction(), PRIORITY, HANDLE, None)?;
+    let id = match program.attach_to_link(old) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            program.attach_with_options(name, hook.direction(), TcAttachOptions::Netlink(options))?
+        }
+    };
+    // The filter stays when the agent goes.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn name_of(ifindex: u32) -> Result<String> {
+    let name = if_indextoname(ifindex).with_context(|| format!("no interface has index {ifindex}"))?;
+    Ok(name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,380 @@
+//! The kernel fast path: loads or adopts the programs and maps, and keeps the maps as the switch says.
+
+mod hooks;
+mod tables;
+mod upcalls;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aya::programs::SchedClassifier;
+use aya::util::KernelVersion;
+use weave_ebpf::flow::{self, Bucket, Config, FloodPorts, Flow, FlowKey, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree};
+use weave_ebpf::stats::{Counter, DropReason};
+use weave_ebpf::vxlan::{self, Path as TunnelPath};
+
+use self::hooks::Hook;
+use self::tables::Tables;
+pub use self::upcalls::Upcalls;
+use crate::addr::Mac;
+use crate::datapath::{Action, FlowEntry, Op, PeerRoute, PortId};
+use crate::peer::ShortId;
+
+/// Upcalls per second that one port or neighbour may make, and how many at once. An upcall costs the agent about ten
+/// microseconds, so a port that floods takes 4 % of one core.
+const UPCALL_RATE: u32 = 4_000;
+const UPCALL_BURST: u32 = 4_096;
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A directory on a bpffs, for maps and links.
+    pub pins: PathBuf,
+    /// The collect-metadata vxlan device.
+    pub vxlan_ifindex: u32,
+    /// UDP port of the tunnel.
+    pub tunnel_port: u16,
+    /// TCX links or clsact filters; `None` takes what the kernel has.
+    pub tcx: Option<bool>,
+}
+
+/// The kernel's next hop towards a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Interface to leave by.
+    pub ifindex: u32,
+    /// Its MAC.
+    pub source: Mac,
+    /// MAC of the neighbour or of the router towards it.
+    pub next_hop: Mac,
+}
+
+/// Loaded programs and maps.
+pub struct Ebpf {
+    object: aya::Ebpf,
+    tables: Tables,
+    links: PathBuf,
+    tcx: bool,
+    config: Config,
+    ports: BTreeMap<PortId, bool>,
+    routes: BTreeMap<ShortId, PeerRoute>,
+    next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Ebpf {
+    /// Loads the programs, adopting maps that an earlier agent pinned, and puts them on the vxlan device.
+    ///
+    /// # Errors
+    /// When the object was not built in, or the kernel refuses a program or map.
+    pub fn load(object: &[u8], options: &Options) -> Result<(Self, Upcalls)> {
+        if object.is_empty() {
+            bail!("this weave-agent was built without its BPF programs: build it with `cargo xtask build-ebpf`");
+        }
+        let maps = maps_path(&options.pins);
+        let links = options.pins.join("links");
+        for directory in [&maps, &links] {
+            std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        let mut object = aya::EbpfLoader::new().default_map_pin_directory(&maps).load(object).context("cannot load the BPF object")?;
+        for hook in Hook::ALL {
+            program(&mut object, hook)?.load().with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
+        }
+        let lost = Arc::new(AtomicU64::new(0));
+        let ring = object.take_map("UPCALLS").context("the BPF object has no map UPCALLS")?;
+        let upcalls = Upcalls::open(ring.try_into()?, &lost)?;
+        let tables = Tables::take(&mut object)?;
+        let tcx = options.tcx.unwrap_or_else(hooks::has_tcx);
+        let mut ebpf = Self {
+            config: configuration(&tables.config.get(0)?, options),
+            object,
+            tables,
+            links,
+            tcx,
+            ports: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            lost,
+        };
+        ebpf.adopt_routes()?;
+        ebpf.write_config()?;
+        ebpf.attach(Hook::VxlanOut, options.vxlan_ifindex)?;
+        ebpf.attach(Hook::VxlanIn, options.vxlan_ifindex)?;
+        Ok((ebpf, upcalls))
+    }
+
+    /// Carries out an order that concerns the tables.
+    ///
+    /// # Errors
+    /// When the kernel refuses a write: above all a full flow table. `Execute` and `Heartbeat` are sent by `io::net`.
+    pub fn apply(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::SetSelf(short) => self.set_self(*short),
+            Op::Install(key, action) => self.install(key, *action),
+            Op::Remove(key) => self.tables.flows.remove(key),
+            Op::BumpEpoch => self.bump_epoch(),
+            Op::SetPeer(short, route) => self.set_peer(*short, *route),
+            Op::SetSource { remote, neighbour } => self.set_source(*remote, *neighbour),
+            Op::SetTree { origin, parent, hops } => self.set_tree(*origin, *parent, hops),
+            Op::SetFloodPorts(ports) => self.set_flood_ports(ports),
+            Op::Execute(..) | Op::Heartbeat { .. } => bail!("not an order to the tables"),
+        }
+    }
+
+    /// Puts `from_port` on a port. `redirect_peer`: its other end is in another namespace.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    pub fn attach_port(&mut self, port: PortId, redirect_peer: bool) -> Result<()> {
+        self.add_bucket(port.0)?;
+        self.attach(Hook::Port, port.0)?;
+        self.ports.insert(port, redirect_peer);
+        Ok(())
+    }
+
+    /// Takes it off again.
+    ///
+    /// # Errors
+    /// When the kernel refuses; an interface that is gone is no error.
+    pub fn detach_port(&mut self, port: PortId) -> Result<()> {
+        self.ports.remove(&port);
+        hooks::detach(Hook::Port, port.0, &self.links, self.tcx)?;
+        self.tables.buckets.remove(&port.0)
+    }
+
+    /// Puts `from_underlay` on an interface that carries tunnels.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    pub fn attach_underlay(&mut self, ifindex: u32) -> Result<()> {
+        self.attach(Hook::Underlay, ifindex)
+    }
+
+    /// Takes it off again.
+    ///
+    /// # Errors
+    /// When the kernel refuses; an interface that is gone is no error.
+    pub fn detach_underlay(&mut self, ifindex: u32) -> Result<()> {
+        hooks::detach(Hook::Underlay, ifindex, &self.links, self.tcx)
+    }
+
+    /// The kernel's way to a neighbour changed: rewrites the slots that go there. Without a next hop their frames go
+    /// through the vxlan device, and the kernel finds the way.
+    ///
+    /// # Errors
+    /// When the kernel refuses a write.
+    pub fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) -> Result<()> {
+        match next_hop {
+            Some(hop) => self.next_hops.insert(remote, hop),
+            None => self.next_hops.remove(&remote),
+        };
+        let routes: Vec<_> =
+            self.routes.iter().filter(|(_, route)| route.remote == remote).map(|(&short, &route)| (short, route)).collect();
+        routes.into_iter().try_for_each(|(short, route)| self.write_slot(short, &route))
+    }
+
+    /// The slots as they are: after a restart, those that an earlier agent left.
+    pub fn routes(&self) -> impl Iterator<Item = (ShortId, PeerRoute)> + '_ {
+        self.routes.iter().map(|(&short, &route)| (short, route))
+    }
+
+    /// All flows of this epoch. Those of an older one are swept out on the way.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flows(&mut self) -> Result<Vec<FlowEntry>> {
+        let now = now();
+        let (current, stale): (Vec<_>, Vec<_>) =
+            self.tables.flows.entries()?.into_iter().partition(|(_, flow)| flow.epoch == self.config.epoch);
+        for (key, _) in stale {
+            self.tables.flows.remove(&key)?;
+        }
+        Ok(current.into_iter().filter_map(|(key, flow)| entry(key, &flow, now)).collect())
+    }
+
+    /// Every counter with its name, drop reasons first.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
+        let drops = DropReason::ALL.iter().map(|reason| (reason.name(), reason.index()));
+        let others = Counter::ALL.iter().map(|counter| (counter.name(), counter.index()));
+        drops.chain(others).map(|(name, index)| Ok((name, self.count(index)?))).collect()
+    }
+
+    /// What the hooks are: `tcx` or `clsact`.
+    pub fn hooks(&self) -> &'static str {
+        if self.tcx { "tcx" } else { "clsact" }
+    }
+
+    fn count(&self, index: u32) -> Result<u64> {
+        let lost = if index == DropReason::UpcallLost.index() { self.lost.load(Ordering::Relaxed) } else { 0 };
+        Ok(self.tables.count(index)? + lost)
+    }
+
+    fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<()> {
+        hooks::attach(program(&mut self.object, hook)?, hook, ifindex, &self.links, self.tcx)
+    }
+
+    fn write_config(&mut self) -> Result<()> {
+        self.tables.config.set(0, &self.config)
+    }
+
+    fn set_self(&mut self, short: ShortId) -> Result<()> {
+        self.config.short = short.get().into();
+        self.write_config()
+    }
+
+    fn bump_epoch(&mut self) -> Result<()> {
+        self.config.epoch = self.config.epoch.wrapping_add(1);
+        self.write_config()
+    }
+
+    fn install(&mut self, key: &FlowKey, action: Action) -> Result<()> {
+        let (action, target, flags) = match action {
+            Action::Drop(reason) => (flow::action::DROP, reason.index(), 0),
+            Action::Port(port) => (flow::action::PORT, port.0, self.port_flags(port)),
+            Action::Peer(short) => (flow::action::PEER, short.get().into(), 0),
+            Action::Flood(origin) => (flow::action::FLOOD, origin.get().into(), 0),
+        };
+        self.tables.flows.insert(key, &Flow { epoch: self.config.epoch, action, target, flags, ..Flow::default() })
+    }
+
+    fn port_flags(&self, port: PortId) -> u32 {
+        if self.ports.get(&port) == Some(&true) { flow::port::REDIRECT_PEER } else { 0 }
+    }
+
+    fn set_peer(&mut self, short: ShortId, route: Option<PeerRoute>) -> Result<()> {
+        match route {
+            Some(route) => {
+                self.routes.insert(short, route);
+                self.write_slot(short, &route)
+            }
+            None => {
+                self.routes.remove(&short);
+                self.tables.peers.set(short.get().into(), &PeerSlot::default())
+            }
+        }
+    }
+
+    fn write_slot(&mut self, short: ShortId, route: &PeerRoute) -> Result<()> {
+        let next_hop = self.next_hops.get(&route.remote).map(|hop| (hop.ifindex, hop.source.0, hop.next_hop.0));
+        let path =
+            TunnelPath { local: route.local.octets(), remote: route.remote.octets(), port: route.port, mtu: route.mtu.into(), next_hop };
+        self.tables.peers.set(short.get().into(), &vxlan::slot(&path))
+    }
+
+    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<(ShortId, Ipv4Addr)>) -> Result<()> {
+        let Some((short, local)) = neighbour else {
+            return self.tables.sources.remove(&remote.octets());
+        };
+        self.add_bucket(NEIGHBOUR_BUCKET | u32::from(short.get()))?;
+        self.tables.sources.insert(&remote.octets(), &Source { local: local.octets(), short: short.get().into() })
+    }
+
+    fn add_bucket(&mut self, key: u32) -> Result<()> {
+        self.tables.buckets.insert(&key, &Bucket { refilled_ns: 0, tokens: UPCALL_BURST.into() })
+    }
+
+    fn set_tree(&mut self, origin: ShortId, parent: Option<Ipv4Addr>, hops: &[ShortId]) -> Result<()> {
+        let mut tree = Tree { parent: parent.map_or([0; 4], |parent| parent.octets()), len: 0, hops: [0; MAX_FANOUT] };
+        for (slot, hop) in tree.hops.iter_mut().zip(hops) {
+            *slot = hop.get();
+            tree.len += 1;
+        }
+        if hops.len() > MAX_FANOUT {
+            tracing::warn!(%origin, neighbours = hops.len(), limit = MAX_FANOUT, "floods do not reach all neighbours");
+        }
+        self.tables.trees.set(origin.get().into(), &tree)
+    }
+
+    fn set_flood_ports(&mut self, ports: &[PortId]) -> Result<()> {
+        let mut list = FloodPorts { len: 0, ports: [0; MAX_FANOUT] };
+        for (slot, port) in list.ports.iter_mut().zip(ports) {
+            *slot = port.0;
+            list.len += 1;
+        }
+        if ports.len() > MAX_FANOUT {
+            tracing::warn!(ports = ports.len(), limit = MAX_FANOUT, "floods do not reach all ports");
+        }
+        self.tables.flood_ports.set(0, &list)
+    }
+
+    /// Learns what slots an earlier agent left, so that a next hop that changes finds them.
+    fn adopt_routes(&mut self) -> Result<()> {
+        for index in 0..SHORT_IDS {
+            let path = vxlan::path(&self.tables.peers.get(index)?);
+            let (Some(path), Some(short)) = (path, ShortId::new(index as u16)) else {
+                continue;
+            };
+            let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16 };
+            self.routes.insert(short, route);
+            if let Some((ifindex, source, next_hop)) = path.next_hop {
+                self.next_hops.insert(route.remote, NextHop { ifindex, source: Mac(source), next_hop: Mac(next_hop) });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes every link and map below `pins`: the last step of `reset`.
+///
+/// # Errors
+/// With all that could not be removed.
+pub fn unload(pins: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(pins) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", pins.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn maps_path(pins: &Path) -> PathBuf {
+    pins.join(format!("maps-{:016x}", tables::layout()))
+}
+
+fn program(object: &mut aya::Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
+    let program = object.program_mut(hook.program()).with_context(|| format!("the BPF object has no program {}", hook.program()))?;
+    Ok(program.try_into()?)
+}
+
+/// What an earlier agent configured, with what this one was told.
+fn configuration(adopted: &Config, options: &Options) -> Config {
+    Config {
+        vxlan_ifindex: options.vxlan_ifindex,
+        port: options.tunnel_port.into(),
+        // Linux 6.3, commit d219df60a70e: DECAP_L3_IPV6 sets the protocol.
+        features: if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 3, 0)) {
+            flow::feature::DECAP_IPV6
+        } else {
+            0
+        },
+        upcall_rate: UPCALL_RATE,
+        upcall_burst: UPCALL_BURST,
+        ..*adopted
+    }
+}
+
+fn entry(key: FlowKey, flow: &Flow, now: Duration) -> Option<FlowEntry> {
+    let short = || ShortId::new(flow.target as u16);
+    let action = match flow.action {
+        flow::action::DROP => Action::Drop(DropReason::from_index(flow.target)?),
+        flow::action::PORT => Action::Port(PortId(flow.target)),
+        flow::action::PEER => Action::Peer(short()?),
+        flow::action::FLOOD => Action::Flood(short()?),
+        _ => return None,
+    };
+    let idle = (flow.used_ns != 0).then(|| now.saturating_sub(Duration::from_nanos(flow.used_ns)));
+    Some(FlowEntry { key, action, packets: flow.packets, bytes: flow.bytes, idle })
+}
+
+/// The clock of `bpf_ktime_get_ns`: CLOCK_MONOTONIC.
+fn now() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+}

@@ -1,0 +1,127 @@
+//! The perf rings: samples in, [`Upcall`]s out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result};
+use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
+use aya::maps::{MapData, PerfEventArray};
+use aya::util::online_cpus;
+use bytes::Bytes;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use weave_ebpf::flow::{UpcallHeader, upcall};
+use zerocopy::FromBytes;
+
+use crate::datapath::{Frame, Upcall};
+
+/// Pages of one CPU's ring: room for eight of the largest frames, or for thousands of small ones.
+const PAGES: usize = 128;
+/// Batches that may wait for the router; when it is slower than that, the rings fill and the kernel counts what is lost.
+const BATCHES: usize = 64;
+
+/// Receives what the programs ask.
+pub struct Upcalls {
+    batches: mpsc::Receiver<Vec<Upcall>>,
+}
+
+impl Upcalls {
+    /// Opens one ring per CPU and a task for each. Must be called inside a tokio runtime.
+    pub(super) fn open(mut map: PerfEventArray<MapData>, lost: &Arc<AtomicU64>) -> Result<Self> {
+        let (sender, batches) = mpsc::channel(BATCHES);
+        for cpu in online_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))? {
+            let ring = map.open(cpu, Some(PAGES)).with_context(|| format!("cannot open the upcall ring of CPU {cpu}"))?;
+            // SAFETY: the buffer owns its descriptor, never changes it and closes it only when dropped.
+            let ring = unsafe { AsyncFd::register(ring)? };
+            tokio::spawn(drain(ring, sender.clone(), Arc::clone(lost)));
+        }
+        Ok(Self { batches })
+    }
+
+    /// The next batch; `None` if all rings failed.
+    pub async fn recv(&mut self) -> Option<Vec<Upcall>> {
+        self.batches.recv().await
+    }
+}
+
+async fn drain(mut ring: AsyncFd<PerfEventArrayBuffer<MapData>>, batches: mpsc::Sender<Vec<Upcall>>, lost: Arc<AtomicU64>) {
+    loop {
+        let batch = match ring.readable_mut().await {
+            Ok(mut guard) => {
+                // Before reading: an event that comes meanwhile makes it ready again.
+                guard.clear_ready();
+                read_batch(guard.get_inner_mut(), &lost)
+            }
+            Err(error) => return tracing::error!(%error, "an upcall ring failed"),
+        };
+        if !batch.is_empty() && batches.send(batch).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn read_batch(ring: &mut PerfEventArrayBuffer<MapData>, lost: &AtomicU64) -> Vec<Upcall> {
+    let mut batch = Vec::new();
+    ring.for_each(|event| match event {
+        PerfEvent::Sample { head, tail: [] } => batch.extend(decode(head)),
+        PerfEvent::Sample { head, tail } => batch.extend(decode(&[head, tail].concat())),
+        PerfEvent::Lost { count } => {
+            lost.fetch_add(count, Ordering::Relaxed);
+        }
+    });
+    batch
+}
+
+/// One sample: header, packet, padding. `None` if it is not what our programs write.
+fn decode(sample: &[u8]) -> Option<Upcall> {
+    let (header, packet) = UpcallHeader::read_from_prefix(sample).ok()?;
+    let inner = packet.get(header.offset as usize..header.len as usize)?;
+    match header.kind {
+        upcall::MISS => {
+            let bytes = if header.vlan == 0 { Bytes::copy_from_slice(inner) } else { tagged(inner, header.vlan)? };
+            Some(Upcall::Miss { key: header.key, frame: Frame { bytes, gso_size: header.gso_size as u16 } })
+        }
+        upcall::HEARTBEAT => Some(Upcall::Heartbeat { key: header.key, frame: Bytes::copy_from_slice(inner) }),
+        _ => None,
+    }
+}
+
+/// Puts the VLAN tag that the kernel kept beside the packet back into it.
+fn tagged(frame: &[u8], vlan: u32) -> Option<Bytes> {
+    let (macs, rest) = frame.split_at_checked(12)?;
+    Some([macs, &vlan.to_be_bytes(), rest].concat().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weave_ebpf::flow::FlowKey;
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    fn sample(header: UpcallHeader, packet: &[u8]) -> Vec<u8> {
+        [header.as_bytes(), packet, &[0; 5]].concat()
+    }
+
+    #[test]
+    fn the_frame_begins_after_the_outer_headers_and_ends_before_the_padding() {
+        let header = UpcallHeader { kind: upcall::MISS, len: 6, offset: 2, ..UpcallHeader::default() };
+        let frame = Frame { bytes: Bytes::from_static(&[3, 4, 5, 6]), gso_size: 0 };
+        assert_eq!(decode(&sample(header, &[1, 2, 3, 4, 5, 6])), Some(Upcall::Miss { key: FlowKey::default(), frame }));
+    }
+
+    #[test]
+    fn a_vlan_tag_beside_the_packet_goes_back_into_it() {
+        let header = UpcallHeader { kind: upcall::MISS, len: 14, vlan: 0x8100_0007, ..UpcallHeader::default() };
+        let Some(Upcall::Miss { frame, .. }) = decode(&sample(header, &[9; 14])) else { panic!() };
+        assert_eq!(frame.bytes[10..], [9, 9, 0x81, 0, 0, 7, 9, 9]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_sample_is_an_upcall_or_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

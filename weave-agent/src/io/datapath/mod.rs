@@ -1,0 +1,3 @@
+//! Datapaths: what carries frames for the switch.
+
+pub mod ebpf;

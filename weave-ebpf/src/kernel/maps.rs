@@ -1,0 +1,138 @@
+//! The maps, and [`Tables`] over them. All are pinned by name, so that they outlive the agent.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerfEventArray};
+use weave_ebpf::fastpath::{CachedFlow, Tables, take_token};
+use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, SHORT_IDS, Source, Tree, UpcallHeader};
+use weave_ebpf::stats::{COUNTERS, Counter};
+
+#[map]
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map]
+static FLOWS: HashMap<FlowKey, Flow> = HashMap::pinned(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
+static PEERS: Array<PeerSlot> = Array::pinned(SHORT_IDS, 0);
+#[map]
+static SOURCES: HashMap<Ipv4, Source> = HashMap::pinned(SHORT_IDS, 0);
+#[map]
+pub static TREES: Array<Tree> = Array::pinned(SHORT_IDS, 0);
+#[map]
+pub static FLOOD_PORTS: Array<FloodPorts> = Array::pinned(1, 0);
+#[map]
+static BUCKETS: HashMap<u32, Bucket> = HashMap::pinned(2 * SHORT_IDS, 0);
+#[map]
+static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTERS, 0);
+#[map]
+pub static UPCALLS: PerfEventArray<UpcallHeader> = PerfEventArray::pinned(0);
+
+/// The maps above as the fast path wants them.
+pub struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<impl CachedFlow> {
+        FLOWS.get_ptr_mut(key).map(FlowPointer)
+    }
+
+    #[inline(always)]
+    fn peer(&self, short: u32) -> Option<PeerSlot> {
+        PEERS.get(short).copied()
+    }
+
+    #[inline(always)]
+    fn source(&self, address: Ipv4) -> Option<Source> {
+        let source = SOURCES.get_ptr(address)?;
+        // SAFETY: a pointer the kernel returned for this key; elements stay readable until the program ends (RCU).
+        Some(unsafe { *source })
+    }
+
+    #[inline(always)]
+    fn parent(&self, origin: u32) -> Option<Ipv4> {
+        TREES.get(origin).map(|tree| tree.parent)
+    }
+
+    #[inline(always)]
+    fn admit(&self, bucket: u32, config: &Config) -> bool {
+        let Some(bucket) = BUCKETS.get_ptr_mut(bucket) else {
+            return false;
+        };
+        // SAFETY: as above. Two CPUs may write at once: a token more or less is within what a rate limit promises.
+        let bucket = unsafe { &mut *bucket };
+        take_token(bucket, now(), config.upcall_rate, config.upcall_burst)
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        count(counter.index());
+    }
+}
+
+/// Adds one to an entry of the counter map.
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(counter) = COUNTS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own element.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// A flow in the map.
+struct FlowPointer(*mut Flow);
+
+impl FlowPointer {
+    #[inline(always)]
+    fn flow(&self) -> &Flow {
+        // SAFETY: a pointer the kernel returned; elements stay readable until the program ends (RCU).
+        unsafe { &*self.0 }
+    }
+}
+
+impl CachedFlow for FlowPointer {
+    #[inline(always)]
+    fn epoch(&self) -> u32 {
+        self.flow().epoch
+    }
+
+    #[inline(always)]
+    fn action(&self) -> u32 {
+        self.flow().action
+    }
+
+    #[inline(always)]
+    fn target(&self) -> u32 {
+        self.flow().target
+    }
+
+    #[inline(always)]
+    fn flags(&self) -> u32 {
+        self.flow().flags
+    }
+
+    #[inline(always)]
+    fn count(&self, packets: u32, bytes: u32) {
+        // SAFETY: a pointer the kernel returned; the adds are atomic, the time stamp is one aligned word that any CPU may
+        // write last.
+        unsafe {
+            add(&raw mut (*self.0).packets, packets as u64);
+            add(&raw mut (*self.0).bytes, bytes as u64);
+            (*self.0).used_ns = now();
+        }
+    }
+}
+
+/// # Safety
+/// `counter` points to a map value.
+#[inline(always)]
+unsafe fn add(counter: *mut u64, value: u64) {
+    // The BPF target declares no compare-and-swap, so core's AtomicU64 has no fetch_add here; the instruction exists.
+    // SAFETY: the caller's promise.
+    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: takes no pointers.
+    unsafe { bpf_ktime_get_ns() }
+}

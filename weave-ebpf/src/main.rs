@@ -1,0 +1,74 @@
+//! The BPF object: one program per hook, each three lines around the shared fast path.
+#![no_std]
+#![no_main]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the programs are entry points, not an API; the classifier macro makes undocumented items"
+)]
+#![expect(internal_features, reason = "atomic_xadd: see kernel::maps::add")]
+#![feature(core_intrinsics)]
+
+mod kernel;
+
+use aya_ebpf::bindings::TC_ACT_OK;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use weave_ebpf::fastpath;
+use weave_ebpf::packet::ETHERNET;
+use weave_ebpf::vxlan::OUTER;
+
+use crate::kernel::carry;
+use crate::kernel::maps::{CONFIG, Maps};
+use crate::kernel::skb::Skb;
+
+/// TC ingress of a port's host side: frames from its container.
+#[classifier]
+pub fn from_port(ctx: TcContext) -> i32 {
+    let skb = Skb { ctx };
+    let Some(config) = CONFIG.get(0) else {
+        return TC_ACT_OK;
+    };
+    skb.linearize(ETHERNET as u32);
+    let ifindex = skb.raw().ifindex;
+    let verdict = fastpath::from_port(&skb, &Maps, config, ifindex);
+    carry::from_port(&skb, config, ifindex, verdict)
+}
+
+/// TC ingress of an underlay interface.
+#[classifier]
+pub fn from_underlay(ctx: TcContext) -> i32 {
+    let skb = Skb { ctx };
+    let Some(config) = CONFIG.get(0) else {
+        return TC_ACT_OK;
+    };
+    skb.linearize((OUTER + ETHERNET) as u32);
+    let verdict = fastpath::from_underlay(&skb, &Maps, config);
+    carry::from_underlay(&skb, config, verdict)
+}
+
+/// TC ingress of the vxlan device: frames the stack decapsulated.
+#[classifier]
+pub fn from_vxlan(ctx: TcContext) -> i32 {
+    let skb = Skb { ctx };
+    let Some(config) = CONFIG.get(0) else {
+        return TC_ACT_OK;
+    };
+    skb.linearize(ETHERNET as u32);
+    carry::from_vxlan(&skb, config)
+}
+
+/// TC egress of the vxlan device: frames that user space executes carry the VNI in their mark.
+#[classifier]
+pub fn to_vxlan(ctx: TcContext) -> i32 {
+    carry::to_vxlan(&Skb { ctx })
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
