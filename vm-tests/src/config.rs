@@ -14,6 +14,8 @@ use crate::record::workspace_target;
 pub enum Underlay {
     /// One Ethernet: 10.99.0.0/24, host n is 10.99.0.n.
     Flat,
+    /// Two hosts on one cable: host n is 10.99.0.n/24. For measuring, because nothing stands between.
+    Direct,
     /// Every host in a network of its own behind a router: host n is 10.99.n.2/24. Host 2 has a second uplink,
     /// 10.98.2.2/24, which the routes fall back to.
     Routed,
@@ -39,65 +41,33 @@ pub struct LabConfig {
 impl LabConfig {
     /// Two hosts with two containers each on one Ethernet, with agents.
     pub fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            hosts: 2,
-            containers: 2,
-            underlay: Underlay::Flat,
-            mtu: 1550,
-            agent: Some(default_agent()),
-        }
+        Self { name: name.to_owned(), hosts: 2, containers: 2, underlay: Underlay::Flat, mtu: 1550, agent: Some(default_agent()) }
     }
 
     /// Bare hosts: for what is about the underlay only. Containers are there, attached to nothing.
     pub fn without_agents(self) -> Self {
-        Self {
-            agent: None,
-            ..self
-        }
+        Self { agent: None, ..self }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
         let name = &self.name;
-        let plain = name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        ensure!(
-            plain && (1..=24).contains(&name.len()),
-            "lab name `{name}`: use 1 to 24 of a-z and 0-9"
-        );
-        ensure!(
-            (1..=200).contains(&self.hosts),
-            "{} hosts: a lab has 1 to 200",
-            self.hosts
-        );
-        ensure!(
-            self.containers <= 200,
-            "{} containers: a host has 200 at most",
-            self.containers
-        );
-        ensure!(
-            self.mtu >= 1280,
-            "MTU {}: 1280 is the least (IPv6)",
-            self.mtu
-        );
+        let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        ensure!(plain && (1..=24).contains(&name.len()), "lab name `{name}`: use 1 to 24 of a-z and 0-9");
+        ensure!(self.underlay != Underlay::Direct || self.hosts == 2, "{} hosts: one cable connects two", self.hosts);
+        ensure!((1..=200).contains(&self.hosts), "{} hosts: a lab has 1 to 200", self.hosts);
+        ensure!(self.containers <= 200, "{} containers: a host has 200 at most", self.containers);
+        ensure!(self.mtu >= 1280, "MTU {}: 1280 is the least (IPv6)", self.mtu);
         self.agent.as_deref().map_or(Ok(()), agent_is_built)
     }
 }
 
 fn agent_is_built(agent: &Path) -> Result<()> {
     let path = agent.display();
-    ensure!(
-        agent.is_file(),
-        "no agent at {path}: run `cargo xtask build-ebpf --no-install`, or set WEAVE_AGENT"
-    );
+    ensure!(agent.is_file(), "no agent at {path}: run `cargo xtask build-ebpf --no-install`, or set WEAVE_AGENT");
     Ok(())
 }
 
 /// `WEAVE_AGENT`, or the agent that `cargo xtask build-ebpf` built.
 fn default_agent() -> PathBuf {
-    env::var_os("WEAVE_AGENT").map_or_else(
-        || workspace_target().join("release/weave-agent"),
-        PathBuf::from,
-    )
+    env::var_os("WEAVE_AGENT").map_or_else(|| workspace_target().join("release/weave-agent"), PathBuf::from)
 }

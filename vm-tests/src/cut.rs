@@ -3,24 +3,23 @@
 //! Not in the hosts: frames that a TC program redirects pass no netfilter hook there. The switch's or router's ports
 //! take them as any others, and a netdev ingress chain sees all of them, bridged or routed.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::LabConfig;
+use crate::{LabConfig, Underlay};
 
 /// Before anything else that may look at a frame.
 const PRIORITY: i32 = -500;
 
 /// Makes the rules; as yet they cut nothing.
 pub(crate) fn prepare(config: &LabConfig) -> Result<()> {
+    if config.underlay == Underlay::Direct {
+        return Ok(());
+    }
     config.wire().nft(&rules(config))
 }
 
 fn rules(config: &LabConfig) -> String {
-    let ports: Vec<_> = config
-        .uplinks()
-        .into_iter()
-        .map(|uplink| format!("\"{}\"", uplink.port()))
-        .collect();
+    let ports: Vec<_> = config.uplinks().into_iter().map(|uplink| format!("\"{}\"", uplink.port())).collect();
     let ports = ports.join(", ");
     format!(
         "table netdev lab {{
@@ -36,18 +35,13 @@ fn rules(config: &LabConfig) -> String {
 
 /// Drops everything between two hosts, both ways.
 pub(crate) fn cut(config: &LabConfig, a: u8, b: u8) -> Result<()> {
-    config.wire().nft(&format!(
-        "add element netdev lab cuts {{ {} }}\n",
-        pairs(config, a, b)
-    ))
+    ensure!(config.underlay != Underlay::Direct, "nothing stands between two hosts on one cable: use a flat or routed underlay to cut");
+    config.wire().nft(&format!("add element netdev lab cuts {{ {} }}\n", pairs(config, a, b)))
 }
 
 /// Lets everything between two hosts through again.
 pub(crate) fn mend(config: &LabConfig, a: u8, b: u8) -> Result<()> {
-    config.wire().nft(&format!(
-        "delete element netdev lab cuts {{ {} }}\n",
-        pairs(config, a, b)
-    ))
+    config.wire().nft(&format!("delete element netdev lab cuts {{ {} }}\n", pairs(config, a, b)))
 }
 
 fn pairs(config: &LabConfig, a: u8, b: u8) -> String {

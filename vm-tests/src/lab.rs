@@ -7,11 +7,10 @@ use std::{env, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MntFlags, umount2};
-use nix::unistd::Uid;
 
 use crate::node::Node;
 use crate::place::overlay_address;
-use crate::{Host, LabConfig, Place, Record, agent, cut, lab_dir, underlay};
+use crate::{Host, LabConfig, Place, Record, agent, cut, is_root, lab_dir, underlay};
 
 /// Hosts on an underlay, agents on them, containers attached to those.
 #[derive(Debug)]
@@ -36,12 +35,7 @@ impl Lab {
 
     /// Finds a lab that another process made.
     pub fn open(name: &str) -> Result<Self> {
-        Ok(Self {
-            record: Record {
-                owner: None,
-                ..Record::read(name)?
-            },
-        })
+        Ok(Self { record: Record { owner: None, ..Record::read(name)? } })
     }
 
     /// What is written down about it.
@@ -81,9 +75,7 @@ impl Lab {
     pub fn overlay_address(&self, name: &str) -> Result<Ipv4Addr> {
         match self.container(name)?.place {
             Place::Container(host, container) => Ok(overlay_address(host, container)),
-            Place::Host(_) => Err(anyhow!(
-                "{name} is a host: it has no address on the overlay"
-            )),
+            Place::Host(_) => Err(anyhow!("{name} is a host: it has no address on the overlay")),
         }
     }
 
@@ -96,7 +88,8 @@ impl Lab {
         self.record.write()
     }
 
-    /// Undoes [`Lab::cut`].
+    /// Undoes [`Lab::cut`]. A host that had lost the other's Ethernet address asks for it once a second: that is how
+    /// long the first packet may take.
     pub fn mend(&mut self, a: u8, b: u8) -> Result<()> {
         let pair = self.pair(a, b)?;
         if self.record.cuts.remove(&pair) {
@@ -132,19 +125,10 @@ impl Lab {
 
     fn build(config: LabConfig) -> Result<Self> {
         config.check()?;
-        ensure!(
-            Uid::effective().is_root(),
-            "a lab needs root: it makes network namespaces"
-        );
+        ensure!(is_root(), "a lab needs root: it makes network namespaces");
         refuse_existing(&config)?;
         // From here on dropping the lab takes it down, whatever fails.
-        let lab = Self {
-            record: Record {
-                config,
-                cuts: Default::default(),
-                owner: Some(process::id()),
-            },
-        };
+        let lab = Self { record: Record { config, cuts: Default::default(), owner: Some(process::id()) } };
         lab.record.write()?;
         underlay::build(lab.config())?;
         cut::prepare(lab.config())?;
@@ -155,10 +139,7 @@ impl Lab {
     }
 
     fn settle(mut self) -> Result<Self> {
-        let settled = Record {
-            owner: None,
-            ..self.record.clone()
-        };
+        let settled = Record { owner: None, ..self.record.clone() };
         settled.write()?;
         self.record = settled;
         Ok(self)
@@ -172,12 +153,8 @@ impl Lab {
 
     fn set_port(&self, host: u8, uplink: u8, state: &str) -> Result<()> {
         let cables = self.config().uplinks_of(self.host(host)?.number());
-        let cable = cables
-            .get(usize::from(uplink))
-            .with_context(|| format!("h{host} has no uplink {uplink}"))?;
-        self.config()
-            .wire()
-            .ip(&format!("link set {} {state}\n", cable.port()))
+        let cable = cables.get(usize::from(uplink)).with_context(|| format!("h{host} has no uplink {uplink}"))?;
+        self.config().wire().ip(&format!("link set {} {state}\n", cable.port()))
     }
 }
 
@@ -199,53 +176,35 @@ impl Drop for Lab {
 fn refuse_existing(config: &LabConfig) -> Result<()> {
     let name = &config.name;
     let dir = lab_dir(name);
-    ensure!(
-        !dir.exists(),
-        "lab `{name}` is there already: `cargo xtask lab down --name {name}` takes it down"
-    );
+    ensure!(!dir.exists(), "lab `{name}` is there already: `cargo xtask lab down --name {name}` takes it down");
     match config.namespaces().find(|netns| netns.exists()) {
-        Some(netns) => Err(anyhow!(
-            "namespace {} belongs to another workspace's lab: give this one a --name",
-            netns.name()
-        )),
+        Some(netns) => Err(anyhow!("namespace {} belongs to another workspace's lab: give this one a --name", netns.name())),
         None => Ok(()),
     }
 }
 
 fn clear_orphans() -> Result<()> {
     let orphans = Record::all().into_iter().filter(Record::is_orphan);
-    orphans
-        .into_iter()
-        .try_for_each(|record| take_down(&record.config))
+    orphans.into_iter().try_for_each(|record| take_down(&record.config))
 }
 
 /// Does all it can, and reports all that failed.
 fn take_down(config: &LabConfig) -> Result<()> {
-    let mut failures: Vec<_> = config
-        .namespaces()
-        .filter_map(|netns| netns.remove().err())
-        .collect();
+    let mut failures: Vec<_> = config.namespaces().filter_map(|netns| netns.remove().err()).collect();
     failures.extend(unmount(config).err());
     if failures.is_empty() {
         let dir = lab_dir(&config.name);
-        return fs::remove_dir_all(&dir)
-            .with_context(|| format!("cannot remove {}", dir.display()));
+        return fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()));
     }
-    let failures: Vec<_> = failures
-        .iter()
-        .map(|failure| format!("{failure:#}"))
-        .collect();
+    let failures: Vec<_> = failures.iter().map(|failure| format!("{failure:#}")).collect();
     Err(anyhow!("{}", failures.join("; ")))
 }
 
 /// Pins live in a bpffs under the agent's run directory; they would hold programs and maps for ever.
 fn unmount(config: &LabConfig) -> Result<()> {
     let dir = lab_dir(&config.name);
-    let mounts =
-        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    let points = mounts
-        .lines()
-        .filter_map(|mount| mount.split_whitespace().nth(1));
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    let points = mounts.lines().filter_map(|mount| mount.split_whitespace().nth(1));
     for point in points.filter(|point| std::path::Path::new(point).starts_with(&dir)) {
         umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {point}"))?;
     }

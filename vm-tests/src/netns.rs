@@ -51,8 +51,7 @@ impl Netns {
     /// agent's bpffs is not to be seen.
     pub(crate) fn enter(&self, command: &mut Command) -> Result<()> {
         let path = self.path();
-        let file = File::open(&path)
-            .with_context(|| format!("no namespace {}: is the lab up?", path.display()))?;
+        let file = File::open(&path).with_context(|| format!("no namespace {}: is the lab up?", path.display()))?;
         // SAFETY: between fork and exec only setns(2) is called, a bare system call on a descriptor opened before.
         unsafe { command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?)) };
         Ok(())
@@ -60,10 +59,7 @@ impl Netns {
 
     /// Runs lines of `ip` commands (without the word `ip`) in this namespace.
     pub(crate) fn ip(&self, lines: &str) -> Result<()> {
-        feed(
-            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
-            lines,
-        )
+        feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines)
     }
 
     /// Runs a script of `nft` in this namespace.
@@ -105,16 +101,9 @@ impl Netns {
 
     fn processes(&self) -> Result<Vec<Pid>> {
         let pids = output(Command::new("ip").args(["netns", "pids", &self.name]))?;
-        let pids = pids
-            .split_whitespace()
-            .map(str::parse)
-            .collect::<Result<Vec<i32>, _>>()?;
+        let pids = pids.split_whitespace().map(str::parse).collect::<Result<Vec<i32>, _>>()?;
         let own = process::id().cast_signed();
-        Ok(pids
-            .into_iter()
-            .filter(|pid| *pid != own)
-            .map(Pid::from_raw)
-            .collect())
+        Ok(pids.into_iter().filter(|pid| *pid != own).map(Pid::from_raw).collect())
     }
 }
 
@@ -129,13 +118,8 @@ fn signal_all(pids: &[Pid], signal: Signal) -> Result<()> {
 }
 
 fn feed(command: &mut Command, text: &str) -> Result<()> {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .map_err(|error| not_started(command, error))?;
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| not_started(command, error))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that does not read to the end says why on its standard error.
         let _ = stdin.write_all(text.as_bytes());
@@ -143,11 +127,7 @@ fn feed(command: &mut Command, text: &str) -> Result<()> {
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed: {}\n{text}",
-            crate::process::line(command),
-            complaint.trim()
-        );
+        bail!("`{}` failed: {}\n{text}", crate::process::line(command), complaint.trim());
     }
     Ok(())
 }

@@ -36,20 +36,10 @@ impl Node<'_> {
         let mut command = Command::new(program);
         self.config.netns(self.place).enter(&mut command)?;
         let dir = self.agent_dir();
-        command
-            .env("WEAVE_RUN_DIR", dir.join("run"))
-            .env("WEAVE_STATE_DIR", dir.join("state"));
-        if let Some(bin) = self
-            .config
-            .agent
-            .as_deref()
-            .and_then(|agent| agent.parent())
-        {
+        command.env("WEAVE_RUN_DIR", dir.join("run")).env("WEAVE_STATE_DIR", dir.join("state"));
+        if let Some(bin) = self.config.agent.as_deref().and_then(|agent| agent.parent()) {
             let path = env::var_os("PATH").unwrap_or_default();
-            command.env(
-                "PATH",
-                env::join_paths(iter::once(bin.to_owned()).chain(env::split_paths(&path)))?,
-            );
+            command.env("PATH", env::join_paths(iter::once(bin.to_owned()).chain(env::split_paths(&path)))?);
         }
         Ok(command)
     }
@@ -70,8 +60,7 @@ impl Node<'_> {
     /// Whether one ping is answered within a second.
     pub fn reaches(&self, address: impl Into<IpAddr>) -> Result<bool> {
         let mut ping = self.command("ping")?;
-        ping.args(["-n", "-q", "-c1", "-W1"])
-            .arg(address.into().to_string());
+        ping.args(["-n", "-q", "-c1", "-W1"]).arg(address.into().to_string());
         Ok(captured(&mut ping)?.status.success())
     }
 
@@ -99,20 +88,10 @@ pub struct Running {
 impl Running {
     /// Its output goes to a file: nobody reads a pipe meanwhile, and a full one would stop it.
     pub(crate) fn start(mut command: Command, log: PathBuf) -> Result<Self> {
-        let file =
-            File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
-        let child = command
-            .spawn()
-            .map_err(|error| not_started(&command, error))?;
-        Ok(Self {
-            child,
-            command: line(&command),
-            log,
-        })
+        let file = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().map_err(|error| not_started(&command, error))?;
+        Ok(Self { child, command: line(&command), log })
     }
 
     /// Its process id.
@@ -134,12 +113,7 @@ impl Running {
     pub fn finish(mut self) -> Result<String> {
         let status = self.child.wait()?;
         let text = self.written()?;
-        ensure!(
-            status.success(),
-            "`{}` failed ({status}): {}",
-            self.command,
-            text.trim()
-        );
+        ensure!(status.success(), "`{}` failed ({status}): {}", self.command, text.trim());
         Ok(text)
     }
 }

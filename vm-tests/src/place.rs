@@ -42,9 +42,7 @@ impl FromStr for Place {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        parse(text).with_context(|| {
-            format!("`{text}` is no host (h1, h2, …) and no container (h1c1, h1c2, …)")
-        })
+        parse(text).with_context(|| format!("`{text}` is no host (h1, h2, …) and no container (h1c1, h1c2, …)"))
     }
 }
 
@@ -75,9 +73,7 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_refused() {
-        for text in [
-            "", "h", "h0", "h01", "c1", "h1c", "h1c0", "h256", "h+1", "h1c1c1",
-        ] {
+        for text in ["", "h", "h0", "h01", "c1", "h1c", "h1c0", "h256", "h+1", "h1c1c1"] {
             assert!(text.parse::<Place>().is_err(), "{text}");
         }
     }

@@ -32,7 +32,7 @@ impl Uplink {
     /// The host's address on this uplink, in a /24.
     pub fn address(self) -> Ipv4Addr {
         match self.underlay {
-            Underlay::Flat => Ipv4Addr::new(10, 99, 0, self.host),
+            Underlay::Flat | Underlay::Direct => Ipv4Addr::new(10, 99, 0, self.host),
             Underlay::Routed => self.routed(2),
         }
     }
@@ -50,32 +50,19 @@ impl Uplink {
 impl LabConfig {
     /// All cables of the underlay.
     pub fn uplinks(&self) -> Vec<Uplink> {
-        (1..=self.hosts)
-            .flat_map(|host| self.uplinks_of(host))
-            .collect()
+        (1..=self.hosts).flat_map(|host| self.uplinks_of(host)).collect()
     }
 
     /// The cables of one host.
     pub fn uplinks_of(&self, host: u8) -> Vec<Uplink> {
         let underlay = self.underlay;
         let two = underlay == Underlay::Routed && host == TWO_UPLINKS;
-        (0..=u8::from(two))
-            .map(|index| Uplink {
-                host,
-                index,
-                underlay,
-            })
-            .collect()
+        (0..=u8::from(two)).map(|index| Uplink { host, index, underlay }).collect()
     }
 
     /// The address other hosts know this host by.
     pub fn underlay_address(&self, host: u8) -> Ipv4Addr {
-        Uplink {
-            host,
-            index: 0,
-            underlay: self.underlay,
-        }
-        .address()
+        Uplink { host, index: 0, underlay: self.underlay }.address()
     }
 }
 
@@ -86,29 +73,14 @@ mod tests {
     #[test]
     fn a_flat_underlay_is_one_network() {
         let config = LabConfig::named("x");
-        let addresses: Vec<_> = config
-            .uplinks()
-            .iter()
-            .map(|uplink| uplink.address().to_string())
-            .collect();
+        let addresses: Vec<_> = config.uplinks().iter().map(|uplink| uplink.address().to_string()).collect();
         assert_eq!(addresses, ["10.99.0.1", "10.99.0.2"]);
     }
 
     #[test]
     fn the_second_host_of_a_routed_underlay_has_two_uplinks() {
-        let config = LabConfig {
-            underlay: Underlay::Routed,
-            hosts: 3,
-            ..LabConfig::named("x")
-        };
-        let addresses: Vec<_> = config
-            .uplinks()
-            .iter()
-            .map(|uplink| uplink.address().to_string())
-            .collect();
-        assert_eq!(
-            addresses,
-            ["10.99.1.2", "10.99.2.2", "10.98.2.2", "10.99.3.2"]
-        );
+        let config = LabConfig { underlay: Underlay::Routed, hosts: 3, ..LabConfig::named("x") };
+        let addresses: Vec<_> = config.uplinks().iter().map(|uplink| uplink.address().to_string()).collect();
+        assert_eq!(addresses, ["10.99.1.2", "10.99.2.2", "10.98.2.2", "10.99.3.2"]);
     }
 }

@@ -26,10 +26,9 @@ impl Record {
     pub(crate) fn read(name: &str) -> Result<Self> {
         let path = lab_dir(name).join("lab.json");
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .with_context(|| format!("{} is damaged", path.display())),
+            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("there is no lab `{name}`: `cargo xtask lab up` makes one")
+                bail!("there is no lab `{name}`: `cargo xtask lab up --name {name}` makes one")
             }
             Err(error) => Err(anyhow!(error).context(format!("cannot read {}", path.display()))),
         }
@@ -54,8 +53,7 @@ impl Record {
 
     /// Whether its owner died without taking it down.
     pub(crate) fn is_orphan(&self) -> bool {
-        self.owner
-            .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        self.owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     }
 }
 
@@ -70,11 +68,7 @@ fn labs_dir() -> PathBuf {
 
 /// The workspace's target folder. The package folder is asked of cargo first: the program may have been built elsewhere.
 pub(crate) fn workspace_target() -> PathBuf {
-    let package =
-        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    let workspace = Path::new(&package)
-        .parent()
-        .unwrap_or(Path::new("."))
-        .to_owned();
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let workspace = Path::new(&package).parent().unwrap_or(Path::new(".")).to_owned();
     workspace.join("target")
 }

@@ -28,8 +28,7 @@ impl LabConfig {
 
     pub(crate) fn containers(&self) -> impl Iterator<Item = Place> {
         let containers = self.containers;
-        (1..=self.hosts)
-            .flat_map(move |host| (1..=containers).map(move |c| Place::Container(host, c)))
+        (1..=self.hosts).flat_map(move |host| (1..=containers).map(move |c| Place::Container(host, c)))
     }
 
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = Netns> {
@@ -43,6 +42,9 @@ pub(crate) fn build(config: &LabConfig) -> Result<()> {
     for netns in config.namespaces() {
         netns.create()?;
     }
+    if config.underlay == Underlay::Direct {
+        return connect_directly(config);
+    }
     prepare(config)?;
     for uplink in config.uplinks() {
         connect(config, uplink)?;
@@ -50,15 +52,25 @@ pub(crate) fn build(config: &LabConfig) -> Result<()> {
     Ok(())
 }
 
+fn connect_directly(config: &LabConfig) -> Result<()> {
+    let [near, far] = [1, 2].map(|host| config.netns(Place::Host(host)));
+    let mtu = config.mtu;
+    near.ip(&format!("link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n", far.name()))?;
+    for uplink in config.uplinks() {
+        config.netns(Place::Host(uplink.host)).ip(&near_end(uplink))?;
+    }
+    Ok(())
+}
+
 fn prepare(config: &LabConfig) -> Result<()> {
     let wire = config.wire();
     match config.underlay {
+        Underlay::Direct => Ok(()),
         Underlay::Flat => wire.ip("link add dev bridge type bridge\nlink set bridge up\n"),
         Underlay::Routed => {
             wire.sysctl("ip_forward", 1)?;
             accept_any_path(&wire)?;
-            (1..=config.hosts)
-                .try_for_each(|host| accept_any_path(&config.netns(Place::Host(host))))
+            (1..=config.hosts).try_for_each(|host| accept_any_path(&config.netns(Place::Host(host))))
         }
     }
 }
@@ -76,25 +88,16 @@ fn connect(config: &LabConfig, uplink: Uplink) -> Result<()> {
     let host = config.netns(Place::Host(uplink.host));
     let wire = config.wire();
     let (device, port, mtu) = (uplink.device(), uplink.port(), config.mtu);
-    host.ip(&format!(
-        "link add {device} mtu {mtu} type veth peer name {port} mtu {mtu} netns {}\n",
-        wire.name()
-    ))?;
+    host.ip(&format!("link add {device} mtu {mtu} type veth peer name {port} mtu {mtu} netns {}\n", wire.name()))?;
     wire.ip(&far_end(uplink))?;
     host.ip(&near_end(uplink))
 }
 
 fn near_end(uplink: Uplink) -> String {
     let device = uplink.device();
-    let mut lines = format!(
-        "addr add {}/24 dev {device}\nlink set {device} up\n",
-        uplink.address()
-    );
+    let mut lines = format!("addr add {}/24 dev {device}\nlink set {device} up\n", uplink.address());
     if let Some(gateway) = uplink.gateway() {
-        lines += &format!(
-            "route add default via {gateway} dev {device} metric {}\n",
-            metric(uplink)
-        );
+        lines += &format!("route add default via {gateway} dev {device} metric {}\n", metric(uplink));
     }
     lines
 }
@@ -107,10 +110,7 @@ fn far_end(uplink: Uplink) -> String {
     let mut lines = format!("addr add {gateway}/24 dev {port}\nlink set {port} up\n");
     if uplink.index > 0 {
         let [a, b, c, _] = Uplink { index: 0, ..uplink }.address().octets();
-        lines += &format!(
-            "route add {a}.{b}.{c}.0/24 via {} metric {FALLBACK}\n",
-            uplink.address()
-        );
+        lines += &format!("route add {a}.{b}.{c}.0/24 via {} metric {FALLBACK}\n", uplink.address());
     }
     lines
 }

@@ -5,9 +5,7 @@ mod status;
 mod view;
 
 pub use machine::{Config, Mesh};
-pub use status::{
-    CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status,
-};
+pub use status::{CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status};
 pub use view::{Neighbour, PeerView, View};
 
 use std::net::SocketAddrV4;

@@ -121,8 +121,8 @@ impl Flows {
         self.facets.range(first..).take_while(|(other, _)| *other == facet).map(|&(_, key)| key).collect()
     }
 
-    /// The flows from a neighbour, whatever they do.
-    pub(super) fn from(&self, source: Source) -> Vec<FlowKey> {
+    /// The flows of frames that come from `source`.
+    pub(super) fn begun_at(&self, source: Source) -> Vec<FlowKey> {
         self.order.keys(&source).collect()
     }
 
@@ -222,7 +222,7 @@ mod tests {
         }
         assert_eq!(flows.with(Facet::Peer(short(5))), [relayed, key]);
         assert_eq!(flows.with(Facet::Peer(short(6))), [relayed]);
-        assert_eq!(flows.from(Source::Neighbour([10, 0, 0, 1])), [relayed]);
+        assert_eq!(flows.begun_at(Source::Neighbour([10, 0, 0, 1])), [relayed]);
         assert!(flows.with(mac(0)).is_empty());
     }
 

@@ -1,15 +1,30 @@
 //! The virtual switch: upcall -> decision, fdb, ports, tunnels.
 
+mod ageing;
+mod announce;
 mod config;
+mod decide;
+mod directory;
 mod fdb;
 mod flows;
 mod heartbeat;
+mod learn;
 mod liveness;
 mod machine;
+mod neighbours;
 mod path_mtu;
 mod recency;
+mod routes;
 mod status;
+mod tables;
 mod tunnel;
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
 pub use machine::Switch;

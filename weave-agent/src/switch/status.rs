@@ -1,10 +1,21 @@
 //! What the switch shows of itself; serialised as it is for the control API.
 
-use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
 
+use serde::{Serialize, Serializer};
+
+use super::Switch;
+use super::flows::Source;
+use crate::Time;
 use crate::addr::Mac;
 use crate::datapath::{PeerRoute, PortId};
 use crate::peer::{PeerName, ShortId};
+
+/// Names and addresses are shown as people write them.
+fn text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
 
 /// Where a MAC is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -13,13 +24,23 @@ pub enum Location {
     /// Behind a local port.
     Port(PortId),
     /// At another peer.
-    Peer(PeerName),
+    Peer(#[serde(serialize_with = "text")] PeerName),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, "port {}", port.0),
+            Self::Peer(name) => write!(f, "peer {name}"),
+        }
+    }
 }
 
 /// Everything the switch shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// Our own name.
+    #[serde(serialize_with = "text")]
     pub name: PeerName,
     /// Our own short id.
     pub short: ShortId,
@@ -50,6 +71,7 @@ pub struct PortStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FdbStatus {
     /// The address.
+    #[serde(serialize_with = "text")]
     pub mac: Mac,
     /// Where it is.
     pub at: Location,
@@ -66,7 +88,7 @@ pub enum Kind {
     /// By the tunnel to the peer itself.
     Direct,
     /// Through this neighbour.
-    Relay(PeerName),
+    Relay(#[serde(serialize_with = "text")] PeerName),
     /// By a way that no tunnel vouches for now: what was last known, or nothing.
     Stale,
 }
@@ -87,6 +109,7 @@ pub enum TunnelState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeerStatus {
     /// Its name.
+    #[serde(serialize_with = "text")]
     pub peer: PeerName,
     /// Its short id, if it has one.
     pub short: Option<ShortId>,
@@ -157,4 +180,42 @@ pub struct Counters {
     pub dropped: u64,
     /// Heartbeats that were no answer to ours, or nonsense.
     pub bad_heartbeats: u64,
+}
+
+impl Switch {
+    /// For people and for the control API.
+    pub fn status(&self, now: Time) -> Status {
+        let port = |&port: &PortId| PortStatus {
+            port,
+            macs: self.fdb.count_at(Location::Port(port)),
+            flows: self.flows.count_from(Source::Port(port)),
+        };
+        let known = self.view.iter().flat_map(|view| view.peers.keys());
+        let peers: BTreeSet<PeerName> = known.chain(self.tunnels.keys()).copied().collect();
+        Status {
+            name: self.config.name,
+            short: self.short,
+            ports: self.ports.iter().map(port).collect(),
+            peers: peers.into_iter().map(|peer| self.peer_status(now, peer)).collect(),
+            fdb: self.fdb.status(now),
+            flows: self.flows.counts(),
+            counters: self.counters,
+        }
+    }
+
+    fn peer_status(&self, now: Time, peer: PeerName) -> PeerStatus {
+        let short = self.directory.short(peer);
+        let way = self.view.as_ref().and_then(|view| self.way(view, peer));
+        PeerStatus {
+            peer,
+            short,
+            kind: match way {
+                Some(way) if way == peer => Kind::Direct,
+                Some(way) => Kind::Relay(way),
+                None => Kind::Stale,
+            },
+            route: short.and_then(|short| self.told.slots.get(&short)).copied(),
+            tunnel: self.tunnels.get(&peer).map(|tunnel| tunnel.status(now)),
+        }
+    }
 }

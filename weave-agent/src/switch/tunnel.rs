@@ -18,8 +18,8 @@ pub(super) struct Tunnel {
     pub(super) neighbour: Neighbour,
     /// There is a link beside it.
     pub(super) linked: bool,
-    /// What was last said of it ([`Output::Tunnel`](super::Output::Tunnel)).
-    pub(super) told_up: bool,
+    /// The route by it as of when the rest of the switch last looked; some if it was up then.
+    pub(super) told: Option<PeerRoute>,
     /// Of the link before this one: heartbeats may be under way with it.
     previous: u64,
     sequence: u32,
@@ -33,7 +33,7 @@ impl Tunnel {
             previous: neighbour.connection,
             neighbour,
             linked: true,
-            told_up: false,
+            told: None,
             sequence: 0,
             liveness: Liveness::new(now),
             path: PathMtu::new(now, route_mtu),
@@ -48,7 +48,7 @@ impl Tunnel {
             self.neighbour = neighbour;
             self.linked = true;
         } else {
-            *self = Self { told_up: self.told_up, ..Self::new(now, neighbour, route_mtu) };
+            *self = Self { told: self.told, ..Self::new(now, neighbour, route_mtu) };
         }
     }
 

@@ -1,0 +1,86 @@
+//! The view of the mesh and the tunnels -> what the datapath's tables should be.
+
+use std::collections::BTreeMap;
+
+use super::Switch;
+use super::tables::{Tables, Tree};
+use crate::datapath::{Op, PeerRoute};
+use crate::mesh::{PeerView, View};
+use crate::peer::{PeerName, ShortId};
+
+impl Switch {
+    /// Tells the datapath what became different.
+    pub(super) fn reconcile(&mut self) {
+        let wanted = self.wanted();
+        let oversized = self.oversized();
+        for op in self.told.become_like(wanted, !self.settled) {
+            if let Op::SetSource { remote, neighbour: None } = op {
+                self.remove_flows_from(remote);
+            }
+            self.order(op);
+        }
+        // Flows that the kernel can no longer carry out are made by us, frame by frame.
+        if self.oversized() > oversized {
+            for key in self.flows.floods() {
+                self.remove_flow(&key);
+            }
+        }
+    }
+
+    fn oversized(&self) -> usize {
+        self.told.trees.keys().filter(|origin| !self.told.fits(**origin)).count()
+    }
+
+    fn wanted(&self) -> Tables {
+        let mut tables = Tables {
+            sources: self
+                .tunnels
+                .iter()
+                .map(|(name, tunnel)| (tunnel.remote(), (self.neighbour_short(*name, tunnel), tunnel.neighbour.local)))
+                .collect(),
+            flood_ports: self.ports.clone(),
+            ..Tables::default()
+        };
+        match &self.view {
+            None => (tables.slots, tables.trees) = (self.told.slots.clone(), self.told.trees.clone()),
+            Some(view) => {
+                tables.slots = self.slots(view);
+                tables.trees = self.trees(view);
+            }
+        }
+        tables
+    }
+
+    fn slots(&self, view: &View) -> BTreeMap<ShortId, PeerRoute> {
+        let slot = |(short, name)| {
+            let way = self.way(view, name).and_then(|by| self.tunnels.get(&by)?.route());
+            way.or_else(|| self.told.slots.get(&short).copied()).map(|route| (short, route))
+        };
+        self.directory.iter().filter_map(slot).collect()
+    }
+
+    /// The neighbour with a working tunnel that takes frames for a peer: itself, else the next hop.
+    pub(super) fn way(&self, view: &View, name: PeerName) -> Option<PeerName> {
+        let works = |name: &PeerName| self.tunnels.get(name).is_some_and(super::tunnel::Tunnel::is_up);
+        Some(name).filter(works).or_else(|| view.peers.get(&name)?.next_hop.filter(works))
+    }
+
+    fn trees(&self, view: &View) -> BTreeMap<ShortId, Tree> {
+        let others = self.directory.iter().filter_map(|(short, name)| Some((short, self.tree(short, view.peers.get(&name)?))));
+        let own = Tree { parent: None, hops: self.hops(&view.hops, None) };
+        others.chain([(self.short, own)]).collect()
+    }
+
+    /// The tree of another peer; while it is out of reach, what it was.
+    fn tree(&self, origin: ShortId, peer: &PeerView) -> Tree {
+        let parent = peer.parent.and_then(|parent| self.tunnels.get(&parent));
+        match parent {
+            None => self.told.trees.get(&origin).cloned().unwrap_or_default(),
+            Some(parent) => Tree { parent: Some(parent.remote()), hops: self.hops(&peer.hops, peer.parent) },
+        }
+    }
+
+    fn hops(&self, hops: &[PeerName], parent: Option<PeerName>) -> Vec<ShortId> {
+        hops.iter().filter(|hop| Some(**hop) != parent).filter_map(|hop| self.directory.short(*hop)).collect()
+    }
+}
