@@ -13,7 +13,7 @@ use super::tables::Tables;
 use super::tunnel::Tunnel;
 use super::{Adopted, Config, Input, Output};
 use crate::Time;
-use crate::datapath::{Op, PortId, Upcall};
+use crate::datapath::{FlowEntry, Op, PortId, Upcall};
 use crate::mesh::View;
 use crate::peer::{PeerName, ShortId};
 
@@ -30,6 +30,10 @@ pub struct Switch {
     pub(super) ports: BTreeSet<PortId>,
     pub(super) fdb: Fdb,
     pub(super) flows: Flows,
+    /// Flows of an earlier agent that speak of ports or peers we do not know yet.
+    pub(super) inheritance: Vec<FlowEntry>,
+    /// More ports or peers are known than when those were last looked at.
+    pub(super) acquainted: bool,
     pub(super) tunnels: BTreeMap<PeerName, Tunnel>,
     pub(super) route_mtus: BTreeMap<Ipv4Addr, u16>,
     /// What the datapath's other tables hold.
@@ -57,6 +61,8 @@ impl Switch {
             ports: BTreeSet::new(),
             fdb: Fdb::new(&config),
             flows: Flows::new(&config),
+            inheritance: Vec::new(),
+            acquainted: false,
             tunnels: BTreeMap::new(),
             route_mtus: BTreeMap::new(),
             told: Tables::default(),
@@ -95,8 +101,10 @@ impl Switch {
         self.start(now);
         if !self.settled && self.settles.is_some_and(|settles| settles <= now) {
             self.settled = true;
+            self.inheritance = Vec::new();
             self.reconcile();
         }
+        self.reconsider(now);
         self.beat(now);
         self.notice_tunnels();
         self.release(now);
@@ -143,6 +151,7 @@ impl Switch {
 
     fn port_added(&mut self, port: PortId) {
         self.ports.insert(port);
+        self.acquainted = true;
         self.reconcile();
     }
 
@@ -172,6 +181,7 @@ impl Switch {
         self.forget_strangers(&view);
         self.directory = directory;
         self.view = Some(view);
+        self.acquainted = true;
         self.reconcile();
     }
 
