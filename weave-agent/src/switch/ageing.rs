@@ -17,6 +17,8 @@ const RECENT: Time = Time::from_secs(5);
 
 impl Switch {
     pub(super) fn flows_listed(&mut self, now: Time, listed: &[FlowEntry]) {
+        // What is still strange is listed again.
+        self.inheritance.clear();
         for entry in listed {
             self.flow_listed(now, entry);
         }
@@ -50,17 +52,31 @@ impl Switch {
         }
     }
 
-    /// A flow of an earlier agent is taken over if it is what we would decide, knowing what it tells of its two MACs.
-    fn consider(&mut self, now: Time, entry: &FlowEntry) {
-        if self.is_strange(entry) {
+    /// Looks again at what an earlier agent left, once more ports or peers are known: until then frames to a MAC that
+    /// only it knew would be floods.
+    pub(super) fn reconsider(&mut self, now: Time) {
+        if !std::mem::take(&mut self.acquainted) || self.settled {
             return;
         }
+        for entry in std::mem::take(&mut self.inheritance) {
+            if self.flows.action(&entry.key).is_none() {
+                self.consider(now, &entry);
+            }
+        }
+    }
+
+    /// A flow of an earlier agent is taken over if it is what we would decide, knowing what it tells of its two MACs.
+    fn consider(&mut self, now: Time, entry: &FlowEntry) {
         if !matches!(entry.action, Action::Drop(_)) {
             self.infer(now, entry);
         }
+        if self.is_strange(entry) {
+            self.inheritance.push(entry.clone());
+            return;
+        }
         let decision = self.decide(&entry.key);
         let idle = entry.idle.is_none_or(|idle| idle > self.config.flow_idle);
-        let contradicted = self.source(&entry.key).is_some_and(|at| self.fdb.find(Mac(entry.key.src)).is_some_and(|known| known != at));
+        let contradicted = self.source(&entry.key).is_some_and(|at| self.fdb.find(Mac(entry.key.src)) != Some(at));
         if idle || contradicted || !decision.cached || decision.action != entry.action {
             self.order(Op::Remove(entry.key));
             return;
@@ -90,23 +106,18 @@ impl Switch {
         source || target
     }
 
+    /// Each end tells of itself, also if the other is not known yet.
     fn infer(&mut self, now: Time, entry: &FlowEntry) {
-        let Some(at) = self.source(&entry.key) else { return };
-        self.infer_one(now, Mac(entry.key.src), at);
+        if let Some(at) = self.source(&entry.key) {
+            self.inherit(now, Mac(entry.key.src), at);
+        }
         let target = match entry.action {
-            Action::Port(port) => Some(Location::Port(port)),
+            Action::Port(port) => self.ports.contains(&port).then_some(Location::Port(port)),
             Action::Peer(short) => self.directory.name(short).map(Location::Peer),
             Action::Drop(_) | Action::Flood(_) => None,
         };
         if let Some(at) = target {
-            self.infer_one(now, Mac(entry.key.dst), at);
-        }
-    }
-
-    /// Hearsay: it moves nothing that is known, and is not announced, because the earlier agent did.
-    fn infer_one(&mut self, now: Time, mac: Mac, at: Location) {
-        if !mac.is_group() && self.fdb.find(mac).is_none() {
-            self.learn_quietly(now, mac, at);
+            self.inherit(now, Mac(entry.key.dst), at);
         }
     }
 }

@@ -37,6 +37,7 @@ const fn once(reason: DropReason) -> Decision {
 impl Switch {
     pub(super) fn miss(&mut self, now: Time, key: &FlowKey, frame: Frame) {
         self.counters.misses += 1;
+        self.reconsider(now);
         let contested = self.source(key).is_some_and(|at| !self.learn(now, Mac(key.src), at));
         let decision = if contested { cached(Action::Drop(DropReason::Contested)) } else { self.decide(key) };
         if decision.cached {
@@ -96,7 +97,7 @@ impl Switch {
         if !self.told.sources.contains_key(&outer_src(key)) {
             return once(DropReason::Stranger);
         }
-        let Some((to, origin)) = ends(key).filter(|(_, origin)| self.directory.name(*origin).is_some()) else {
+        let Some((to, origin)) = ends(key).filter(|(_, origin)| self.is_peer(*origin)) else {
             return once(DropReason::UnknownPeer);
         };
         if to != self.short {
@@ -112,8 +113,13 @@ impl Switch {
         }
     }
 
+    /// The mesh knows it, or our predecessor did and the mesh may have yet to tell us.
+    fn is_peer(&self, short: ShortId) -> bool {
+        self.directory.name(short).is_some() || !self.settled && self.told.slots.contains_key(&short)
+    }
+
     fn transit(&self, key: &FlowKey, to: ShortId, origin: ShortId) -> Decision {
-        if self.directory.name(to).is_none() {
+        if !self.is_peer(to) {
             return once(DropReason::UnknownPeer);
         }
         match self.told.slots.get(&to) {

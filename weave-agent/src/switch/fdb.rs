@@ -35,7 +35,8 @@ pub(super) enum Learned {
 #[derive(Debug)]
 struct Entry {
     at: Location,
-    since: Time,
+    /// When it came; unknown if an earlier agent saw it come.
+    since: Option<Time>,
     used: Time,
     /// Times of the last few moves, oldest first.
     moves: Vec<Time>,
@@ -109,9 +110,18 @@ impl Fdb {
         if let Some(victim) = victim {
             self.remove(victim);
         }
-        self.entries.insert(mac, Entry { at, since: now, used: now, moves, held_until: None });
+        self.entries.insert(mac, Entry { at, since: Some(now), used: now, moves, held_until: None });
         self.order.insert(at, now, mac);
         victim
+    }
+
+    /// A MAC that is not known is at `at`, an earlier agent says. Returns the one that had to go to make room.
+    pub(super) fn inherit(&mut self, now: Time, mac: Mac, at: Location) -> Option<Mac> {
+        let evicted = self.add(now, mac, at, Vec::new());
+        if let Some(entry) = self.entries.get_mut(&mac) {
+            entry.since = None;
+        }
+        evicted
     }
 
     /// `mac` was used at `at`; nothing if it is elsewhere.
@@ -135,7 +145,7 @@ impl Fdb {
 
     /// MACs that came to a local port at `since` or later.
     pub(super) fn arrivals(&self, since: Time) -> Vec<Mac> {
-        let local = |entry: &Entry| matches!(entry.at, Location::Port(_)) && entry.since >= since;
+        let local = |entry: &Entry| matches!(entry.at, Location::Port(_)) && entry.since >= Some(since);
         self.entries.iter().filter(|(_, entry)| local(entry)).map(|(mac, _)| *mac).collect()
     }
 

@@ -67,10 +67,10 @@ impl Switch {
         }
     }
 
-    /// Learns a MAC that is not known, without a word to the other peers.
-    pub(super) fn learn_quietly(&mut self, now: Time, mac: Mac, at: Location) {
-        if let Learned::New(evicted) = self.fdb.learn(now, mac, at) {
-            self.counters.learned += 1;
+    /// Hearsay of an earlier agent: it moves nothing that is known, and is not announced, because that agent did.
+    pub(super) fn inherit(&mut self, now: Time, mac: Mac, at: Location) {
+        if !mac.is_group() && self.fdb.find(mac).is_none() {
+            let evicted = self.fdb.inherit(now, mac, at);
             self.void(mac, evicted);
         }
     }

@@ -13,7 +13,7 @@ use super::tables::Tables;
 use super::tunnel::Tunnel;
 use super::{Adopted, Config, Input, Output};
 use crate::Time;
-use crate::datapath::{Op, PortId, Upcall};
+use crate::datapath::{FlowEntry, Op, PortId, Upcall};
 use crate::mesh::View;
 use crate::peer::{PeerName, ShortId};
 
@@ -30,10 +30,16 @@ pub struct Switch {
     pub(super) ports: BTreeSet<PortId>,
     pub(super) fdb: Fdb,
     pub(super) flows: Flows,
+    /// Flows of an earlier agent that speak of ports or peers we do not know yet.
+    pub(super) inheritance: Vec<FlowEntry>,
+    /// More ports or peers are known than when those were last looked at.
+    pub(super) acquainted: bool,
     pub(super) tunnels: BTreeMap<PeerName, Tunnel>,
     pub(super) route_mtus: BTreeMap<Ipv4Addr, u16>,
     /// What the datapath's other tables hold.
     pub(super) told: Tables,
+    /// What an earlier agent left in them, until the grace after the start is over.
+    pub(super) kept: Tables,
     pub(super) announcer: Announcer,
     pub(super) counters: Counters,
     /// The grace after the start is over.
@@ -57,9 +63,12 @@ impl Switch {
             ports: BTreeSet::new(),
             fdb: Fdb::new(&config),
             flows: Flows::new(&config),
+            inheritance: Vec::new(),
+            acquainted: false,
             tunnels: BTreeMap::new(),
             route_mtus: BTreeMap::new(),
             told: Tables::default(),
+            kept: Tables::default(),
             announcer: Announcer::new(config.announce_rate),
             counters: Counters::default(),
             settled: false,
@@ -95,8 +104,11 @@ impl Switch {
         self.start(now);
         if !self.settled && self.settles.is_some_and(|settles| settles <= now) {
             self.settled = true;
+            self.inheritance = Vec::new();
+            self.kept = Tables::default();
             self.reconcile();
         }
+        self.reconsider(now);
         self.beat(now);
         self.notice_tunnels();
         self.release(now);
@@ -137,12 +149,14 @@ impl Switch {
         if adopted.short.is_some_and(|short| short != self.short) {
             self.bump_epoch();
         }
-        self.told = Tables::from(adopted);
+        self.kept = Tables::from(adopted);
+        self.told = self.kept.clone();
         self.reconcile();
     }
 
     fn port_added(&mut self, port: PortId) {
         self.ports.insert(port);
+        self.acquainted = true;
         self.reconcile();
     }
 
@@ -153,9 +167,7 @@ impl Switch {
         self.forget_location(Location::Port(port));
         self.remove_flows(Facet::Port(port));
         // Even in the grace after the start: it is known to be gone.
-        if self.told.flood_ports.remove(&port) {
-            self.order(Op::SetFloodPorts(self.told.flood_ports.iter().copied().collect()));
-        }
+        self.kept.flood_ports.remove(&port);
         self.reconcile();
     }
 
@@ -172,6 +184,7 @@ impl Switch {
         self.forget_strangers(&view);
         self.directory = directory;
         self.view = Some(view);
+        self.acquainted = true;
         self.reconcile();
     }
 
@@ -188,8 +201,9 @@ impl Switch {
         for short in self.directory.gone(directory) {
             self.remove_flows(Facet::Peer(short));
         }
-        let empty = self.told.without(&reassigned);
-        for op in self.told.become_like(empty, false) {
+        self.kept = self.kept.without(&reassigned);
+        let without = self.told.without(&reassigned);
+        for op in self.told.become_like(without) {
             self.order(op);
         }
     }

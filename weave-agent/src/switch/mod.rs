@@ -20,6 +20,8 @@ mod tables;
 mod tunnel;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

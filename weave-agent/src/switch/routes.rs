@@ -11,9 +11,10 @@ use crate::peer::{PeerName, ShortId};
 impl Switch {
     /// Tells the datapath what became different.
     pub(super) fn reconcile(&mut self) {
-        let wanted = self.wanted();
+        let mut wanted = self.wanted();
+        wanted.add(&self.kept);
         let oversized = self.oversized();
-        for op in self.told.become_like(wanted, !self.settled) {
+        for op in self.told.become_like(wanted) {
             if let Op::SetSource { remote, neighbour: None } = op {
                 self.remove_flows_from(remote);
             }
@@ -53,10 +54,16 @@ impl Switch {
 
     fn slots(&self, view: &View) -> BTreeMap<ShortId, PeerRoute> {
         let slot = |(short, name)| {
-            let way = self.way(view, name).and_then(|by| self.tunnels.get(&by)?.route());
-            way.or_else(|| self.told.slots.get(&short).copied()).map(|route| (short, route))
+            let old = self.told.slots.get(&short).copied();
+            let by = self.way(view, name).filter(|by| *by == name || !old.is_some_and(|old| self.is_worth_keeping(old)));
+            by.and_then(|by| self.tunnels.get(&by)?.route()).or(old).map(|route| (short, route))
         };
         self.directory.iter().filter_map(slot).collect()
+    }
+
+    /// In our first seconds, what the last agent left is as good as a relay, unless its tunnel is known to be dead.
+    fn is_worth_keeping(&self, route: PeerRoute) -> bool {
+        !self.settled && !self.tunnels.values().any(|tunnel| tunnel.remote() == route.remote && tunnel.is_dead())
     }
 
     /// The neighbour with a working tunnel that takes frames for a peer: itself, else the next hop.

@@ -56,6 +56,11 @@ impl Tunnel {
         self.liveness.is_alive() && self.path.proven().is_some()
     }
 
+    /// It worked, and does no more.
+    pub(super) fn is_dead(&self) -> bool {
+        self.liveness.is_dead()
+    }
+
     /// Nothing speaks for it: no link, and no answers.
     pub(super) fn is_abandoned(&self) -> bool {
         !self.linked && !self.liveness.is_alive()

@@ -38,6 +38,9 @@ impl World {
         if let Op::Heartbeat { remote, .. } | Op::SetSource { remote, neighbour: Some(_) } = &op {
             self.tell_route(host, *remote);
         }
+        if matches!(op, Op::SetTree { .. }) {
+            self.trees_changed = self.now;
+        }
         self.hosts[host].kernel.now = self.clock(host);
         let effects = self.hosts[host].kernel.apply(op);
         self.effects(host, effects);

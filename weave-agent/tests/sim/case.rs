@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use weave_agent::Time;
 
-use crate::frame::Payload;
+use crate::frame::{FrameId, Payload};
 use crate::kernel::Break;
 use crate::wire::{HostId, Noise};
 
@@ -28,6 +28,8 @@ pub(crate) struct Setting {
     /// Short ids are drawn from the first so many: few make collisions.
     pub(crate) short_ids: u16,
     pub(crate) fault: Option<Break>,
+    /// A frame whose way is printed.
+    pub(crate) watch: Option<FrameId>,
 }
 
 /// One thing that happens. Containers are counted round the attached ones, so that any sublist of steps makes sense.
@@ -147,6 +149,7 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
         via_stack: (0..hosts).filter(|_| rng.random_range(0..4) == 0).collect(),
         short_ids: *pick(rng, &[4096, 4096, 16]),
         fault,
+        watch: None,
     }
 }
 

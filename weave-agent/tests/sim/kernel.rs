@@ -8,7 +8,7 @@ use weave_agent::Time;
 use weave_agent::datapath::{FlowEntry, PortId};
 use weave_ebpf::fastpath::{CachedFlow, Tables, take_token};
 use weave_ebpf::flow::{Bucket, Config, Flow, FlowKey, INGRESS_TUNNEL, Ipv4, PeerSlot, Source, short_ids};
-use weave_ebpf::stats::{COUNTERS, Counter};
+use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
 
 use crate::decode;
 
@@ -67,6 +67,8 @@ pub(crate) struct Kernel {
     pub(crate) now: Time,
     buckets: RefCell<BTreeMap<u32, Bucket>>,
     counters: RefCell<[u64; COUNTERS as usize]>,
+    /// Why a packet was last dropped; for whoever looks for a frame.
+    pub(crate) last_drop: Cell<Option<DropReason>>,
     /// Outer source of the packet at hand, for [`Break::IgnoreParent`].
     pub(crate) outer_src: Ipv4,
 }
@@ -96,12 +98,16 @@ impl Kernel {
             now: Time::ZERO,
             buckets: RefCell::default(),
             counters: RefCell::new([0; COUNTERS as usize]),
+            last_drop: Cell::new(None),
             outer_src: [0; 4],
         }
     }
 
     /// Adds one to a counter or drop reason.
     pub(crate) fn add(&self, index: u32) {
+        if let Some(reason) = DropReason::from_index(index) {
+            self.last_drop.set(Some(reason));
+        }
         if let Some(counter) = self.counters.borrow_mut().get_mut(index as usize) {
             *counter += 1;
         }

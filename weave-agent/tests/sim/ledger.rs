@@ -20,7 +20,7 @@ pub(crate) struct Sent {
     pub(crate) at: Time,
     /// A wire lost a copy of it: nobody can be blamed if it does not arrive.
     pub(crate) lost: bool,
-    /// A wire made two of a copy of it: nobody can be blamed if it arrives twice.
+    /// Two copies may come to one place, and nobody can be blamed: a wire made two of one, or see property 2.
     pub(crate) duplicated: bool,
     /// Copies per place.
     pub(crate) copies: BTreeMap<Place, u32>,

@@ -1,9 +1,12 @@
 //! What must hold, whatever happens. Assertions carry these numbers.
 //!
-//! "After quiescence" means: no wire loses anything, every agent runs, and the tables had time to settle.
+//! "After quiescence" means: no wire loses anything, every agent runs and is past its [`GRACE`], and the tables had
+//! time to settle.
 //!
 //! 1. After quiescence a frame between containers that can reach each other arrives exactly once.
-//! 2. At no time does a frame come out of one port twice (unless a wire made two of it).
+//! 2. At no time does a frame come out of one port twice, unless a wire made two of it, or it was flooded to an unknown
+//!    unicast address while the hosts did not agree on the trees: the tunnel header does not tell such a copy from
+//!    a frame sent to one peer, so the receiver cannot check where it came from.
 //! 3. At no time does a frame come out of the port it went in by.
 //! 4. After quiescence all views are equal, every host has a loop-free way to every other, and every broadcast tree
 //!    covers every host once. That takes at most [`SETTLES_WITHIN`].
@@ -24,8 +27,12 @@ use std::fmt;
 
 use weave_agent::Time;
 
+use crate::frame::FrameId;
+
 /// See property 4.
 pub(crate) const SETTLES_WITHIN: Time = Time::from_secs(90);
+/// A new agent takes nothing of what it found away for this long: the switch's grace, and one more look at the flows.
+pub(crate) const GRACE: Time = Time::from_secs(16);
 /// See property 8.
 pub(crate) const MOVES_WITHIN: Time = Time::from_secs(1);
 /// See property 14.
@@ -46,6 +53,12 @@ impl Violation {
     /// Property `property` did not hold.
     pub(crate) fn new(property: u8, text: String) -> Self {
         Self { property, text }
+    }
+
+    /// The frame it is about, if it is about one.
+    pub(crate) fn frame(&self) -> Option<FrameId> {
+        let (_, rest) = self.text.split_once("FrameId(")?;
+        rest.split_once(')')?.0.parse().ok().map(FrameId)
     }
 }
 

@@ -21,6 +21,7 @@ fn setting(hosts: usize, absent: &[(usize, usize)]) -> Setting {
         via_stack: BTreeSet::new(),
         short_ids: 4096,
         fault: None,
+        watch: None,
     }
 }
 

@@ -9,7 +9,7 @@ use weave_agent::addr::Mac;
 use crate::frame::{FrameId, Payload};
 use crate::ledger::Place;
 use crate::model::{Container, certain_groups, wired_groups};
-use crate::properties::{SETTLES_WITHIN, Violation, ensure};
+use crate::properties::{GRACE, SETTLES_WITHIN, Violation, ensure};
 use crate::run::Run;
 use crate::wire::{HostId, Noise};
 
@@ -71,6 +71,8 @@ impl Run {
         let groups = wired_groups(&self.world.hosts, &self.world.wires);
         debug_assert!(!whole || groups.len() == 1, "the generator joins all hosts");
         self.converge(&groups)?;
+        let calm = (self.world.launched + GRACE).saturating_sub(self.world.now);
+        self.world.run_for(calm)?;
         let honest: Vec<Container> = self.model.honest().copied().collect();
         for container in &honest {
             self.announce(*container);

@@ -32,7 +32,13 @@ impl fmt::Display for Failure {
 /// Runs the case of a seed; a failing one is made smaller.
 pub(crate) fn check(seed: u64, fault: Option<Break>) -> Result<Summary, Box<Failure>> {
     let case = Case::generate(seed, fault);
-    run(&case).map_err(|violation| Box::new(shrink(Failure { seed, case, violation })))
+    run(&case).map_err(|violation| {
+        let mut failure = shrink(Failure { seed, case, violation });
+        // Once more, to print the way of the frame that went wrong.
+        failure.case.setting.watch = failure.violation.frame();
+        _ = run(&failure.case);
+        Box::new(failure)
+    })
 }
 
 /// Leaves out steps, longest runs of them first, as long as the same property fails.

@@ -3,6 +3,7 @@
 use weave_agent::addr::Mac;
 use weave_agent::datapath::{Action, FlowEntry, PortId};
 use weave_ebpf::flow::{INGRESS_TUNNEL, short_ids, slot};
+use weave_ebpf::stats::DropReason;
 
 use crate::properties::{Violation, ensure};
 use crate::run::Run;
@@ -66,6 +67,8 @@ impl Run {
         let (at, port) = self.model.with_mac(dst).filter(|container| group.contains(&container.place.0))?.place;
         let short = self.world.hosts[at].kernel.config.short;
         let right = match flow.action {
+            // A twin's frames.
+            Action::Drop(DropReason::Contested) => self.model.with_mac(Mac(flow.key.src)).is_none(),
             Action::Drop(_) => PortId(flow.key.ingress) == port || flow.key.ingress == INGRESS_TUNNEL && at != host,
             Action::Port(to) => at == host && to == port,
             Action::Peer(to) => at != host && u32::from(to.get()) == short,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weave_ebpf::flow::{Ipv4, slot};
 
+use crate::model::wired_groups;
 use crate::wire::HostId;
 use crate::world::World;
 
@@ -44,16 +45,20 @@ impl World {
         }
     }
 
+    /// Whether every tree that is in use covers every host that can be reached by wire, once.
+    pub(crate) fn trees_agree(&self) -> bool {
+        let groups = wired_groups(&self.hosts, &self.wires);
+        groups.iter().all(|group| group.iter().all(|origin| self.flood_covers(*origin, group).is_ok()))
+    }
+
     /// Whether a flood of `origin` comes to all of the group exactly once.
     pub(crate) fn flood_covers(&self, origin: HostId, group: &BTreeSet<HostId>) -> Result<(), String> {
         let short = self.hosts[origin].kernel.config.short;
         let mut copies: BTreeMap<HostId, u32> = BTreeMap::from([(origin, 1)]);
         let mut queue = VecDeque::from([origin]);
         while let Some(at) = queue.pop_front() {
-            let Some(tree) = self.hosts[at].kernel.trees.get(&short) else {
-                return Err(format!("h{at} has no tree for h{origin}"));
-            };
-            for hop in &tree.hops {
+            let tree = self.hosts[at].kernel.trees.get(&short);
+            for hop in tree.into_iter().flat_map(|tree| &tree.hops) {
                 let next = self.next_hop(at, *hop, [0; 4])?;
                 let parent = self.hosts[next].kernel.trees.get(&short).and_then(|tree| tree.parent);
                 if parent != Some(self.hosts[at].kernel.address.octets()) {

@@ -62,6 +62,10 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) rng: StdRng,
     pub(crate) trace: Trace,
+    /// When a kernel was last told another tree.
+    pub(crate) trees_changed: Time,
+    /// When an agent was last started.
+    pub(crate) launched: Time,
     /// A frame whose way is printed.
     watch: Option<FrameId>,
     /// The first thing that went wrong.
@@ -84,7 +88,9 @@ impl World {
             ledger: Ledger::default(),
             rng,
             trace: Trace::default(),
-            watch: std::env::var("SIM_FRAME").ok().and_then(|number| number.parse().ok()).map(FrameId),
+            trees_changed: Time::ZERO,
+            launched: Time::ZERO,
+            watch: setting.watch,
             violation: None,
             events: BTreeMap::new(),
             sequence: 0,
@@ -156,6 +162,10 @@ impl World {
         self.trace.note((to, packet));
         self.hosts[to].kernel.now = self.clock(to);
         let effects = self.hosts[to].kernel.packet(packet);
+        let drop = self.hosts[to].kernel.last_drop.take();
+        if drop.is_some() {
+            self.follow(frame::id_inside(packet), || format!("h{to} drops a copy: {drop:?}"));
+        }
         self.effects(to, effects);
     }
 
@@ -184,9 +194,20 @@ impl World {
             return;
         };
         self.follow(Some(id), || format!("comes out at h{host} {port:?}"));
+        if frame.first().is_some_and(|first| first & 1 == 0) && self.trees_moved_since(id) {
+            self.ledger.duplicated(id);
+        }
         if let Err(violation) = self.ledger.deliver(id, (host, port), self.now) {
             self.violation.get_or_insert(violation);
         }
+    }
+
+    /// Whether some host had another tree than its neighbours at some time since a frame was sent.
+    fn trees_moved_since(&self, id: FrameId) -> bool {
+        let Some(sent) = self.ledger.get(id).filter(|sent| !sent.duplicated && !sent.copies.is_empty()) else {
+            return false;
+        };
+        self.trees_changed >= sent.at || !self.trees_agree()
     }
 
     /// Sends a packet (outer Ethernet header first) on the underlay. `from` may be a stranger: a number above all hosts'.
@@ -273,6 +294,7 @@ impl World {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let router = Router::new(config(&state, host, self.rng.next_u64()), seed);
+        self.launched = self.now;
         let entry = &mut self.hosts[host];
         entry.incarnation += 1;
         entry.ring = 0;
