@@ -383,3 +383,48 @@ fn status_is_json() {
     assert_eq!(json["connections"][0]["state"], "established");
     assert_eq!(json["peers"].as_array().unwrap().len(), 3);
 }
+
+#[test]
+fn after_any_trouble_the_mesh_comes_together_again() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    for seed in 0..16_u8 {
+        let mut rng = StdRng::from_seed([seed; 32]);
+        let mut net = if seed % 2 == 0 { Net::star(5) } else { Net::line(5) };
+        net.run(5.0);
+        for step in 0..30_u64 {
+            let a = rng.random_range(1..=5_u8);
+            let b = rng.random_range(1..=4_u8);
+            let b = if b >= a { b + 1 } else { b };
+            match rng.random_range(0..6) {
+                0 | 1 => net.cut(a, b),
+                2 => net.heal(a, b),
+                3 => net.kill(a),
+                4 => net.crash(a),
+                _ => {}
+            }
+            net.run(rng.random_range(0.0..4.0));
+            if !net.hosts.contains_key(&a) {
+                let mut again = config(a, if a == 1 { &[] } else { &[1] });
+                again.uid = PeerUid(rng.random());
+                again.discovery = seed % 2 == 0 || step % 2 == 0;
+                net.start(a, again);
+            }
+        }
+        net.blocked.clear();
+        net.run(120.0);
+        net.assert_all_reach_all();
+        net.assert_trees();
+        let status = net.hosts.values().map(|host| host.mesh.status(net.now));
+        for status in status {
+            assert!(status.collisions.is_empty(), "seed {seed}: {:?}", status.collisions);
+            assert!(status.counters.garbage.is_empty());
+        }
+        for host in net.hosts.values_mut() {
+            host.delivered.clear();
+        }
+        net.tell(3, Input::Broadcast { channel: Channel("test".to_owned()), payload: Bytes::new() });
+        net.run(1.0);
+        assert!(net.hosts.iter().all(|(host, state)| state.delivered.len() == usize::from(*host != 3)), "seed {seed}");
+    }
+}
