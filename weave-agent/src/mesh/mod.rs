@@ -1,11 +1,19 @@
 //! The control plane: peers, links, topology gossip, routes, short ids.
 
+mod dialler;
+mod gossip;
+mod handshake;
+mod link;
 mod machine;
-mod status;
+mod message;
+mod routes;
+mod short_ids;
+pub mod status;
+mod topology;
 mod view;
 
 pub use machine::{Config, Mesh};
-pub use status::{CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status};
+pub use status::Status;
 pub use view::{Neighbour, PeerView, View};
 
 use std::net::SocketAddrV4;
@@ -13,6 +21,9 @@ use std::net::SocketAddrV4;
 use bytes::Bytes;
 
 use crate::peer::PeerName;
+
+/// How long a link waits until it is clear whether its peer restarted or has a clone.
+pub(crate) const PARKED: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A TCP connection, numbered by `io` when it is accepted or dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,22 +101,6 @@ pub enum Input {
         /// The message.
         payload: Bytes,
     },
-    /// Tell one peer something, hop by hop; lost (and counted) when there is no way to it.
-    Unicast {
-        /// Gossip channel.
-        channel: Channel,
-        /// Who is to get it.
-        to: PeerName,
-        /// The message.
-        payload: Bytes,
-    },
-    /// Hand state (all or a delta) to a random subset of the neighbours, each of which passes on what it had not seen lately.
-    Gossip {
-        /// Gossip channel.
-        channel: Channel,
-        /// The message.
-        payload: Bytes,
-    },
 }
 
 /// A gossip channel; peers that do not know one pass its messages on all the same.
@@ -124,10 +119,9 @@ pub struct Target {
 /// What the mesh wants done.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// Open a TCP connection; always answered by `Dialled` or `DialFailed`, within some 10 s: the address is not dialled
-    /// again before.
+    /// Open a TCP connection; answered by `Dialled` or `DialFailed`.
     Dial(SocketAddrV4),
-    /// Send bytes on a link. The queue is the caller's: it must bound it and close a link that does not drain.
+    /// Send bytes on a link.
     Send {
         /// Which link.
         link: LinkId,
@@ -148,7 +142,7 @@ pub enum Output {
     },
     /// Routes, peers or short ids changed.
     View(std::sync::Arc<View>),
-    /// Something another peer broadcast (or sent to us, or gossiped) on a channel that belongs to the agent's other parts.
+    /// Something another peer broadcast on a channel that belongs to the agent's other parts.
     Delivered {
         /// Gossip channel.
         channel: Channel,
