@@ -67,7 +67,7 @@ async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
         Err(error) => {
             progress("\n");
             let said = last_lines(&log_path, from);
-            Err(error.context(format!("the agent did not start; {} says:\n{said}", log_path.display())))
+            bail!("the agent did not start: {error:#}; {} says:\n{}", log_path.display(), said.trim_end())
         }
     }
 }

@@ -6,16 +6,18 @@ use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::io::api::body::Stopping;
-use crate::io::api::client::{Client, ClientError};
+use crate::io::api::client::Client;
 use crate::io::paths::Paths;
 use crate::io::pidfile::PidFile;
 use crate::io::reset;
 
 /// An agent ends within a second, or hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One that does not say so soon does not listen.
+const ANSWER: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(20);
 
 /// End the agent; the data plane goes on.
@@ -54,12 +56,9 @@ pub async fn reset(paths: &Paths) -> anyhow::Result<()> {
 /// Ask, then tell, then force. `false` if none ran.
 async fn end_agent(paths: &Paths) -> anyhow::Result<bool> {
     let Some(pid) = PidFile::holder(&paths.pid_file()) else { return Ok(false) };
-    let asked = Client::new(paths.socket()).order::<Stopping>("/reset").await;
-    if asked.is_ok() && ends(paths).await {
+    let asked = timeout(ANSWER, Client::new(paths.socket()).order::<Stopping>("/reset")).await;
+    if matches!(asked, Ok(Ok(_))) && ends(paths).await {
         return Ok(true);
-    }
-    if let Err(ClientError::NotAllowed(_)) = asked {
-        asked?;
     }
     let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1) else {
         bail!("an agent holds {} and does not answer; end it yourself, then reset again", paths.pid_file().display());

@@ -104,6 +104,10 @@ impl Agent {
     /// Take over what an earlier agent left.
     pub fn adopt(&mut self, ports: &[Port]) {
         if let Some(adopted) = self.carrier.adopted() {
+            // The switch orders only what differs: these ways would never be watched otherwise.
+            for &(remote, _, local) in &adopted.sources {
+                self.set_way(remote, Some(local));
+            }
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
         }
         for port in ports {

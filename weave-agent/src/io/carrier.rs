@@ -4,16 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use anyhow::Context;
-use weave_ebpf::flow::vni;
+use weave_ebpf::flow::{EXECUTE_MARK, vni};
 
 use super::datapath::ebpf::{Ebpf, NextHop, Options, Upcalls};
 use super::net::{Heartbeats, RawSender};
 use super::{net, object};
 use crate::datapath::{Egress, FlowEntry, Frame, Op, PortId};
 use crate::switch::Adopted;
-
-/// Set in the mark of a frame that `to_vxlan` is to send; the VNI is below.
-const MARK: u32 = 1 << 31;
 
 /// Carries out the switch's orders.
 pub struct Carrier {
@@ -94,7 +91,10 @@ impl Carrier {
 
     /// What an earlier agent left in the tables, if they are not new.
     pub fn adopted(&mut self) -> Option<Adopted> {
-        None
+        self.tables.adopted().unwrap_or_else(|error| {
+            self.failed("adopt", &format!("{error:#}"));
+            None
+        })
     }
 
     /// What the hooks are: `tcx` or `clsact`.
@@ -115,7 +115,7 @@ impl Carrier {
             let sent = match *way {
                 Egress::Port(port) => self.frames.send(port.0, None, frame),
                 Egress::Peer { to, origin } => {
-                    let mark = MARK | vni(to.get().into(), origin.get().into());
+                    let mark = EXECUTE_MARK | vni(to.get().into(), origin.get().into());
                     self.frames.send(self.vxlan_ifindex, Some(mark), frame)
                 }
             };

@@ -12,7 +12,7 @@ use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
 use crate::datapath::{Action, FlowEntry, PortId};
-use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus};
+use crate::mesh::status::{ConnectionState, ConnectionStatus, EdgeStatus};
 use crate::peer::ShortId;
 use crate::router;
 use crate::status::{Connection, FdbEntry, Flow, FlowAction, FlowKey, Peer, PeerConnection, Report, Summary, Target, Tunnel};
@@ -122,10 +122,10 @@ impl Snapshot {
             address: connection.address,
             state: word(connection.state).to_owned(),
             peer: connection.peer.clone(),
-            nickname: connection.nickname.clone(),
+            nickname: Some(connection.nickname.clone()).filter(|nickname| !nickname.is_empty()),
             tunnel: switched.map(|peer| self.tunnel(peer)),
             info: Some(connection.info.clone()).filter(|info| !info.is_empty()),
-            retry: connection.retry_in,
+            retry: connection.retry_in.map(|seconds| seconds as f64),
         }
     }
 
@@ -155,21 +155,20 @@ impl Snapshot {
 
     fn peers(&self) -> Vec<Peer> {
         let mesh = &self.router.mesh;
-        let next_hop = |name: &str| mesh.routes.iter().find(|route| route.peer == name)?.next_hop.clone();
         let shown = mesh.peers.iter().map(|peer| Peer {
             name: peer.name.clone(),
             nickname: peer.nickname.clone(),
-            short_id: Some(peer.short),
+            short_id: peer.short.map(ShortId::get),
             me: peer.name == mesh.name,
-            next_hop: next_hop(&peer.name),
+            next_hop: peer.next_hop.clone(),
             connections: peer.connections.iter().map(edge).collect(),
         });
         shown.collect()
     }
 
     fn targets(&self) -> Vec<Target> {
-        let means = |name: &String| self.targets.get(name).cloned().unwrap_or_default();
-        self.router.mesh.targets.iter().map(|name| Target { name: name.clone(), addresses: means(name) }).collect()
+        let target = |target: &crate::mesh::status::TargetStatus| Target { name: target.name.clone(), addresses: target.addresses.clone() };
+        self.router.mesh.targets.iter().map(target).collect()
     }
 
     fn flows(&self) -> Vec<Flow> {
@@ -232,6 +231,7 @@ fn word(state: ConnectionState) -> &'static str {
         ConnectionState::Established => "established",
         ConnectionState::Pending => "pending",
         ConnectionState::Connecting => "connecting",
+        ConnectionState::Unlinked => "unlinked",
         ConnectionState::Retrying => "retrying",
         ConnectionState::Failed => "failed",
     }
@@ -239,7 +239,7 @@ fn word(state: ConnectionState) -> &'static str {
 
 fn edge(edge: &EdgeStatus) -> PeerConnection {
     PeerConnection {
-        name: edge.name.clone(),
+        name: edge.peer.clone(),
         nickname: Some(edge.nickname.clone()).filter(|nickname| !nickname.is_empty()),
         address: Some(edge.address),
         outbound: edge.outbound,

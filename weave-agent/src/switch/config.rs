@@ -16,7 +16,7 @@ pub struct Config {
     pub flow_idle: Time,
     /// A MAC not seen for this long is forgotten.
     pub fdb_idle: Time,
-    /// After the start, reachability is only added for this long: what the last agent left in the kernel stays.
+    /// After the start, for this long, what the last agent left in the kernel ([`Adopted`](super::Adopted)) is added to and not taken away.
     pub grace: Time,
     /// Most MACs behind one port.
     pub port_macs: usize,

@@ -38,6 +38,8 @@ pub struct Switch {
     pub(super) route_mtus: BTreeMap<Ipv4Addr, u16>,
     /// What the datapath's other tables hold.
     pub(super) told: Tables,
+    /// What an earlier agent left in them, until the grace after the start is over.
+    pub(super) kept: Tables,
     pub(super) announcer: Announcer,
     pub(super) counters: Counters,
     /// The grace after the start is over.
@@ -66,6 +68,7 @@ impl Switch {
             tunnels: BTreeMap::new(),
             route_mtus: BTreeMap::new(),
             told: Tables::default(),
+            kept: Tables::default(),
             announcer: Announcer::new(config.announce_rate),
             counters: Counters::default(),
             settled: false,
@@ -102,6 +105,7 @@ impl Switch {
         if !self.settled && self.settles.is_some_and(|settles| settles <= now) {
             self.settled = true;
             self.inheritance = Vec::new();
+            self.kept = Tables::default();
             self.reconcile();
         }
         self.reconsider(now);
@@ -145,7 +149,8 @@ impl Switch {
         if adopted.short.is_some_and(|short| short != self.short) {
             self.bump_epoch();
         }
-        self.told = Tables::from(adopted);
+        self.kept = Tables::from(adopted);
+        self.told = self.kept.clone();
         self.reconcile();
     }
 
@@ -162,9 +167,7 @@ impl Switch {
         self.forget_location(Location::Port(port));
         self.remove_flows(Facet::Port(port));
         // Even in the grace after the start: it is known to be gone.
-        if self.told.flood_ports.remove(&port) {
-            self.order(Op::SetFloodPorts(self.told.flood_ports.iter().copied().collect()));
-        }
+        self.kept.flood_ports.remove(&port);
         self.reconcile();
     }
 
@@ -198,8 +201,9 @@ impl Switch {
         for short in self.directory.gone(directory) {
             self.remove_flows(Facet::Peer(short));
         }
-        let empty = self.told.without(&reassigned);
-        for op in self.told.become_like(empty, false) {
+        self.kept = self.kept.without(&reassigned);
+        let without = self.told.without(&reassigned);
+        for op in self.told.become_like(without) {
             self.order(op);
         }
     }

@@ -73,6 +73,9 @@ pub enum Input {
     },
 }
 
+/// A broadcast tree: origin, parent, hops.
+pub type Tree = (ShortId, Option<Ipv4Addr>, Vec<ShortId>);
+
 /// The tables that a datapath kept over a restart, except for the flows ([`Input::Flows`]).
 ///
 /// The switch changes them to what it wants by differences, and takes nothing away until [`Config::grace`] is over.
@@ -85,7 +88,7 @@ pub struct Adopted {
     /// Neighbours: outer address, short id, our address.
     pub sources: Vec<(Ipv4Addr, ShortId, Ipv4Addr)>,
     /// Broadcast trees: origin, parent, hops; empty ones may be left out.
-    pub trees: Vec<(ShortId, Option<Ipv4Addr>, Vec<ShortId>)>,
+    pub trees: Vec<Tree>,
     /// Ports that get copies of floods.
     pub flood_ports: Vec<PortId>,
 }

@@ -12,9 +12,10 @@ use crate::peer::{PeerName, ShortId};
 impl Switch {
     /// Tells the datapath what became different.
     pub(super) fn reconcile(&mut self) {
-        let wanted = self.wanted();
+        let mut wanted = self.wanted();
+        wanted.add(&self.kept);
         let oversized = self.oversized();
-        for op in self.told.become_like(wanted, !self.settled) {
+        for op in self.told.become_like(wanted) {
             if let Op::SetSource { remote, neighbour: None } = op {
                 self.remove_flows_from(remote);
             }

@@ -59,18 +59,16 @@ impl Tables {
         tables
     }
 
-    /// Makes these tables what `wanted` says and returns the orders that do it. With `keep`, nothing is withdrawn.
-    pub(super) fn become_like(&mut self, mut wanted: Self, keep: bool) -> Vec<Op> {
-        if keep {
-            wanted.add(self);
-        }
+    /// Makes these tables what `wanted` says and returns the orders that do it.
+    pub(super) fn become_like(&mut self, mut wanted: Self) -> Vec<Op> {
         wanted.trees.retain(|_, tree| *tree != Tree::default());
         let ops = self.differences(&wanted);
         *self = wanted;
         ops
     }
 
-    fn add(&mut self, old: &Self) {
+    /// What is only in `old` is here, too.
+    pub(super) fn add(&mut self, old: &Self) {
         for (short, route) in &old.slots {
             self.slots.entry(*short).or_insert(*route);
         }
@@ -125,16 +123,18 @@ mod tests {
     #[test]
     fn what_is_as_it_was_is_not_said_again() {
         let mut told = tables(&[2], &[7]);
-        assert!(told.become_like(tables(&[2], &[7]), false).is_empty());
-        assert_eq!(told.become_like(tables(&[2], &[8]), false), [Op::SetFloodPorts(vec![PortId(8)])]);
+        assert!(told.become_like(tables(&[2], &[7])).is_empty());
+        assert_eq!(told.become_like(tables(&[2], &[8])), [Op::SetFloodPorts(vec![PortId(8)])]);
     }
 
     #[test]
     fn what_is_kept_is_added_to_and_an_empty_tree_is_none() {
         let mut told = tables(&[2], &[7]);
-        let ops = told.become_like(tables(&[3], &[7]), true);
+        let mut wanted = tables(&[3], &[7]);
+        wanted.add(&told);
+        let ops = told.become_like(wanted);
         assert_eq!(ops, [Op::SetTree { origin: short(1), parent: None, hops: vec![short(3), short(2)] }]);
-        let ops = told.become_like(tables(&[], &[7]), false);
+        let ops = told.become_like(tables(&[], &[7]));
         assert_eq!(ops, [Op::SetTree { origin: short(1), parent: None, hops: vec![] }]);
         assert!(told.trees.is_empty());
     }

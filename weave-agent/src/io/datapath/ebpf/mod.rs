@@ -24,6 +24,7 @@ pub use self::upcalls::Upcalls;
 use crate::addr::Mac;
 use crate::datapath::{Action, FlowEntry, Op, PeerRoute, PortId};
 use crate::peer::ShortId;
+use crate::switch::{self, Adopted};
 
 /// Upcalls per second that one port or neighbour may make, and how many at once. An upcall costs the agent about ten
 /// microseconds, so a port that floods takes 4 % of one core.
@@ -181,6 +182,40 @@ impl Ebpf {
     /// The slots as they are: after a restart, those that an earlier agent left.
     pub fn routes(&self) -> impl Iterator<Item = (ShortId, PeerRoute)> + '_ {
         self.routes.iter().map(|(&short, &route)| (short, route))
+    }
+
+    /// What an earlier agent left in the tables, but for the flows; `None` if there was none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn adopted(&self) -> Result<Option<Adopted>> {
+        let sources = self.tables.sources.entries()?;
+        if sources.is_empty() && self.routes.is_empty() {
+            return Ok(None);
+        }
+        let short = |id: u32| ShortId::new(u16::try_from(id).ok()?);
+        let source = |(remote, source): ([u8; 4], Source)| Some((remote.into(), short(source.short)?, source.local.into()));
+        let flood_ports = self.tables.flood_ports.get(0)?;
+        Ok(Some(Adopted {
+            short: short(self.config.short),
+            slots: self.routes().collect(),
+            sources: sources.into_iter().filter_map(source).collect(),
+            trees: self.trees()?,
+            flood_ports: flood_ports.ports.iter().take(flood_ports.len as usize).map(|&port| PortId(port)).collect(),
+        }))
+    }
+
+    fn trees(&self) -> Result<Vec<switch::Tree>> {
+        let mut trees = Vec::new();
+        for index in 0..SHORT_IDS {
+            let tree = self.tables.trees.get(index)?;
+            let Some(origin) = ShortId::new(index as u16).filter(|_| tree.len != 0 || tree.parent != [0; 4]) else {
+                continue;
+            };
+            let parent = (tree.parent != [0; 4]).then(|| tree.parent.into());
+            trees.push((origin, parent, tree.hops.iter().take(tree.len as usize).filter_map(|&hop| ShortId::new(hop)).collect()));
+        }
+        Ok(trees)
     }
 
     /// All flows of this epoch. Those of an older one are swept out on the way.
