@@ -26,11 +26,18 @@ pub(super) async fn status(client: &Client, what: Option<What>, json: bool) -> a
 
 pub(super) async fn ps(client: &Client, targets: &[String], json: bool) -> anyhow::Result<()> {
     let all: Vec<Attachment> = client.parse(&client.show(Show::Ps).await?)?;
-    if let Some(unknown) = targets.iter().find(|name| all.iter().all(|shown| shown.target != **name)) {
+    if let Some(unknown) = targets.iter().find(|name| !all.iter().any(|shown| is_called(shown, name))) {
         bail!("{unknown:?} is not attached here: `weave-agent ps` lists who is");
     }
-    let wanted: Vec<Attachment> = all.into_iter().filter(|shown| targets.is_empty() || targets.contains(&shown.target)).collect();
+    let is_wanted = |shown: &Attachment| targets.is_empty() || targets.iter().any(|name| is_called(shown, name));
+    let wanted: Vec<Attachment> = all.into_iter().filter(is_wanted).collect();
     if json { print_json(&wanted) } else { print(&render::attachments(&wanted)) }
+}
+
+/// As it was given to `attach`, or the last part of the path that was.
+fn is_called(shown: &Attachment, name: &str) -> bool {
+    let last = |text: &str| text.rsplit('/').next().unwrap_or_default().to_owned();
+    shown.target == name || last(&shown.target) == last(name)
 }
 
 pub(super) async fn report(client: &Client) -> anyhow::Result<()> {

@@ -52,8 +52,6 @@ pub struct Parts {
     pub neighbours: watch::Sender<Vec<Ipv4Addr>>,
     /// What is kept.
     pub state: watch::Sender<State>,
-    /// What the router was told to connect to.
-    pub targets: Vec<Target>,
 }
 
 /// What the loop waits for.
@@ -86,19 +84,16 @@ pub struct Agent {
     /// Underlay interfaces that have our program.
     interfaces: BTreeSet<u32>,
     ports: BTreeSet<PortId>,
-    /// What targets mean, for status.
-    targets: BTreeMap<String, Vec<SocketAddrV4>>,
     ending: bool,
 }
 
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, targets } = parts;
+        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports) = Default::default();
-        let targets = targets.into_iter().map(|target| (target.name, target.addresses)).collect();
-        Self { config, clock, router, carrier, hands, underlay, neighbours, state, links, ways, interfaces, ports, targets, ending: false }
+        Self { config, clock, router, carrier, hands, underlay, neighbours, state, links, ways, interfaces, ports, ending: false }
     }
 
     /// Take over what an earlier agent left.
@@ -185,16 +180,11 @@ impl Agent {
             }
             mesh::Output::Send { link, bytes } => self.links.send(link, bytes),
             mesh::Output::Close { link } => self.links.close(link),
-            mesh::Output::Targets(targets) => self.keep_targets(targets),
+            mesh::Output::Targets(targets) => self.state.send_modify(|state| state.targets = targets),
             mesh::Output::ShortId(short) => self.state.send_modify(|state| state.short_id = Some(short.get())),
             // The router's other half has had these already, or nobody here wants them.
             mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) | mesh::Output::Delivered { .. } => {}
         }
-    }
-
-    fn keep_targets(&mut self, targets: Vec<String>) {
-        self.targets.retain(|name, _| targets.contains(name));
-        self.state.send_modify(|state| state.targets = targets);
     }
 
     fn order(&mut self, op: &Op) {
@@ -248,11 +238,12 @@ impl Agent {
             Event::DialFailed { remote, error } => self.mesh(mesh::Input::DialFailed { remote, error }),
             Event::Received { link, bytes } => self.mesh(mesh::Input::Received { link, bytes }),
             Event::Closed { link, error } => {
+                tracing::debug!(?link, error, "a link has ended");
                 self.links.ended(link);
                 self.mesh(mesh::Input::Closed { link, error });
             }
             Event::Connect { targets, replace, done } => self.connect(targets, replace, done),
-            Event::Resolved(target) => self.resolved(target),
+            Event::Resolved(target) => self.mesh(mesh::Input::Resolved(target)),
             // Nobody may wait for the answer any more: what was asked is done all the same.
             Event::Plug { port, redirect_peer, done } => drop(done.send(self.plug(port, redirect_peer))),
             Event::Unplug(port) => self.unplug(port),
@@ -265,14 +256,8 @@ impl Agent {
     }
 
     fn connect(&mut self, targets: Vec<Target>, replace: bool, done: Done) {
-        self.targets.extend(targets.iter().map(|target| (target.name.clone(), target.addresses.clone())));
         self.mesh(mesh::Input::Connect { targets, replace });
         drop(done.send(Ok(())));
-    }
-
-    fn resolved(&mut self, target: Target) {
-        self.targets.insert(target.name.clone(), target.addresses.clone());
-        self.mesh(mesh::Input::Resolved(target));
     }
 
     fn plug(&mut self, port: PortId, redirect_peer: bool) -> anyhow::Result<()> {
@@ -363,7 +348,6 @@ impl Agent {
             config: self.config.clone(),
             uptime: now,
             router: self.router.status(now),
-            targets: self.targets.clone(),
             hooks: self.carrier.hooks(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),

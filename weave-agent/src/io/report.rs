@@ -1,7 +1,6 @@
 //! What the agent says of itself: the router's view, the kernel's counters and the names of interfaces, put together.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
 
 use weave_ebpf::flow::{FlowKey as Key, INGRESS_TUNNEL};
 use weave_ebpf::stats::DropReason;
@@ -12,7 +11,7 @@ use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
 use crate::datapath::{Action, FlowEntry, PortId};
-use crate::mesh::status::{ConnectionState, ConnectionStatus, EdgeStatus};
+use crate::mesh::status::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
 use crate::status::{Connection, FdbEntry, Flow, FlowAction, FlowKey, Peer, PeerConnection, Report, Summary, Target, Tunnel};
@@ -27,8 +26,6 @@ pub struct Snapshot {
     pub uptime: Time,
     /// Mesh and switch.
     pub router: router::Status,
-    /// What targets mean.
-    pub targets: BTreeMap<String, Vec<SocketAddrV4>>,
     /// How programs are attached.
     pub hooks: &'static str,
     /// The kernel's flows, if they are asked for.
@@ -167,7 +164,7 @@ impl Snapshot {
     }
 
     fn targets(&self) -> Vec<Target> {
-        let target = |target: &crate::mesh::status::TargetStatus| Target { name: target.name.clone(), addresses: target.addresses.clone() };
+        let target = |target: &TargetStatus| Target { name: target.name.clone(), addresses: target.addresses.clone() };
         self.router.mesh.targets.iter().map(target).collect()
     }
 
@@ -257,4 +254,61 @@ fn key(key: &Key) -> FlowKey {
 
 fn interface(port: PortId) -> Option<String> {
     nix::net::if_::if_indextoname(port.0).ok()?.into_string().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mesh;
+    use crate::peer::{PeerName, PeerUid};
+    use crate::router::Router;
+    use crate::switch;
+
+    fn router() -> router::Status {
+        let (name, short) = (PeerName([2, 0, 0, 0, 0, 1]), ShortId::new(7).unwrap());
+        let mesh = mesh::Config {
+            name,
+            uid: PeerUid(1),
+            nickname: "h1".into(),
+            short: Some(short),
+            port: 6783,
+            tunnel_port: 6784,
+            discovery: true,
+            connection_limit: 0,
+            targets: vec![mesh::Target { name: "h2.example".into(), addresses: vec![] }],
+        };
+        Router::new(router::Config { mesh, switch: switch::Config::new(name, short, 6784) }, [7; 32]).status(Time::ZERO)
+    }
+
+    fn snapshot(flows: Vec<FlowEntry>, counters: &[(&str, u64)]) -> Snapshot {
+        let config =
+            Config { name: None, nickname: "h1".into(), port: 6783, host: None, discovery: true, conn_limit: 0, mtu: None, peers: None };
+        let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        Snapshot { config, uptime: Time::ZERO, router: router(), hooks: "tcx", flows, counters }
+    }
+
+    #[test]
+    fn drops_are_told_apart_from_what_is_well_and_only_if_there_were_any() {
+        let summary = snapshot(vec![], &[("stranger", 3), ("no-route", 0), ("upcalls", 5), ("relayed", 0)]).summary(1450);
+        assert_eq!(summary.drops, BTreeMap::from([("stranger".into(), 3)]));
+        assert_eq!(summary.counters, BTreeMap::from([("upcalls".into(), 5), ("relayed".into(), 0)]));
+        assert_eq!((summary.name.as_str(), summary.targets, summary.peers, summary.reachable), ("02:00:00:00:00:01", 1, 1, 1));
+    }
+
+    #[test]
+    fn flows_from_ports_and_from_tunnels_say_only_what_they_have() {
+        let port = Key { ingress: u32::MAX, src: [2; 6], dst: [4; 6], ..Key::default() };
+        let tunnel = Key { ingress: INGRESS_TUNNEL, vni: 0x7001, outer_src: [10, 0, 0, 2], ..Key::default() };
+        let entry = |key, action, idle| FlowEntry { key, action, packets: 1, bytes: 60, idle };
+        let idle = Some(Duration::from_millis(1500));
+        let entries =
+            vec![entry(port, Action::Peer(ShortId::new(9).unwrap()), idle), entry(tunnel, Action::Drop(DropReason::NoRoute), None)];
+        let flows = snapshot(entries, &[]).flows();
+        assert_eq!((flows[0].key.port, flows[0].key.vni, flows[0].idle), (Some(u32::MAX), None, Some(1.5)));
+        assert_eq!(flows[0].action, FlowAction::Peer { short_id: 9, peer: None });
+        assert_eq!((flows[1].key.port, flows[1].key.outer_src), (None, Some([10, 0, 0, 2].into())));
+        assert_eq!(flows[1].action, FlowAction::Drop { reason: "no-route".into() });
+    }
 }

@@ -97,7 +97,6 @@ async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Se
     let (carrier, upcalls) = Carrier::load(&options)?;
     let clock = Clock::new();
     let router_config = router_config(&config, &state.borrow(), &mut rng)?;
-    let targets = router_config.mesh.targets.clone();
     let router = Router::new(router_config, rng.random());
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
@@ -112,7 +111,7 @@ async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Se
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
-    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state, targets };
+    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state };
     let mut agent = Agent::new(parts);
     agent.adopt(&adopted);
 
