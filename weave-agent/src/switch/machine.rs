@@ -93,7 +93,7 @@ impl Switch {
             Input::Flows(flows) => self.flows_listed(now, &flows),
             Input::View(view) => self.view_changed(now, view),
             Input::LinkUp(neighbour) => self.link_up(now, neighbour),
-            Input::LinkDown(name) => self.link_down(now, name),
+            Input::LinkDown(name) => self.link_down(name),
             Input::RouteMtu { remote, mtu } => self.route_mtu(now, remote, mtu),
             Input::Announced { peer, macs } => self.announced(now, peer, &macs),
         }
@@ -110,7 +110,7 @@ impl Switch {
         }
         self.reconsider(now);
         self.beat(now);
-        self.notice_tunnels(now);
+        self.notice_tunnels();
         self.release(now);
         self.introduce(now);
         self.announce(now);

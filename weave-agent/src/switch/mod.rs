@@ -55,7 +55,7 @@ pub enum Input {
     View(Arc<View>),
     /// A link is up: probe the tunnel beside it.
     LinkUp(Neighbour),
-    /// A link is down; its tunnel lives as long as heartbeats are answered, and is tried for some minutes after.
+    /// A link is down; its tunnel lives as long as heartbeats are answered.
     LinkDown(PeerName),
     /// The largest inner packet that the underlay's route to a neighbour takes.
     RouteMtu {

@@ -23,15 +23,15 @@ impl Switch {
             None => drop(self.tunnels.insert(name, Tunnel::new(now, neighbour, mtu))),
         }
         self.reconcile();
-        self.notice_tunnels(now);
+        self.notice_tunnels();
         self.beat(now);
     }
 
-    pub(super) fn link_down(&mut self, now: Time, name: PeerName) {
+    pub(super) fn link_down(&mut self, name: PeerName) {
         if let Some(tunnel) = self.tunnels.get_mut(&name) {
             tunnel.linked = false;
         }
-        self.notice_tunnels(now);
+        self.notice_tunnels();
     }
 
     pub(super) fn route_mtu(&mut self, now: Time, remote: Ipv4Addr, mtu: u16) {
@@ -39,7 +39,7 @@ impl Switch {
         for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.remote() == remote) {
             tunnel.set_route_mtu(now, mtu);
         }
-        self.notice_tunnels(now);
+        self.notice_tunnels();
     }
 
     /// A peer that left the mesh and has no link is no neighbour any more, even if its kernel goes on answering.
@@ -87,7 +87,7 @@ impl Switch {
         if !self.take_heartbeat(now, key, frame) {
             self.counters.bad_heartbeats += 1;
         }
-        self.notice_tunnels(now);
+        self.notice_tunnels();
     }
 
     /// False if it is nonsense, for another, from a stranger, or an answer to nothing.
@@ -105,7 +105,7 @@ impl Switch {
     }
 
     /// Tells the mesh and the datapath what tunnels came up, went down or changed, and forgets abandoned ones.
-    pub(super) fn notice_tunnels(&mut self, now: Time) {
+    pub(super) fn notice_tunnels(&mut self) {
         let mut changed = false;
         for (&peer, tunnel) in &mut self.tunnels {
             let route = tunnel.route();

@@ -13,10 +13,6 @@ use crate::Time;
 use crate::datapath::PeerRoute;
 use crate::mesh::Neighbour;
 
-/// A tunnel without link and answers is tried for so long: when the wire is mended it should not have to wait for the
-/// mesh to dial again, which it does ever more rarely.
-const MEMORY: Time = Time::from_secs(600);
-
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) neighbour: Neighbour,
@@ -65,10 +61,9 @@ impl Tunnel {
         self.liveness.is_dead()
     }
 
-    /// Nothing speaks for it: no link, no answers, and none that worked not long ago.
-    pub(super) fn is_abandoned(&self, now: Time) -> bool {
-        let silent = |answer| now.saturating_sub(answer) >= MEMORY;
-        !self.linked && !self.liveness.is_alive() && self.liveness.last_answer().is_none_or(silent)
+    /// Nothing speaks for it: no link, and no answers.
+    pub(super) fn is_abandoned(&self) -> bool {
+        !self.linked && !self.liveness.is_alive()
     }
 
     pub(super) fn due(&self) -> Time {
