@@ -136,3 +136,76 @@ impl Link {
         if self.outbound { self.remote } else { SocketAddrV4::new(*self.remote.ip(), hello.port) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(decoder: &mut Decoder) -> Result<usize, Garbage> {
+        let mut messages = 0;
+        while decoder.next()?.is_some() {
+            messages += 1;
+        }
+        Ok(messages)
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic_or_hoard(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..16),
+            begin_well in any::<bool>(),
+            trusted in any::<bool>(),
+        ) {
+            let mut decoder = Decoder::default();
+            if trusted {
+                decoder.trust();
+            }
+            if begin_well {
+                decoder.push(&message::header());
+            }
+            for chunk in chunks {
+                decoder.push(&chunk);
+                if all(&mut decoder).is_err() {
+                    break;
+                }
+                let limit = if trusted { MAX_FRAME } else { MAX_HANDSHAKE_FRAME };
+                prop_assert!(decoder.waiting() <= limit + 4);
+            }
+        }
+
+        #[test]
+        fn bodies_of_any_bytes_are_messages_or_named_errors(tag in 0_u8..7, body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let frame = [&[tag][..], &body].concat();
+            if let Err(garbage) = Message::parse(&frame) {
+                prop_assert!(!garbage.name().is_empty() && !garbage.to_string().is_empty());
+            }
+        }
+
+        #[test]
+        fn it_does_not_matter_how_the_stream_is_split(cuts in prop::collection::vec(1_usize..9, 1..50)) {
+            let heartbeat = Message::Heartbeat.frame().unwrap();
+            let stream = [&message::header()[..], &heartbeat, &heartbeat, &heartbeat].concat();
+            let mut decoder = Decoder::default();
+            let (mut rest, mut messages) = (&stream[..], 0);
+            for cut in cuts.iter().cycle() {
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
+                decoder.push(now);
+                messages += all(&mut decoder).unwrap();
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(messages, 3);
+        }
+    }
+
+    #[test]
+    fn a_wrong_magic_is_noticed_at_its_first_byte() {
+        let mut decoder = Decoder::default();
+        decoder.push(b"G");
+        assert_eq!(decoder.next(), Err(Garbage::Magic([b'G', 0, 0, 0])));
+    }
+}

@@ -237,3 +237,101 @@ pub(crate) fn topology_frames(records: impl IntoIterator<Item = PeerRecord>) -> 
 
 /// Counted by name.
 pub(crate) type Counts = BTreeMap<&'static str, u64>;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+
+    use super::super::topology::Edge;
+    use super::*;
+
+    fn record() -> PeerRecord {
+        let edge = Edge { address: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 6783), outbound: true, established: false, linked: true };
+        PeerRecord {
+            name: PeerName([2, 0, 0, 0, 0, 1]),
+            nickname: "one".to_owned(),
+            uid: PeerUid(300),
+            version: 7,
+            short: ShortId::new(4095),
+            connections: BTreeMap::from([(PeerName([2, 0, 0, 0, 0, 2]), edge)]),
+        }
+    }
+
+    fn samples() -> Vec<(Message, &'static str)> {
+        let hello = Hello {
+            name: PeerName([2, 0, 0, 0, 0, 1]),
+            uid: PeerUid(1),
+            nickname: "one".to_owned(),
+            short: ShortId::new(5).unwrap(),
+            connection: 0x1234,
+            port: 6783,
+            tunnel_port: 6784,
+        };
+        let broadcast =
+            Broadcast { channel: Channel("macs".to_owned()), origin: PeerName([2, 0, 0, 0, 0, 1]), id: 9, payload: b"\x01\x02".to_vec() };
+        vec![
+            (Message::Hello(hello), "000000130002000000000101036f6e6505b424ff348035"),
+            (Message::Reject(Reject { kind: kind::COLLISION, reason: "no".to_owned() }), "000000050101026e6f"),
+            (Message::Heartbeat, "0000000102"),
+            (Message::Topology(vec![record()]), "000000220301020000000001036f6e65ac020701ff1f010200000000020a000002ff34010001"),
+            (Message::Broadcast(broadcast), "0000001004046d61637302000000000109020102"),
+        ]
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn the_bytes_of_version_one_stay_as_they_are() {
+        assert_eq!(hex(&header()), "575641470101");
+        for (message, golden) in samples() {
+            assert_eq!(hex(&message.frame().unwrap()), golden, "{}", message.name());
+        }
+    }
+
+    #[test]
+    fn every_message_comes_back_whatever_a_later_version_appends() {
+        for (message, _) in samples() {
+            let mut frame = message.frame().unwrap()[4..].to_vec();
+            assert_eq!(Message::parse(&frame).unwrap(), Some(message.clone()));
+            frame.extend(b"more");
+            assert_eq!(Message::parse(&frame).unwrap(), Some(message));
+        }
+        assert_eq!(Message::parse(b"\x63whatever"), Ok(None));
+    }
+
+    #[test]
+    fn the_highest_common_version_is_taken_and_none_is_an_error() {
+        assert_eq!(negotiate(*b"WVAG\x01\x07"), Ok(1));
+        assert_eq!(negotiate(*b"WVAG\x02\x07"), Err(Garbage::Version(2, 7)));
+        assert_eq!(negotiate(*b"WVAG\x00\x00"), Err(Garbage::Version(0, 0)));
+        assert_eq!(negotiate(*b"weave\x01"), Err(Garbage::Magic(*b"weav")));
+    }
+
+    #[test]
+    fn short_ids_of_more_than_twelve_bits_are_out_of_range() {
+        // 4095 is ff 1f as a varint, 4096 is 80 20.
+        let mut frame = Message::Topology(vec![record()]).frame().unwrap()[4..].to_vec();
+        let at = frame.windows(2).position(|pair| pair == b"\xff\x1f").unwrap();
+        frame[at..at + 2].copy_from_slice(b"\x80\x20");
+        assert_eq!(Message::parse(&frame), Err(Garbage::Range("topology")));
+    }
+
+    #[test]
+    fn much_topology_goes_into_several_frames_below_the_limit() {
+        let edge = record().connections.values().next().copied().unwrap();
+        let names = (0..=u8::MAX).flat_map(|a| (0..8).map(move |b| PeerName([2, 0, 0, 0, b, a])));
+        let full = PeerRecord { connections: names.map(|name| (name, edge)).collect(), ..record() };
+        let frames = topology_frames((0..200).map(|_| full.clone()));
+        assert!(frames.len() > 5 && frames.iter().all(|frame| frame.len() < MAX_FRAME));
+        let records: usize = frames
+            .iter()
+            .map(|frame| match Message::parse(&frame[4..]).unwrap() {
+                Some(Message::Topology(records)) => records.len(),
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(records, 200);
+    }
+}

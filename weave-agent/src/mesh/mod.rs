@@ -12,6 +12,11 @@ pub mod status;
 mod topology;
 mod view;
 
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod tests;
+
 pub use machine::{Config, Mesh};
 pub use status::Status;
 pub use view::{Neighbour, PeerView, View};

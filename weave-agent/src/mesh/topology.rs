@@ -229,3 +229,110 @@ impl Topology {
         reached
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Time = Time::from_secs(100);
+
+    pub(super) fn name(number: u8) -> PeerName {
+        PeerName([2, 0, 0, 0, 0, number])
+    }
+
+    fn edge(established: bool) -> Edge {
+        Edge { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1), outbound: false, established, linked: true }
+    }
+
+    fn record(number: u8, uid: u64, version: u64, to: &[u8]) -> PeerRecord {
+        PeerRecord {
+            name: name(number),
+            nickname: String::new(),
+            uid: PeerUid(uid),
+            version,
+            short: ShortId::new(u16::from(number)),
+            connections: to.iter().map(|to| (name(*to), edge(true))).collect(),
+        }
+    }
+
+    /// The owner makes one record per uid and version, so contents follow from them.
+    fn any_record() -> impl Strategy<Value = PeerRecord> {
+        (1_u8..5, 1_u64..4, 0_u64..5).prop_map(|(number, uid, version)| {
+            let to: Vec<u8> = (0..8).filter(|to| (uid * 31 + version * 7) >> to & 1 == 1 && *to != number).collect();
+            record(number, uid, version, &to)
+        })
+    }
+
+    fn merged(records: &[PeerRecord]) -> Vec<PeerRecord> {
+        let mut topology = Topology::new(record(0, 1, 1, &[]));
+        topology.apply(NOW, records.to_vec());
+        topology.records().cloned().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn records_merge_to_the_same_in_any_order_and_any_number(
+            (records, shuffled) in prop::collection::vec(any_record(), 0..12)
+                .prop_flat_map(|records| (Just(records.clone()), Just(records).prop_shuffle())),
+            again in 0_usize..12,
+        ) {
+            let expected = merged(&records);
+            prop_assert_eq!(&merged(&shuffled), &expected);
+            let repeated: Vec<PeerRecord> = records.iter().chain(records.iter().take(again)).cloned().collect();
+            prop_assert_eq!(&merged(&repeated), &expected);
+            // What was merged in parts, merged.
+            let (one, other) = records.split_at(again.min(records.len()));
+            let parts: Vec<PeerRecord> = merged(one).into_iter().chain(merged(other)).collect();
+            prop_assert_eq!(&merged(&parts), &expected);
+        }
+
+        #[test]
+        fn what_is_known_is_not_fresh(records in prop::collection::vec(any_record(), 0..12)) {
+            let mut topology = Topology::new(record(0, 1, 1, &[]));
+            topology.apply(NOW, records.clone());
+            prop_assert!(topology.apply(NOW, records).fresh.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_restarted_peer_keeps_its_edges_for_five_seconds() {
+        let mut topology = Topology::new(record(0, 1, 1, &[1]));
+        topology.apply(NOW, vec![record(1, 5, 9, &[0, 2]), record(2, 6, 9, &[1])]);
+        assert!(topology.apply(NOW, vec![record(1, 7, 2, &[])]).fresh.is_empty(), "its version is lower still");
+        topology.apply(NOW, vec![record(1, 7, 10, &[])]);
+        let kept = topology.edge(name(1), name(2)).unwrap();
+        assert!(kept.established && !kept.linked);
+        topology.handle_timeout(NOW + GC_DELAY);
+        assert!(topology.get(name(2)).is_some());
+        assert_eq!(topology.poll_timeout(), Some(NOW + KEPT));
+        assert!(topology.handle_timeout(NOW + KEPT));
+        assert!(topology.edge(name(1), name(2)).is_none());
+        assert!(topology.get(name(2)).is_none() && topology.get(name(1)).is_some());
+    }
+
+    #[test]
+    fn nobody_else_makes_versions_of_our_record() {
+        let mut topology = Topology::new(record(0, 1, 3, &[]));
+        assert!(topology.apply(NOW, vec![record(0, 9, 2, &[])]).impostor.is_none(), "ours is newer already");
+        assert_eq!(topology.apply(NOW, vec![record(0, 9, 8, &[1])]).impostor, Some((PeerUid(9), 8)));
+        topology.outbid(8);
+        let own = topology.get(name(0)).unwrap();
+        assert_eq!((own.uid, own.version), (PeerUid(1), 9));
+        assert!(topology.edge(name(0), name(1)).is_some(), "our earlier incarnation's edges count for a while");
+    }
+
+    #[test]
+    fn there_are_never_more_peers_than_short_ids() {
+        let mut topology = Topology::new(record(0, 1, 1, &[]));
+        let many = (0..5000_u16).map(|number| {
+            let [a, b] = number.to_be_bytes();
+            PeerRecord { name: PeerName([6, 0, 0, 0, a, b]), ..record(1, 1, 1, &[]) }
+        });
+        let applied = topology.apply(NOW, many.collect());
+        assert_eq!((topology.records().count(), applied.refused), (MAX_PEERS, 5001 - MAX_PEERS as u64));
+    }
+}

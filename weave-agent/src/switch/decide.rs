@@ -70,9 +70,11 @@ impl Switch {
     /// The decision for frames with this key, as far as is known now.
     pub(super) fn decide(&self, key: &FlowKey) -> Decision {
         let decision = if key.ingress == INGRESS_TUNNEL { self.decide_tunnel(key) } else { self.decide_local(key) };
+        // Of a peer that only our predecessor knew nothing is learned: the next frame must be an upcall, too.
+        let stranger = key.ingress == INGRESS_TUNNEL && ends(key).is_none_or(|(_, origin)| self.directory.name(origin).is_none());
         match decision.action {
             Action::Flood(origin) if !self.told.fits(origin) => Decision { cached: false, ..decision },
-            _ => decision,
+            _ => Decision { cached: decision.cached && !stranger, ..decision },
         }
     }
 

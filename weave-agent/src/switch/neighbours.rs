@@ -118,7 +118,10 @@ impl Switch {
             tunnel.told = route;
             changed = true;
         }
-        let abandoned: Vec<PeerName> = self.tunnels.iter().filter(|(_, tunnel)| tunnel.is_abandoned()).map(|(name, _)| *name).collect();
+        // As long as the mesh knows the peer it is probed: coming back must not wait for a link.
+        let known = |name: &PeerName| self.view.as_ref().is_some_and(|view| view.peers.contains_key(name));
+        let abandoned = self.tunnels.iter().filter(|(name, tunnel)| tunnel.is_abandoned() && !known(name));
+        let abandoned: Vec<PeerName> = abandoned.map(|(name, _)| *name).collect();
         changed |= !abandoned.is_empty();
         for name in abandoned {
             self.forget_tunnel(name);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Switch;
 use super::tables::{Tables, Tree};
+use super::tunnel::Tunnel;
 use crate::datapath::{Op, PeerRoute};
 use crate::mesh::{PeerView, View};
 use crate::peer::{PeerName, ShortId};
@@ -68,7 +69,7 @@ impl Switch {
 
     /// The neighbour with a working tunnel that takes frames for a peer: itself, else the next hop.
     pub(super) fn way(&self, view: &View, name: PeerName) -> Option<PeerName> {
-        let works = |name: &PeerName| self.tunnels.get(name).is_some_and(super::tunnel::Tunnel::is_up);
+        let works = |name: &PeerName| self.tunnels.get(name).is_some_and(Tunnel::is_up);
         Some(name).filter(works).or_else(|| view.peers.get(&name)?.next_hop.filter(works))
     }
 
@@ -88,6 +89,8 @@ impl Switch {
     }
 
     fn hops(&self, hops: &[PeerName], parent: Option<PeerName>) -> Vec<ShortId> {
-        hops.iter().filter(|hop| Some(**hop) != parent).filter_map(|hop| self.directory.short(*hop)).collect()
+        // By way of a relay it would be a second copy, or dropped: the next hop tells only the relay's address from it.
+        let direct = |hop: &&PeerName| self.tunnels.get(hop).is_some_and(Tunnel::is_up);
+        hops.iter().filter(direct).filter(|hop| Some(**hop) != parent).filter_map(|hop| self.directory.short(*hop)).collect()
     }
 }

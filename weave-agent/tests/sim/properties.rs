@@ -8,8 +8,8 @@
 //!    unicast address while the hosts did not agree on the trees: the tunnel header does not tell such a copy from
 //!    a frame sent to one peer, so the receiver cannot check where it came from.
 //! 3. At no time does a frame come out of the port it went in by.
-//! 4. After quiescence all views are equal, every host has a loop-free way to every other, and every broadcast tree
-//!    covers every host once. That takes at most [`SETTLES_WITHIN`].
+//! 4. After quiescence all views are equal, every host has a loop-free way to every other (the wire between them, if
+//!    there is one), and every broadcast tree covers every host once. That takes at most [`SETTLES_WITHIN`].
 //! 5. After quiescence only the first frame from one container to another is an upcall, on every host it meets.
 //! 6. After quiescence no cached flow contradicts where containers are, which ports exist and who the peers are.
 //! 7. After quiescence a broadcast or multicast reaches every other container exactly once and nobody twice.

@@ -125,6 +125,7 @@ impl Run {
                 self.world.flood_covers(*a, group)?;
                 for b in group.iter().filter(|b| *b != a) {
                     self.world.way(*a, *b)?;
+                    self.world.direct(*a, *b)?;
                 }
             }
         }

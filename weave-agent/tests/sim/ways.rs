@@ -28,6 +28,12 @@ impl World {
         Err(format!("h{from} to h{to}: loops"))
     }
 
+    /// Whether two hosts with a wire between them use it.
+    pub(crate) fn direct(&self, from: HostId, to: HostId) -> Result<(), String> {
+        let next = self.next_hop(from, self.hosts[to].kernel.config.short, [0; 4])?;
+        if next == to || !self.wires.joins(from, to) { Ok(()) } else { Err(format!("h{from} reaches h{to} by h{next}, not by its wire")) }
+    }
+
     /// Where a frame for `short` goes next, if it gets there.
     fn next_hop(&self, at: HostId, short: u32, upstream: Ipv4) -> Result<HostId, String> {
         let slot = self.hosts[at].kernel.peers.get(&short).filter(|slot| slot.flags & slot::VALID != 0);
