@@ -44,6 +44,8 @@ pub(crate) enum Step {
     Mend(HostId, HostId),
     /// A host alone.
     Isolate(HostId),
+    /// The hosts below this one alone, and the others.
+    Split(HostId),
     Heal,
     Noise(Noise),
     Attach(HostId),
@@ -156,6 +158,10 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
 /// Agents start and containers are attached.
 fn opening(setting: &Setting, rng: &mut StdRng) -> Vec<(Time, Step)> {
     let mut steps: Vec<(Time, Step)> = Vec::new();
+    // Two networks that know nothing of each other may well use the same short ids.
+    if rng.random_range(0..8) == 0 {
+        steps.push((Time::ZERO, Step::Split(setting.hosts / 2)));
+    }
     for host in 0..setting.hosts {
         steps.push((Time::from_millis(rng.random_range(0..300)), Step::Launch(host)));
         for _ in 0..rng.random_range(1..=2) {
@@ -180,7 +186,8 @@ fn step(rng: &mut StdRng, hosts: usize) -> Step {
         13..=19 => Step::Cut(host, other),
         20..=23 => Step::CutOneWay(host, other),
         24..=27 => Step::Mend(host, other),
-        28..=30 => Step::Isolate(host),
+        28..=29 => Step::Isolate(host),
+        30 => Step::Split(host),
         31..=34 => Step::Heal,
         35..=38 => Step::Noise(noise(rng)),
         39..=42 => Step::Attach(host),

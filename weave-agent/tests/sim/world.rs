@@ -158,14 +158,17 @@ impl World {
         }
     }
 
+    fn follow_drop(&self, host: HostId, id: Option<FrameId>) {
+        if let Some(reason) = self.hosts[host].kernel.last_drop.take() {
+            self.follow(id, || format!("h{host} drops a copy: {}", reason.name()));
+        }
+    }
+
     fn packet(&mut self, to: HostId, packet: &[u8]) {
         self.trace.note((to, packet));
         self.hosts[to].kernel.now = self.clock(to);
         let effects = self.hosts[to].kernel.packet(packet);
-        let drop = self.hosts[to].kernel.last_drop.take();
-        if drop.is_some() {
-            self.follow(frame::id_inside(packet), || format!("h{to} drops a copy: {drop:?}"));
-        }
+        self.follow_drop(to, frame::id_inside(packet));
         self.effects(to, effects);
     }
 
@@ -174,6 +177,7 @@ impl World {
         self.trace.note((host, port, frame));
         self.hosts[host].kernel.now = self.clock(host);
         let effects = self.hosts[host].kernel.port_frame(port, frame);
+        self.follow_drop(host, frame::id_of(frame));
         self.effects(host, effects);
     }
 
