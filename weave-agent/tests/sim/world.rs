@@ -198,7 +198,9 @@ impl World {
             return;
         };
         self.follow(Some(id), || format!("comes out at h{host} {port:?}"));
-        if frame.first().is_some_and(|first| first & 1 == 0) && self.trees_moved_since(id) {
+        let group = frame.first().is_some_and(|first| first & 1 == 1);
+        let excused = if group { self.parent_moved_since(host, id) } else { self.trees_moved_since(id) };
+        if excused {
             self.ledger.duplicated(id);
         }
         if let Err(violation) = self.ledger.deliver(id, (host, port), self.now) {
@@ -212,6 +214,13 @@ impl World {
             return false;
         };
         self.trees_changed >= sent.at || !self.trees_agree()
+    }
+
+    /// Whether this host takes the frame's floods from another neighbour than when it was sent.
+    fn parent_moved_since(&self, host: HostId, id: FrameId) -> bool {
+        let sent = self.ledger.get(id).filter(|sent| !sent.duplicated && !sent.copies.is_empty());
+        sent.and_then(|sent| Some((sent.at, self.hosts[sent.from?.0].kernel.config.short)))
+            .is_some_and(|(at, origin)| self.hosts[host].parents_changed.get(&origin).is_some_and(|changed| *changed >= at))
     }
 
     /// Sends a packet (outer Ethernet header first) on the underlay. `from` may be a stranger: a number above all hosts'.
@@ -363,6 +372,7 @@ fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
         incarnation: 0,
         offset: Time::from_millis(rng.random_range(0..100_000_000)),
         ring: 0,
+        parents_changed: BTreeMap::new(),
         misses: 0,
     }
 }
