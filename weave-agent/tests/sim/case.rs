@@ -25,8 +25,9 @@ pub(crate) struct Setting {
     pub(crate) latency: Time,
     /// Hosts whose next hops never resolve: everything leaves by the vxlan device.
     pub(crate) via_stack: BTreeSet<HostId>,
-    /// Short ids are drawn from the first so many: few make collisions.
+    /// Short ids are drawn from the first so many (few make collisions), but for those given.
     pub(crate) short_ids: u16,
+    pub(crate) shorts: Vec<u16>,
     pub(crate) fault: Option<Break>,
     /// A frame whose way is printed.
     pub(crate) watch: Option<FrameId>,
@@ -150,6 +151,7 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
         latency: Time::from_micros(*pick(rng, &[50, 500, 5_000, 20_000])),
         via_stack: (0..hosts).filter(|_| rng.random_range(0..4) == 0).collect(),
         short_ids: *pick(rng, &[4096, 4096, 16]),
+        shorts: Vec::new(),
         fault,
         watch: None,
     }

@@ -113,19 +113,29 @@ impl Kernel {
         }
     }
 
-    /// The flows that can match, as the datapath lists them to the switch.
+    /// The flows of the current epoch, as the datapath lists them to the switch.
     pub(crate) fn dump(&self) -> Vec<FlowEntry> {
-        let now = nanoseconds(self.now);
-        let matches = |flow: &Flow| flow.epoch == self.config.epoch || self.fault == Some(Break::IgnoreEpoch);
-        let live = self.flows.iter().map(|(key, flow)| (key, flow.get())).filter(|(_, flow)| matches(flow));
-        live.map(|(key, flow)| FlowEntry {
+        self.flows
+            .iter()
+            .filter(|(_, flow)| flow.get().epoch == self.config.epoch)
+            .map(|(key, flow)| self.entry(key, &flow.get()))
+            .collect()
+    }
+
+    /// The flows that the fast path takes for current, rightly or not.
+    pub(crate) fn matching(&self) -> Vec<FlowEntry> {
+        let current = |flow: &Cell<Flow>| Cached { flow, kernel: self }.epoch() == self.config.epoch;
+        self.flows.iter().filter(|(_, flow)| current(flow)).map(|(key, flow)| self.entry(key, &flow.get())).collect()
+    }
+
+    fn entry(&self, key: &FlowKey, flow: &Flow) -> FlowEntry {
+        FlowEntry {
             key: *key,
-            action: decode::action(&flow),
+            action: decode::action(flow),
             packets: flow.packets,
             bytes: flow.bytes,
-            idle: (flow.used_ns != 0).then(|| Time::from_nanos(now.saturating_sub(flow.used_ns))),
-        })
-        .collect()
+            idle: (flow.used_ns != 0).then(|| Time::from_nanos(nanoseconds(self.now).saturating_sub(flow.used_ns))),
+        }
     }
 
     /// Frames that came through a relay flow of this pair, by short ids.

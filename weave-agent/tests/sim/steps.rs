@@ -36,7 +36,10 @@ impl Run {
             Step::Isolate(host) => self.separate(|other| other == *host),
             Step::Split(first) => self.separate(|other| other < *first),
             Step::Heal => self.heal(),
-            Step::Noise(noise) => self.world.wires.noise = *noise,
+            Step::Noise(noise) => {
+                self.world.wires.noise = *noise;
+                self.noisy = true;
+            }
             Step::Attach(host) => self.attach_new(*host),
             Step::Detach(number) => _ = self.model.pick(*number).map(|index| self.detach(index)),
             Step::Move(number, host) => self.move_to(*number, *host)?,

@@ -361,7 +361,8 @@ impl World {
 
 fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
     let name = PeerName::random(rng);
-    let Some(short) = ShortId::new(rng.random_range(0..setting.short_ids)) else {
+    let drawn = rng.random_range(0..setting.short_ids);
+    let Some(short) = ShortId::new(setting.shorts.get(id).copied().unwrap_or(drawn)) else {
         unreachable!("short ids are 12 bits");
     };
     let targets = setting.targets.get(id).into_iter().flatten().map(|to| address(*to).to_string()).collect();
