@@ -67,9 +67,10 @@ fn two_containers_with_one_mac_disturb_nobody_else() -> Result<()> {
     let twin = lab.container("h2c1")?;
     twin.exec(["sh", "-c", &format!("ip link set ethwe down && ip link set ethwe address {mac} && ip link set ethwe up")])?;
     let script = |to: &str| format!("for i in $(seq 200); do ping -n -c1 -W0.05 {to} >/dev/null; done; true");
-    let noise =
-        [("h1c1", "10.32.2.2"), ("h2c1", "10.32.1.2")].map(|(from, to)| Ok(lab.container(from)?.spawn(["sh", "-c", &script(to)])?));
-    let noise = noise.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut noise = Vec::new();
+    for (from, to) in [("h1c1", "10.32.2.2"), ("h2c1", "10.32.1.2")] {
+        noise.push(lab.container(from)?.spawn(["sh", "-c", &script(to)])?);
+    }
     let others = ping(&lab.container("h1c2")?, lab.overlay_address("h2c2")?, 300, "0.01")?;
     pinged(others)?.lossless()?;
     drop(noise);

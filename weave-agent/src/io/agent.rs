@@ -288,7 +288,8 @@ impl Agent {
                     self.input(Input::Switch(switch::Input::RouteMtu { remote, mtu }));
                 }
             }
-            UnderlayEvent::NextHop { .. } | UnderlayEvent::AddressAdded(_) => {}
+            UnderlayEvent::NextHop { .. } => {}
+            UnderlayEvent::AddressAdded(_) => self.dial_again(),
             UnderlayEvent::AddressGone(address) => {
                 self.carrier.address_gone(address);
                 self.mesh(mesh::Input::AddressGone(address));
@@ -296,6 +297,13 @@ impl Agent {
             UnderlayEvent::LinkGone(ifindex) => self.leave(ifindex),
             UnderlayEvent::Interfaces(there) => self.interfaces_are(&there),
         }
+    }
+
+    /// What could not be reached may be within reach of a new address: the targets are not made to wait for their turn.
+    fn dial_again(&mut self) {
+        let known = self.router.status(self.clock.now()).mesh.targets;
+        let targets = known.into_iter().map(|target| Target { name: target.name, addresses: target.addresses }).collect();
+        self.mesh(mesh::Input::Connect { targets, replace: false });
     }
 
     fn interfaces_are(&mut self, there: &[u32]) {

@@ -12,7 +12,7 @@ use super::event::{Event, Events, Stream};
 
 /// Connections accepted at once, and how often one more may be: as Weave Net has it.
 const BURST: u32 = 20;
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(5);
 /// A dial that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
