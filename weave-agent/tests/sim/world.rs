@@ -329,7 +329,7 @@ impl World {
 
     /// `weave-agent connect`.
     pub(crate) fn connect(&mut self, host: HostId, names: &[String]) {
-        let targets = names.iter().map(target).collect();
+        let targets = names.iter().map(|name| target(name)).collect();
         self.input(host, Input::Mesh(mesh::Input::Connect { targets, replace: false }));
     }
 
@@ -383,9 +383,9 @@ pub(crate) fn address(id: HostId) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, u8::try_from(id + 1).unwrap_or(u8::MAX))
 }
 
-fn target(name: &String) -> mesh::Target {
+fn target(name: &str) -> mesh::Target {
     let addresses = name.parse().map(|ip| SocketAddrV4::new(ip, CONTROL_PORT)).into_iter().collect();
-    mesh::Target { name: name.clone(), addresses }
+    mesh::Target { name: name.to_owned(), addresses }
 }
 
 fn config(state: &State, id: HostId, uid: u64) -> Config {
@@ -398,7 +398,7 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         tunnel_port: TUNNEL_PORT,
         discovery: true,
         connection_limit: 0,
-        targets: state.targets.iter().map(target).collect(),
+        targets: state.targets.iter().map(|name| target(name)).collect(),
     };
     Config { mesh, switch: host::limits(state) }
 }
