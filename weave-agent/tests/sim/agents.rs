@@ -38,7 +38,12 @@ impl World {
         if let Op::Heartbeat { remote, .. } | Op::SetSource { remote, neighbour: Some(_) } = &op {
             self.tell_route(host, *remote);
         }
-        if matches!(op, Op::SetTree { .. }) {
+        if let Op::SetTree { origin, parent, .. } = &op {
+            let origin = u32::from(origin.get());
+            let old = self.hosts[host].kernel.trees.get(&origin).and_then(|tree| tree.parent);
+            if old != parent.map(|parent| parent.octets()) {
+                self.hosts[host].parents_changed.insert(origin, self.now);
+            }
             self.trees_changed = self.now;
         }
         self.hosts[host].kernel.now = self.clock(host);

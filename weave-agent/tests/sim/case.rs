@@ -25,8 +25,9 @@ pub(crate) struct Setting {
     pub(crate) latency: Time,
     /// Hosts whose next hops never resolve: everything leaves by the vxlan device.
     pub(crate) via_stack: BTreeSet<HostId>,
-    /// Short ids are drawn from the first so many: few make collisions.
+    /// Short ids are drawn from the first so many (few make collisions), but for those given.
     pub(crate) short_ids: u16,
+    pub(crate) shorts: Vec<u16>,
     pub(crate) fault: Option<Break>,
     /// A frame whose way is printed.
     pub(crate) watch: Option<FrameId>,
@@ -44,6 +45,8 @@ pub(crate) enum Step {
     Mend(HostId, HostId),
     /// A host alone.
     Isolate(HostId),
+    /// The hosts below this one alone, and the others.
+    Split(HostId),
     Heal,
     Noise(Noise),
     Attach(HostId),
@@ -148,6 +151,7 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
         latency: Time::from_micros(*pick(rng, &[50, 500, 5_000, 20_000])),
         via_stack: (0..hosts).filter(|_| rng.random_range(0..4) == 0).collect(),
         short_ids: *pick(rng, &[4096, 4096, 16]),
+        shorts: Vec::new(),
         fault,
         watch: None,
     }
@@ -156,6 +160,10 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
 /// Agents start and containers are attached.
 fn opening(setting: &Setting, rng: &mut StdRng) -> Vec<(Time, Step)> {
     let mut steps: Vec<(Time, Step)> = Vec::new();
+    // Two networks that know nothing of each other may well use the same short ids.
+    if rng.random_range(0..8) == 0 {
+        steps.push((Time::ZERO, Step::Split(setting.hosts / 2)));
+    }
     for host in 0..setting.hosts {
         steps.push((Time::from_millis(rng.random_range(0..300)), Step::Launch(host)));
         for _ in 0..rng.random_range(1..=2) {
@@ -180,7 +188,8 @@ fn step(rng: &mut StdRng, hosts: usize) -> Step {
         13..=19 => Step::Cut(host, other),
         20..=23 => Step::CutOneWay(host, other),
         24..=27 => Step::Mend(host, other),
-        28..=30 => Step::Isolate(host),
+        28..=29 => Step::Isolate(host),
+        30 => Step::Split(host),
         31..=34 => Step::Heal,
         35..=38 => Step::Noise(noise(rng)),
         39..=42 => Step::Attach(host),

@@ -15,6 +15,11 @@ use crate::wire::HostId;
 /// Between two frames of a pair.
 const PERIOD: Time = Time::from_millis(50);
 
+/// Rounds of a flood, a [`PERIOD`] each: long enough to meet every quota.
+const FLOOD_ROUNDS: u32 = 160;
+/// Frames per container and round.
+const FLOOD_FRAMES: u32 = 10;
+
 /// A frame on its way between two containers.
 type Probe = (FrameId, Container, Container);
 
@@ -178,21 +183,24 @@ impl Run {
         container
     }
 
-    /// Property 15: one container sends to and from random addresses as fast as it can.
+    /// Property 15: all containers of one host send to and from random addresses, faster than upcalls are granted.
     pub(crate) fn floods_are_bounded(&mut self) -> Result<(), Violation> {
         let groups = wired_groups(&self.world.hosts, &self.world.wires);
         let Some(index) = self.model.pick(self.world.rng.random_range(0..64)) else {
             return Ok(());
         };
+        let host = self.model.containers[index].place.0;
+        let floods: Vec<usize> = (0..self.model.containers.len()).filter(|other| self.model.containers[*other].place.0 == host).collect();
         let mut pairs = self.pairs(&groups);
-        let flooder = self.model.containers[index];
-        pairs.retain(|(a, b)| a.mac != flooder.mac && b.mac != flooder.mac);
+        pairs.retain(|(a, b)| a.place.0 != host && b.place.0 != host);
         pairs.truncate(3);
         self.exchange(&pairs)?;
         self.exchange(&pairs)?;
         let mut probes = Vec::new();
-        for _ in 0..20 {
-            self.step(&Step::RandomMacs(index, 100))?;
+        for _ in 0..FLOOD_ROUNDS {
+            for flood in &floods {
+                self.step(&Step::RandomMacs(*flood, FLOOD_FRAMES))?;
+            }
             probes.extend(self.chatter(&pairs, PERIOD)?);
             self.within_limits()?;
         }

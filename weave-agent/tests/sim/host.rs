@@ -1,6 +1,6 @@
 //! A host: a kernel that stays, an agent that comes and goes, and a state directory between its lives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use weave_agent::Time;
@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) offset: Time,
     /// Upcalls on their way to the agent.
     pub(crate) ring: usize,
+    /// When the parent in the tree of an origin (by short id) last became another.
+    pub(crate) parents_changed: BTreeMap<u32, Time>,
     /// Frames that matched no flow, ever.
     pub(crate) misses: u64,
 }

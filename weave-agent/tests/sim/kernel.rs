@@ -28,7 +28,7 @@ pub(crate) enum Break {
     FloodToIngress,
     /// Floods are accepted from any neighbour.
     IgnoreParent,
-    /// Any address is a neighbour's.
+    /// Any address is a neighbour's, and no part of a flow's key.
     TrustStrangers,
     /// `Op::Remove` does nothing.
     KeepFlows,
@@ -113,18 +113,29 @@ impl Kernel {
         }
     }
 
-    /// The flows that can match, as the datapath lists them to the switch.
+    /// The flows of the current epoch, as the datapath lists them to the switch.
     pub(crate) fn dump(&self) -> Vec<FlowEntry> {
-        let now = nanoseconds(self.now);
-        let live = self.flows.iter().map(|(key, flow)| (key, flow.get())).filter(|(_, flow)| flow.epoch == self.config.epoch);
-        live.map(|(key, flow)| FlowEntry {
+        self.flows
+            .iter()
+            .filter(|(_, flow)| flow.get().epoch == self.config.epoch)
+            .map(|(key, flow)| self.entry(key, &flow.get()))
+            .collect()
+    }
+
+    /// The flows that the fast path takes for current, rightly or not.
+    pub(crate) fn matching(&self) -> Vec<FlowEntry> {
+        let current = |flow: &Cell<Flow>| Cached { flow, kernel: self }.epoch() == self.config.epoch;
+        self.flows.iter().filter(|(_, flow)| current(flow)).map(|(key, flow)| self.entry(key, &flow.get())).collect()
+    }
+
+    fn entry(&self, key: &FlowKey, flow: &Flow) -> FlowEntry {
+        FlowEntry {
             key: *key,
-            action: decode::action(&flow),
+            action: decode::action(flow),
             packets: flow.packets,
             bytes: flow.bytes,
-            idle: (flow.used_ns != 0).then(|| Time::from_nanos(now.saturating_sub(flow.used_ns))),
-        })
-        .collect()
+            idle: (flow.used_ns != 0).then(|| Time::from_nanos(nanoseconds(self.now).saturating_sub(flow.used_ns))),
+        }
     }
 
     /// Frames that came through a relay flow of this pair, by short ids.
@@ -176,6 +187,11 @@ impl CachedFlow for Cached<'_> {
 
 impl Tables for Kernel {
     fn flow(&self, key: &FlowKey) -> Option<impl CachedFlow> {
+        let forged = |other: &&FlowKey| FlowKey { outer_src: key.outer_src, ..**other } == *key;
+        let key = match self.fault {
+            Some(Break::TrustStrangers) => self.flows.keys().find(forged)?,
+            _ => key,
+        };
         self.flows.get(key).map(|flow| Cached { flow, kernel: self })
     }
 

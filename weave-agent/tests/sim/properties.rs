@@ -4,9 +4,10 @@
 //! time to settle.
 //!
 //! 1. After quiescence a frame between containers that can reach each other arrives exactly once.
-//! 2. At no time does a frame come out of one port twice, unless a wire made two of it, or it was flooded to an unknown
-//!    unicast address while the hosts did not agree on the trees: the tunnel header does not tell such a copy from
-//!    a frame sent to one peer, so the receiver cannot check where it came from.
+//! 2. At no time does a frame come out of one port twice, unless a wire made two of it, or
+//!    - it is for a group, and the host's parent in the sender's tree became another while it was on its way; or
+//!    - it was flooded to an unknown unicast address while the hosts did not agree on the trees: the tunnel header does
+//!      not tell such a copy from a frame sent to one peer, so the receiver cannot check where it came from.
 //! 3. At no time does a frame come out of the port it went in by.
 //! 4. After quiescence all views are equal, every host has a loop-free way to every other (the wire between them, if
 //!    there is one), and every broadcast tree covers every host once. That takes at most [`SETTLES_WITHIN`].

@@ -23,7 +23,15 @@ use crate::world::World;
 pub(crate) struct Run {
     pub(crate) world: World,
     pub(crate) model: Model,
+    /// Wires lost or reordered datagrams in this run.
+    pub(crate) noisy: bool,
 }
+
+/// Bytes of a frame that fits every wire.
+const LONGEST: usize = 1200;
+/// The same for tunnels that lost probes by chance: until they grow again, a minute later, they take little more
+/// than the least that IPv4 promises.
+const LONGEST_AFTER_NOISE: usize = 560;
 
 /// What a run that went well says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +55,7 @@ pub(crate) fn run(case: &Case) -> Result<Summary, Violation> {
 }
 
 fn all_steps(case: &Case) -> Result<Summary, Violation> {
-    let mut run = Run { world: World::new(&case.setting), model: Model::default() };
+    let mut run = Run { world: World::new(&case.setting), model: Model::default(), noisy: false };
     for (pause, step) in &case.steps {
         run.world.run_for(*pause)?;
         run.step(step)?;
@@ -67,7 +75,8 @@ fn all_steps(case: &Case) -> Result<Summary, Violation> {
 impl Run {
     /// A container sends a frame.
     pub(crate) fn send(&mut self, from: Container, dst: Mac, payload: Payload) -> FrameId {
-        let len = self.world.rng.random_range(60..1200);
+        let longest = if self.noisy { LONGEST_AFTER_NOISE } else { LONGEST };
+        let len = self.world.rng.random_range(60..longest);
         let id = self.world.ledger.send(Some(from.place), self.world.now);
         let bytes = frame::build(dst, from.mac, payload, id, len);
         self.emit(from.place, &bytes);

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use weave_agent::Time;
 
 use crate::case::{Case, Ending, Setting, Step};
+use crate::frame::Payload;
+use crate::kernel::Break;
 use crate::model::Model;
 use crate::run::{Run, run};
 use crate::world::World;
@@ -20,6 +22,7 @@ fn setting(hosts: usize, absent: &[(usize, usize)]) -> Setting {
         latency: Time::from_micros(200),
         via_stack: BTreeSet::new(),
         short_ids: 4096,
+        shorts: Vec::new(),
         fault: None,
         watch: None,
     }
@@ -28,6 +31,19 @@ fn setting(hosts: usize, absent: &[(usize, usize)]) -> Setting {
 /// All agents start, each host gets a container.
 fn opening(hosts: usize) -> Vec<(Time, Step)> {
     (0..hosts).flat_map(|host| [Step::Launch(host), Step::Attach(host)]).map(|step| (Time::from_millis(1), step)).collect()
+}
+
+/// Two networks of two, with the same short ids, talk among themselves and then meet: flows that name a peer by an id
+/// that is another's now must never match again.
+pub(crate) fn networks_meet(fault: Option<Break>) -> Case {
+    let mut setting = Setting { shorts: vec![7, 8, 7, 8], fault, ..setting(4, &[]) };
+    setting.targets = vec![[].into(), [0].into(), [1].into(), [2].into()];
+    let mut steps = vec![(Time::ZERO, Step::Split(2))];
+    steps.extend(opening(4));
+    steps.extend([Step::Settle, Step::Heal].map(|step| (Time::from_secs(5), step)));
+    // Not all at once, lest what settles one sweeps up after another.
+    steps.extend((0..40).map(|n| (Time::from_millis(100), Step::Unicast(n, n / 4 + n, Payload::Ipv4))));
+    Case { setting, steps, ending: Ending::Plain }
 }
 
 fn holds(hosts: usize, absent: &[(usize, usize)], ending: Ending) {
@@ -59,6 +75,13 @@ fn a_cut_wire_is_gone_round() {
 }
 
 #[test]
+fn networks_with_the_same_short_ids_meet() {
+    if let Err(violation) = run(&networks_meet(None)) {
+        panic!("{violation}");
+    }
+}
+
+#[test]
 fn a_mac_moves() {
     holds(3, &[], Ending::Move);
 }
@@ -72,7 +95,7 @@ fn one_container_floods_random_macs() {
 #[test]
 fn a_relay_hears_of_the_first_frame_only() {
     let setting = setting(3, &[(0, 2)]);
-    let mut run = Run { world: World::new(&setting), model: Model::default() };
+    let mut run = Run { world: World::new(&setting), model: Model::default(), noisy: false };
     let outcome = (|| {
         for (pause, step) in opening(3) {
             run.world.run_for(pause)?;

@@ -36,10 +36,10 @@ impl Run {
         self.world.run_for(Time::from_secs(1))
     }
 
-    /// Detaches all but one of those that share a MAC.
+    /// Detaches all but one of those that share a MAC; whether there were any, or had been.
     fn drop_twins(&mut self) -> bool {
         let mut seen = BTreeSet::new();
-        let before = self.model.containers.len();
+        let twins = self.model.containers.iter().any(|container| container.twin);
         let containers = std::mem::take(&mut self.model.containers);
         for mut container in containers {
             if seen.insert(container.mac) {
@@ -49,7 +49,7 @@ impl Run {
                 self.unplug(container.place);
             }
         }
-        self.model.containers.len() < before
+        twins
     }
 
     /// In the middle of trouble: only where the model is sure who can find whom.

@@ -33,9 +33,13 @@ impl Run {
             Step::Cut(a, b) => self.cut(&[(*a, *b), (*b, *a)]),
             Step::CutOneWay(from, to) => self.cut(&[(*from, *to)]),
             Step::Mend(a, b) => self.mend(*a, *b),
-            Step::Isolate(host) => self.isolate(*host),
+            Step::Isolate(host) => self.separate(|other| other == *host),
+            Step::Split(first) => self.separate(|other| other < *first),
             Step::Heal => self.heal(),
-            Step::Noise(noise) => self.world.wires.noise = *noise,
+            Step::Noise(noise) => {
+                self.world.wires.noise = *noise;
+                self.noisy = true;
+            }
             Step::Attach(host) => self.attach_new(*host),
             Step::Detach(number) => _ = self.model.pick(*number).map(|index| self.detach(index)),
             Step::Move(number, host) => self.move_to(*number, *host)?,
@@ -69,9 +73,12 @@ impl Run {
         self.world.resume_streams();
     }
 
-    fn isolate(&mut self, host: HostId) {
-        for other in 0..self.world.hosts.len() {
-            self.cut(&[(host, other), (other, host)]);
+    /// Cuts every wire between those inside and the others.
+    fn separate(&mut self, inside: impl Fn(HostId) -> bool) {
+        for a in (0..self.world.hosts.len()).filter(|host| inside(*host)) {
+            for b in (0..self.world.hosts.len()).filter(|host| !inside(*host)) {
+                self.cut(&[(a, b), (b, a)]);
+            }
         }
     }
 
@@ -152,7 +159,7 @@ impl Run {
         for dst in [dst, Mac::BROADCAST] {
             let frame = match forgery {
                 Forgery::Heartbeat => [&[0; 14], &[1, HEARTBEAT_REQUEST][..], &[0; 60]].concat().into(),
-                _ => self.forged_frame(dst),
+                _ => self.forged_frame(dst, neighbour),
             };
             let path = Path { local: address(from).octets(), remote: address(host).octets(), port: TUNNEL_PORT, mtu: 1450, next_hop: None };
             let headers = vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 0));
@@ -161,9 +168,11 @@ impl Run {
         }
     }
 
-    fn forged_frame(&mut self, dst: Mac) -> Bytes {
+    /// As like a frame from a container of `neighbour` as can be.
+    fn forged_frame(&mut self, dst: Mac, neighbour: HostId) -> Bytes {
         let id: FrameId = self.world.ledger.send(None, self.world.now);
-        frame::build(dst, Mac([2, 0xbb, 0, 0, 0, 1]), Payload::Ipv4, id, 60)
+        let src = self.model.containers.iter().find(|container| container.place.0 == neighbour);
+        frame::build(dst, src.map_or(Mac([2, 0xbb, 0, 0, 0, 1]), |container| container.mac), Payload::Ipv4, id, 60)
     }
 
     /// A stranger connects and talks nonsense, at times after a good beginning.

@@ -158,14 +158,17 @@ impl World {
         }
     }
 
+    fn follow_drop(&self, host: HostId, id: Option<FrameId>) {
+        if let Some(reason) = self.hosts[host].kernel.last_drop.take() {
+            self.follow(id, || format!("h{host} drops a copy: {}", reason.name()));
+        }
+    }
+
     fn packet(&mut self, to: HostId, packet: &[u8]) {
         self.trace.note((to, packet));
         self.hosts[to].kernel.now = self.clock(to);
         let effects = self.hosts[to].kernel.packet(packet);
-        let drop = self.hosts[to].kernel.last_drop.take();
-        if drop.is_some() {
-            self.follow(frame::id_inside(packet), || format!("h{to} drops a copy: {drop:?}"));
-        }
+        self.follow_drop(to, frame::id_inside(packet));
         self.effects(to, effects);
     }
 
@@ -174,6 +177,7 @@ impl World {
         self.trace.note((host, port, frame));
         self.hosts[host].kernel.now = self.clock(host);
         let effects = self.hosts[host].kernel.port_frame(port, frame);
+        self.follow_drop(host, frame::id_of(frame));
         self.effects(host, effects);
     }
 
@@ -194,7 +198,9 @@ impl World {
             return;
         };
         self.follow(Some(id), || format!("comes out at h{host} {port:?}"));
-        if frame.first().is_some_and(|first| first & 1 == 0) && self.trees_moved_since(id) {
+        let group = frame.first().is_some_and(|first| first & 1 == 1);
+        let excused = if group { self.parent_moved_since(host, id) } else { self.trees_moved_since(id) };
+        if excused {
             self.ledger.duplicated(id);
         }
         if let Err(violation) = self.ledger.deliver(id, (host, port), self.now) {
@@ -208,6 +214,13 @@ impl World {
             return false;
         };
         self.trees_changed >= sent.at || !self.trees_agree()
+    }
+
+    /// Whether this host takes the frame's floods from another neighbour than when it was sent.
+    fn parent_moved_since(&self, host: HostId, id: FrameId) -> bool {
+        let sent = self.ledger.get(id).filter(|sent| !sent.duplicated && !sent.copies.is_empty());
+        sent.and_then(|sent| Some((sent.at, self.hosts[sent.from?.0].kernel.config.short)))
+            .is_some_and(|(at, origin)| self.hosts[host].parents_changed.get(&origin).is_some_and(|changed| *changed >= at))
     }
 
     /// Sends a packet (outer Ethernet header first) on the underlay. `from` may be a stranger: a number above all hosts'.
@@ -316,7 +329,7 @@ impl World {
 
     /// `weave-agent connect`.
     pub(crate) fn connect(&mut self, host: HostId, names: &[String]) {
-        let targets = names.iter().map(target).collect();
+        let targets = names.iter().map(|name| target(name)).collect();
         self.input(host, Input::Mesh(mesh::Input::Connect { targets, replace: false }));
     }
 
@@ -348,7 +361,8 @@ impl World {
 
 fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
     let name = PeerName::random(rng);
-    let Some(short) = ShortId::new(rng.random_range(0..setting.short_ids)) else {
+    let drawn = rng.random_range(0..setting.short_ids);
+    let Some(short) = ShortId::new(setting.shorts.get(id).copied().unwrap_or(drawn)) else {
         unreachable!("short ids are 12 bits");
     };
     let targets = setting.targets.get(id).into_iter().flatten().map(|to| address(*to).to_string()).collect();
@@ -359,6 +373,7 @@ fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
         incarnation: 0,
         offset: Time::from_millis(rng.random_range(0..100_000_000)),
         ring: 0,
+        parents_changed: BTreeMap::new(),
         misses: 0,
     }
 }
@@ -368,9 +383,9 @@ pub(crate) fn address(id: HostId) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, u8::try_from(id + 1).unwrap_or(u8::MAX))
 }
 
-fn target(name: &String) -> mesh::Target {
+fn target(name: &str) -> mesh::Target {
     let addresses = name.parse().map(|ip| SocketAddrV4::new(ip, CONTROL_PORT)).into_iter().collect();
-    mesh::Target { name: name.clone(), addresses }
+    mesh::Target { name: name.to_owned(), addresses }
 }
 
 fn config(state: &State, id: HostId, uid: u64) -> Config {
@@ -383,7 +398,7 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         tunnel_port: TUNNEL_PORT,
         discovery: true,
         connection_limit: 0,
-        targets: state.targets.iter().map(target).collect(),
+        targets: state.targets.iter().map(|name| target(name)).collect(),
     };
     Config { mesh, switch: host::limits(state) }
 }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use aya::programs::SchedClassifier;
 use aya::util::KernelVersion;
-use weave_ebpf::flow::{self, Bucket, Config, FloodPorts, Flow, FlowKey, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree};
+use weave_ebpf::flow::{
+    self, Bucket, Config, FloodPorts, Flow, FlowKey, HEARTBEAT_BUCKET, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree,
+};
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
@@ -309,6 +311,7 @@ impl Ebpf {
             return self.tables.sources.remove(&remote.octets());
         };
         self.add_bucket(NEIGHBOUR_BUCKET | u32::from(short.get()))?;
+        self.add_bucket(HEARTBEAT_BUCKET | u32::from(short.get()))?;
         self.tables.sources.insert(&remote.octets(), &Source { local: local.octets(), short: short.get().into() })
     }
 
