@@ -54,7 +54,10 @@ impl Tunnel {
         let own = world.memory.config.short;
         let to = if rng.random_bool(0.7) { own } else { short(rng) };
         let ttl = *[0, 1, 7, 8, 9, 10, 16, 56, 63, 64, 64, 64, 65, 72, 73, 255].choose(rng).unwrap();
-        Self { vni: vni(to, short(rng)), remote: remote(rng, world), ttl }
+        let remote = remote(rng, world);
+        let neighbour = world.memory.sources.get(&remote).filter(|_| rng.random_bool(0.4));
+        let origin = neighbour.map_or_else(|| short(rng), |source| source.short);
+        Self { vni: vni(to, origin), remote, ttl }
     }
 }
 
