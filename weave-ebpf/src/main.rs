@@ -18,7 +18,7 @@ use weave_ebpf::fastpath;
 use weave_ebpf::packet::ETHERNET;
 use weave_ebpf::vxlan::OUTER;
 
-use crate::kernel::{carry, flood};
+use crate::kernel::carry;
 use crate::kernel::maps::{CONFIG, Maps};
 use crate::kernel::skb::Skb;
 
@@ -62,28 +62,6 @@ pub fn from_vxlan(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_vxlan(ctx: TcContext) -> i32 {
     carry::to_vxlan(&Skb { ctx })
-}
-
-/// A flood's copies for neighbours whose outer headers are known.
-#[classifier]
-pub fn flood_direct(ctx: TcContext) -> i32 {
-    let skb = Skb { ctx };
-    skb.linearize((OUTER + ETHERNET) as u32);
-    flood::direct(&skb)
-}
-
-/// A flood's copies for the other neighbours.
-#[classifier]
-pub fn flood_stack(ctx: TcContext) -> i32 {
-    flood::stack(&Skb { ctx })
-}
-
-/// A flood's copies for the local ports.
-#[classifier]
-pub fn flood_ports(ctx: TcContext) -> i32 {
-    let skb = Skb { ctx };
-    skb.linearize(ETHERNET as u32);
-    flood::ports(&skb)
 }
 
 #[panic_handler]

@@ -128,6 +128,18 @@ impl Fields {
     /// Of a frame that is not to go on.
     pub const NONE: Self = Self { ip_len: 0, source_port: 0, ttl: 0 };
 
+    /// In one number.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.ip_len as u64 | (self.source_port as u64) << 16 | (self.ttl as u64) << 32
+    }
+
+    /// Out of it.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self { ip_len: packed as u16, source_port: (packed >> 16) as u16, ttl: (packed >> 32) as u8 }
+    }
+
     /// For a frame of `inner_len` bytes (its Ethernet header included) that starts here. `hash` becomes the source
     /// port, so that the underlay spreads flows (RFC 7348 section 5).
     #[inline(always)]

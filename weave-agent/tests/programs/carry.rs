@@ -199,9 +199,9 @@ impl Carrier<'_> {
         let upstream = given.read(OUTER_SOURCE).unwrap();
         let frame = Given { bytes: &given.bytes[OUTER..], ..given };
         let mut copies = Vec::new();
-        let onward = self.onward(origin, Fields::relay(&given));
-        // The stage that counts the hops that get no copy comes after the headers are off.
+        // Hops that get no copy are counted after the headers are off.
         let counted = stack::shrinks(given);
+        let onward = self.onward(origin, Fields::relay(&given), counted);
         let hops = onward.map(|fields| (fields, self.hops(frame, origin, upstream, counted)));
         if let Some((fields, hops)) = &hops {
             for (to, slot) in hops.iter().filter(|(_, slot)| slot.flags & slot::DIRECT != 0) {
@@ -224,7 +224,7 @@ impl Carrier<'_> {
     fn flood_from_vxlan(&self, given: Given<'_>, origin: u32, tunnel: Tunnel) -> Outcome {
         self.memory.add(Counter::Flooded.index());
         let mut copies = self.copies_to_ports(given.bytes, 0);
-        if let Some(ttl) = self.onward(origin, vxlan::relay_ttl(tunnel.ttl)) {
+        if let Some(ttl) = self.onward(origin, vxlan::relay_ttl(tunnel.ttl), true) {
             for (to, slot) in self.hops(given, origin, tunnel.remote, true) {
                 copies.extend(stack::sends(given, &slot, tunnel_vni(to, origin), ttl, self.wires));
             }
@@ -242,8 +242,8 @@ impl Carrier<'_> {
 
     /// What a relayed flood takes along, if it may go on. One that has come too far is worth a count only where it
     /// would have gone on.
-    fn onward<T>(&self, origin: u32, relayed: Option<T>) -> Option<T> {
-        if relayed.is_none() && self.memory.tree(origin).len != 0 {
+    fn onward<T>(&self, origin: u32, relayed: Option<T>, counted: bool) -> Option<T> {
+        if counted && relayed.is_none() && self.memory.tree(origin).len != 0 {
             self.memory.add_drop(DropReason::HopLimit);
         }
         relayed

@@ -151,6 +151,8 @@ fn generate(rng: &mut StdRng, world: &mut World, bench: &mut Bench) -> Case {
 fn compare(bench: &mut Bench, world: &World, case: &Case, which: &str) {
     let before = now();
     let observed = bench.observe(case);
+    world.memory.given.set(before);
+    world.memory.refilled.set(refill(bench, world, before));
     let given = Given { bytes: &case.packet, context: &case.context };
     let carrier = Carrier { memory: &world.memory, wires: &bench.wires };
     let expected = match case.entry {
@@ -192,8 +194,17 @@ fn compare_flows(bench: &Bench, world: &World, before: u64, what: &str) {
 fn compare_buckets(bench: &Bench, world: &World, what: &str) {
     for (&key, expected) in world.memory.buckets.borrow().iter() {
         let bucket = bench.maps.bucket(key).unwrap();
-        assert_eq!(bucket.tokens, expected.tokens, "tokens of bucket {key:x}, {what}");
+        assert_eq!(bucket, *expected, "bucket {key:x}, {what}");
     }
+}
+
+/// When the kernel refilled a bucket, if it just did.
+fn refill(bench: &Bench, world: &World, before: u64) -> Option<u64> {
+    let buckets = world.memory.buckets.borrow();
+    let moments = buckets.iter().map(|(&key, was)| (bench.maps.bucket(key).unwrap().refilled_ns, was.refilled_ns));
+    let refilled = moments.filter(|(is, was)| is != was).map(|(is, _)| is).next();
+    assert!(refilled.is_none_or(|moment| moment >= before && moment <= now()), "refilled at {refilled:?}, now is {before}");
+    refilled
 }
 
 fn names() -> Vec<&'static str> {

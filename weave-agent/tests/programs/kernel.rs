@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aya::VerifierLogLevel;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerfEventArray, ProgramArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerfEventArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use weave_agent::io::object::OBJECT;
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, Source, Tree, UpcallHeader};
@@ -16,9 +16,6 @@ use crate::context::Context;
 
 /// Pages of the upcall ring: room for some of the largest packets that a test run takes.
 const PAGES: usize = 64;
-
-/// The programs that go on with floods, in the order of `weave-ebpf`'s `kernel::flood::Stage`.
-const FLOODS: [&str; 3] = ["flood_direct", "flood_stack", "flood_ports"];
 
 /// What a run of a program left.
 #[derive(Debug)]
@@ -53,11 +50,6 @@ impl Kernel {
         let names: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
         for name in &names {
             program_mut(&mut object, name).load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        }
-        let mut floods: ProgramArray<MapData> = object.take_map("FLOODS").unwrap().try_into().unwrap();
-        for (index, name) in FLOODS.into_iter().enumerate() {
-            let program = program_mut(&mut object, name).fd().unwrap().try_clone().unwrap();
-            floods.set(index as u32, &program, 0).unwrap();
         }
         Self { object }
     }

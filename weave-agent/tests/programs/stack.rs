@@ -52,7 +52,8 @@ fn whole_network_header(frame: &[u8]) -> bool {
     loop {
         let kind = frame.read::<2>(network - 2).map(u16::from_be_bytes);
         network += match kind {
-            None => return false,
+            // A tag and nothing behind it.
+            None => return true,
             Some(0x8100 | 0x88a8) => 4,
             Some(ethertype::IPV4) => return frame.len() >= network + 20,
             Some(ethertype::IPV6) => return frame.len() >= network + 40,

@@ -18,6 +18,11 @@ pub(crate) struct Memory {
     pub(crate) flood_ports: FloodPorts,
     pub(crate) buckets: RefCell<BTreeMap<u32, Bucket>>,
     pub(crate) counts: RefCell<Vec<u64>>,
+    /// When the kernel refilled a bucket for the packet at hand, if it did. The library refills at the same moment,
+    /// because a moment later a millisecond more may have passed.
+    pub(crate) refilled: Cell<Option<u64>>,
+    /// When that packet was given to the kernel.
+    pub(crate) given: Cell<u64>,
 }
 
 impl Memory {
@@ -95,7 +100,10 @@ impl Tables for Memory {
         let Some(bucket) = buckets.get_mut(&bucket) else {
             return false;
         };
-        take_token(bucket, now(), config.upcall_rate, config.upcall_burst)
+        let moment = self.refilled.get().unwrap_or(bucket.refilled_ns);
+        let due = self.given.get().saturating_sub(bucket.refilled_ns) >= 1_000_000;
+        assert!(!due || self.refilled.get().is_some(), "the kernel did not refill {bucket:?}");
+        take_token(bucket, moment, config.upcall_rate, config.upcall_burst)
     }
 
     fn count(&self, counter: Counter) {

@@ -24,7 +24,7 @@ impl Wires {
     pub(crate) fn make() -> Self {
         let outside = Elsewhere::new();
         for index in 0..PORTS {
-            pair(&outside, &format!("p{index}"), &format!("c{index}"), 1500);
+            pair(&outside, &format!("p{index}"), &format!("c{index}"), 9000);
         }
         let mut underlay_mac = [[0; 6]; 2];
         for (index, mac) in underlay_mac.iter_mut().enumerate() {

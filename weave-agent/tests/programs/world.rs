@@ -41,6 +41,8 @@ impl World {
             flood_ports: flood_ports(rng, wires),
             buckets: RefCell::new(buckets(rng, wires)),
             counts: Memory::no_counts(),
+            refilled: Cell::new(None),
+            given: Cell::new(0),
         };
         Self { memory, neighbours }
     }

@@ -66,7 +66,7 @@ pub fn from_vxlan(skb: &Skb, config: &Config) -> i32 {
         // Not redirect_peer: the stack took this frame for another host's (its MAC is not the vxlan device's).
         Verdict::Port { ifindex, .. } => redirect(ifindex),
         Verdict::Peer { to, origin } => relay_by_stack(skb, config, &tunnel, ttl, to, origin),
-        Verdict::Flood { origin } => flood::from_vxlan(skb, &tunnel, ttl, origin),
+        Verdict::Flood { origin } => flood::from_vxlan(skb, origin),
         Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
         Verdict::Pass | Verdict::Reply { .. } => TC_ACT_OK,
     }

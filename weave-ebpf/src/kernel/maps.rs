@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_perf_event_output};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerfEventArray, ProgramArray};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerfEventArray};
 use weave_ebpf::fastpath::{CachedFlow, Tables, may_go, take_token};
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, SHORT_IDS, Source, Tree, UpcallHeader};
 use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
@@ -28,9 +28,6 @@ static BUCKETS: HashMap<u32, Bucket> = HashMap::pinned(2 * SHORT_IDS, 0);
 static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTERS, 0);
 #[map]
 static UPCALLS: PerfEventArray<UpcallHeader> = PerfEventArray::pinned(0);
-/// The flood programs, in the order of `crate::kernel::flood::Stage`; the loader puts them there.
-#[map]
-pub static FLOODS: ProgramArray = ProgramArray::pinned(3, 0);
 
 /// The maps above as the fast path wants them.
 pub struct Maps;

@@ -56,28 +56,31 @@ impl Packet for Skb {
 #[inline(always)]
 unsafe fn load<const N: usize>(start: usize) -> [u8; N] {
     let mut bytes = [0; N];
-    let mut at = 0;
-    while at < N {
-        let address = start + at;
-        // SAFETY: at most the N - at bytes that the caller promised.
-        at += unsafe {
-            match N - at {
-                8.. => word!(bytes, at, address, u64, reg, "{0} = *(u64 *)({1} + 0)"),
-                4.. => word!(bytes, at, address, u32, wreg, "{0} = *(u32 *)({1} + 0)"),
-                2.. => word!(bytes, at, address, u16, wreg, "{0} = *(u16 *)({1} + 0)"),
-                _ => word!(bytes, at, address, u8, wreg, "{0} = *(u8 *)({1} + 0)"),
-            }
-        };
+    for word in 0..N / 8 {
+        // SAFETY: inside the N bytes that the caller promised; so below.
+        unsafe { word!(bytes, 8 * word, start, u64, reg, "{0} = *(u64 *)({1} + 0)") };
+    }
+    if N & 4 != 0 {
+        // SAFETY: as above.
+        unsafe { word!(bytes, N & !7, start, u32, wreg, "{0} = *(u32 *)({1} + 0)") };
+    }
+    if N & 2 != 0 {
+        // SAFETY: as above.
+        unsafe { word!(bytes, N & !3, start, u16, wreg, "{0} = *(u16 *)({1} + 0)") };
+    }
+    if N & 1 != 0 {
+        // SAFETY: as above.
+        unsafe { word!(bytes, N & !1, start, u8, wreg, "{0} = *(u8 *)({1} + 0)") };
     }
     bytes
 }
 
+/// Reads one word at `start + at` into the bytes at `at`.
 macro_rules! word {
-    ($bytes:ident, $at:ident, $address:ident, $type:ty, $class:ident, $load:literal) => {{
+    ($bytes:ident, $at:expr, $start:ident, $type:ty, $class:ident, $load:literal) => {{
         let word: $type;
-        asm!($load, lateout($class) word, in(reg) $address, options(pure, readonly, nostack, preserves_flags));
+        asm!($load, lateout($class) word, in(reg) $start + $at, options(pure, readonly, nostack, preserves_flags));
         $bytes[$at..$at + size_of::<$type>()].copy_from_slice(&word.to_ne_bytes());
-        size_of::<$type>()
     }};
 }
 use word;
@@ -117,13 +120,6 @@ impl Skb {
     pub fn hash(&self) -> u32 {
         // SAFETY: the context.
         unsafe { bpf_get_hash_recalc(self.pointer()) }
-    }
-
-    /// Leaves a word in the control block for the next program.
-    #[inline(always)]
-    pub fn set_cb(&self, index: usize, value: u32) {
-        // SAFETY: the context; `cb` is there for programs to write.
-        unsafe { (*self.pointer()).cb[index] = value };
     }
 
     /// The received outer headers.

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{MapData, ProgramArray};
 use aya::programs::SchedClassifier;
 use aya::util::KernelVersion;
 use weave_ebpf::flow::{self, Bucket, Config, FloodPorts, Flow, FlowKey, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree};
@@ -30,9 +29,6 @@ use crate::peer::ShortId;
 /// microseconds, so a port that floods takes 4 % of one core.
 const UPCALL_RATE: u32 = 4_000;
 const UPCALL_BURST: u32 = 4_096;
-
-/// The programs that go on with floods, in the order of `weave-ebpf`'s `kernel::flood::Stage`.
-const FLOODS: [&str; 3] = ["flood_direct", "flood_stack", "flood_ports"];
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -89,7 +85,6 @@ impl Ebpf {
         for hook in Hook::ALL {
             program(&mut object, hook)?.load().with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
         }
-        place_floods(&mut object)?;
         let lost = Arc::new(AtomicU64::new(0));
         let ring = object.take_map("UPCALLS").context("the BPF object has no map UPCALLS")?;
         let upcalls = Upcalls::open(ring.try_into()?, &lost)?;
@@ -344,24 +339,9 @@ fn maps_path(pins: &Path) -> PathBuf {
     pins.join(format!("maps-{:016x}", tables::layout()))
 }
 
-/// Puts the programs that go on with floods where the others find them.
-fn place_floods(object: &mut aya::Ebpf) -> Result<()> {
-    let map = object.take_map("FLOODS").context("the BPF object has no map FLOODS")?;
-    let mut floods: ProgramArray<MapData> = map.try_into()?;
-    for (index, name) in FLOODS.into_iter().enumerate() {
-        let program = named(object, name)?;
-        program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
-        floods.set(index as u32, program.fd()?, 0)?;
-    }
-    Ok(())
-}
-
 fn program(object: &mut aya::Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
-    named(object, hook.program())
-}
-
-fn named<'a>(object: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    Ok(object.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?.try_into()?)
+    let program = object.program_mut(hook.program()).with_context(|| format!("the BPF object has no program {}", hook.program()))?;
+    Ok(program.try_into()?)
 }
 
 /// What an earlier agent configured, with what this one was told.
