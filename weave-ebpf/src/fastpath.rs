@@ -185,7 +185,7 @@ pub fn may_go(slot: &PeerSlot, upstream: Ipv4, size: u32) -> Result<(), DropReas
         return Err(DropReason::NoRoute);
     }
     // Back to where it came from is a loop in the making.
-    if u32::from_ne_bytes({ slot.remote }) == u32::from_ne_bytes(upstream) {
+    if u32::from_ne_bytes(slot.remote) == u32::from_ne_bytes(upstream) {
         return Err(DropReason::Reflected);
     }
     if size > slot.mtu { Err(DropReason::TooBig) } else { Ok(()) }
@@ -255,6 +255,11 @@ fn tunnel_key(vni: u32, outer_src: Ipv4, src: Mac, dst: Mac, config: &Config) ->
     } else {
         FlowKey { ingress: INGRESS_TUNNEL, vni, outer_src, src: NO_MAC, dst: NO_MAC }
     }
+}
+
+#[inline(always)]
+const fn bucket_of(source: &Source) -> u32 {
+    crate::flow::NEIGHBOUR_BUCKET | source.short
 }
 
 #[inline(always)]
