@@ -94,6 +94,8 @@ pub const HEARTBEAT_REQUEST: u8 = 1;
 pub const HEARTBEAT_REPLY: u8 = 2;
 
 const NO_MAC: Mac = [0; 6];
+const PROTOCOL_TCP: u8 = 6;
+const UDP_HEADER: u32 = 8;
 
 /// What the tunnel header said of a frame that came out of the vxlan device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +113,7 @@ pub fn from_port<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: 
         return Verdict::drop(DropReason::Malformed);
     };
     let key = FlowKey { ingress: ifindex, vni: 0, outer_src: [0; 4], src, dst };
-    look_up(packet, tables, config, key, ifindex, packet.len())
+    look_up(packet, tables, config, Arrival { key, bucket: ifindex, bytes: packet.len(), on_underlay: false })
 }
 
 /// A packet on an underlay interface; everything that is not plainly ours passes.
@@ -140,7 +142,8 @@ pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, conf
         }
     }
     let key = tunnel_key(outer.vni, outer.src, src, dst, config);
-    from_neighbour(packet, tables, config, key, source.short, packet.len() - OUTER as u32)
+    let bytes = packet.len() - OUTER as u32;
+    from_neighbour(packet, tables, config, Arrival { key, bucket: bucket_of(&source), bytes, on_underlay: true })
 }
 
 /// A frame that the stack took out of a VXLAN packet, on the vxlan device.
@@ -158,23 +161,61 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
     if to == config.short && src == NO_MAC && dst == NO_MAC {
         return ask(tables, config, upcall::HEARTBEAT, key, heartbeat_bucket(&source));
     }
-    from_neighbour(packet, tables, config, key, source.short, packet.len())
+    from_neighbour(packet, tables, config, Arrival { key, bucket: bucket_of(&source), bytes: packet.len(), on_underlay: false })
 }
 
-/// The slot of peer `to`, if a frame of `inner_len` bytes that came from `upstream` (zero for a local port) may go there.
+/// The slot of peer `to`, if a frame that came from `upstream` (zero for a local port) may go there.
 #[inline(always)]
 pub fn egress<T: Tables>(tables: &T, to: u32, upstream: Ipv4) -> Result<PeerSlot, DropReason> {
-    let Some(slot) = tables.peer(to) else {
-        return Err(DropReason::NoRoute);
-    };
+    let slot = tables.peer(to).ok_or(DropReason::NoRoute)?;
+    may_go(&slot, upstream, 0).map(|()| slot)
+}
+
+/// As [`egress`], for a frame of this [`network_size`].
+#[inline(always)]
+pub fn egress_of<T: Tables>(size: u32, tables: &T, to: u32, upstream: Ipv4) -> Result<PeerSlot, DropReason> {
+    let slot = tables.peer(to).ok_or(DropReason::NoRoute)?;
+    may_go(&slot, upstream, size).map(|()| slot)
+}
+
+/// Whether a frame of this [`network_size`] that came from `upstream` may go where the slot says.
+#[inline(always)]
+pub fn may_go(slot: &PeerSlot, upstream: Ipv4, size: u32) -> Result<(), DropReason> {
     if slot.flags & slot::VALID == 0 {
         return Err(DropReason::NoRoute);
     }
     // Back to where it came from is a loop in the making.
-    if slot.remote == upstream {
+    if u32::from_ne_bytes({ slot.remote }) == u32::from_ne_bytes(upstream) {
         return Err(DropReason::Reflected);
     }
-    Ok(slot)
+    if size > slot.mtu { Err(DropReason::TooBig) } else { Ok(()) }
+}
+
+/// What the frame at `offset` of the packet, cut into segments if it is to be, needs of an MTU.
+#[inline(always)]
+pub fn network_size<P: Packet + ?Sized>(packet: &P, offset: usize) -> u32 {
+    let tag = if packet.is_tagged() { 4 } else { 0 };
+    let size = match packet.gso_size() {
+        0 => packet.len().saturating_sub((offset + ETHERNET) as u32),
+        payload => payload + segment_headers(packet, offset + ETHERNET),
+    };
+    size + tag
+}
+
+/// Bytes of network and transport header on each segment of a GSO packet.
+#[inline(always)]
+fn segment_headers<P: Packet + ?Sized>(packet: &P, network: usize) -> u32 {
+    let (len, protocol) = match packet.read::<10>(network) {
+        Some(ip) if ip[0] >> 4 == 6 => (40, ip[6]),
+        Some(ip) => (4 * (ip[0] & 0xf) as usize, ip[9]),
+        None => return 0,
+    };
+    // Two bytes: of a comparison for one the verifier learns nothing.
+    let transport = match packet.read::<2>(network + len + 12) {
+        Some([offset, _]) if protocol == PROTOCOL_TCP => 4 * (offset >> 4) as u32,
+        _ => UDP_HEADER,
+    };
+    len as u32 + transport
 }
 
 /// Takes a token of a bucket that refills at `rate` per second up to `burst`. Concurrent callers may lose an update:
@@ -234,9 +275,10 @@ fn decapsulates<P: Packet + ?Sized>(packet: &P, config: &Config) -> bool {
 #[inline(always)]
 fn heartbeat<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, outer: &Outer, source: &Source) -> Verdict {
     let (_, from) = short_ids(outer.vni);
-    let kind = packet.read::<1>(OUTER + HEARTBEAT_KIND);
+    // A definite value: the verifier refuses what the compiler makes of comparing an `Option`'s payload.
+    let [kind] = packet.read::<1>(OUTER + HEARTBEAT_KIND).unwrap_or([0]);
     // Only the neighbour itself is answered: a heartbeat is never relayed.
-    if from == source.short && matches!(kind, Some([HEARTBEAT_REQUEST])) {
+    if from == source.short && kind == HEARTBEAT_REQUEST {
         tables.count(Counter::Heartbeats);
         return Verdict::Reply { to: from };
     }
@@ -245,33 +287,54 @@ fn heartbeat<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Con
 }
 
 #[inline(always)]
-fn from_neighbour<P: Packet + ?Sized, T: Tables>(
-    packet: &P,
-    tables: &T,
-    config: &Config,
-    key: FlowKey,
-    neighbour: u32,
-    bytes: u32,
-) -> Verdict {
-    let (_, origin) = short_ids(key.vni);
+fn from_neighbour<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, arrival: Arrival) -> Verdict {
+    let (_, origin) = short_ids(arrival.key.vni);
     // A peer nobody told us of, or ourselves, sends nothing here.
     match tables.peer(origin) {
         Some(slot) if slot.flags & slot::VALID != 0 && origin != config.short => {}
         _ => return Verdict::drop(DropReason::UnknownPeer),
     }
-    look_up(packet, tables, config, key, crate::flow::NEIGHBOUR_BUCKET | neighbour, bytes)
+    look_up(packet, tables, config, arrival)
+}
+
+/// A frame to look up.
+#[derive(Clone, Copy)]
+struct Arrival {
+    key: FlowKey,
+    /// Whose upcall it would be.
+    bucket: u32,
+    /// Bytes of the frame itself.
+    bytes: u32,
+    /// Whether the stack may still get it.
+    on_underlay: bool,
 }
 
 #[inline(always)]
-fn look_up<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, key: FlowKey, bucket: u32, bytes: u32) -> Verdict {
-    let Some(flow) = tables.flow(&key) else {
-        return ask(tables, config, upcall::MISS, key, bucket);
+fn look_up<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, arrival: Arrival) -> Verdict {
+    let Some(flow) = tables.flow(&arrival.key) else {
+        return ask(tables, config, upcall::MISS, arrival.key, arrival.bucket);
     };
     if flow.epoch() != config.epoch {
-        return ask(tables, config, upcall::MISS, key, bucket);
+        return ask(tables, config, upcall::MISS, arrival.key, arrival.bucket);
     }
-    flow.count(packet.segments(), bytes);
-    obey(tables, config, &key, flow.action(), flow.target(), flow.flags())
+    let (action, target, flags) = (flow.action(), flow.target(), flow.flags());
+    // Not counted: it is met again, and counted, on the vxlan device.
+    if arrival.on_underlay && needs_stack(tables, action, target, flags) {
+        return Verdict::Pass;
+    }
+    flow.count(packet.segments(), arrival.bytes);
+    obey(tables, config, &arrival.key, action, target, flags)
+}
+
+/// Whether a tunnel packet must meet the stack: for a port that cannot be delivered to directly, and for a peer whose
+/// next hop is not known.
+#[inline(always)]
+fn needs_stack<T: Tables>(tables: &T, action: u32, target: u32, flags: u32) -> bool {
+    match action {
+        action::PORT => !delivers_directly(flags),
+        action::PEER => matches!(tables.peer(target), Some(slot) if slot.flags & (slot::VALID | slot::DIRECT) == slot::VALID),
+        _ => false,
+    }
 }
 
 #[inline(always)]

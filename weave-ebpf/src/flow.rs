@@ -3,7 +3,7 @@
 //! Every structure is `#[repr(C)]` without padding (the zerocopy derives refuse it), because the verifier refuses to
 //! read bytes nobody wrote and user space compares these as bytes.
 
-use crate::vxlan::OUTER;
+use crate::vxlan::Template;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An Ethernet address, in wire order.
@@ -83,7 +83,7 @@ pub mod slot {
 
 /// How one peer is reached. A changed route is one write of this; [`crate::vxlan::slot`] makes one.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PeerSlot {
     /// [`slot`] bits.
     pub flags: u32,
@@ -98,15 +98,7 @@ pub struct PeerSlot {
     /// Outer source.
     pub local: Ipv4,
     /// Outer headers but for lengths, checksum, TTL, source port and VNI, which are zero.
-    pub header: [u8; OUTER],
-    /// Zero.
-    pub reserved: [u8; 6],
-}
-
-impl Default for PeerSlot {
-    fn default() -> Self {
-        Self { flags: 0, ifindex: 0, mtu: 0, sum: 0, remote: [0; 4], local: [0; 4], header: [0; OUTER], reserved: [0; 6] }
-    }
+    pub template: Template,
 }
 
 /// A neighbour whose outer source address may send us tunnel frames; keyed by that address.

@@ -7,7 +7,7 @@
     reason = "the programs are entry points, not an API; the classifier macro makes undocumented items"
 )]
 #![expect(internal_features, reason = "atomic_xadd: see kernel::maps::add")]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 
 mod kernel;
 
@@ -32,7 +32,7 @@ pub fn from_port(ctx: TcContext) -> i32 {
     skb.linearize(ETHERNET as u32);
     let ifindex = skb.raw().ifindex;
     let verdict = fastpath::from_port(&skb, &Maps, config, ifindex);
-    carry::from_port(&skb, config, ifindex, verdict)
+    carry::from_port(&skb, config, verdict)
 }
 
 /// TC ingress of an underlay interface.

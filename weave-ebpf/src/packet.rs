@@ -17,6 +17,16 @@ pub trait Packet {
     fn segments(&self) -> u32 {
         1
     }
+
+    /// Payload per segment of a GSO packet, else 0.
+    fn gso_size(&self) -> u32 {
+        0
+    }
+
+    /// Whether a VLAN tag stands beside the packet instead of in it.
+    fn is_tagged(&self) -> bool {
+        false
+    }
 }
 
 impl Packet for [u8] {

@@ -2,6 +2,7 @@
 
 use crate::flow::{Ipv4, Mac, PeerSlot, slot};
 use crate::packet::{ETHERNET, Packet, ethertype};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of all outer headers: 14 Ethernet, 20 IPv4, 8 UDP, 8 VXLAN.
 pub const OUTER: usize = ETHERNET + 20 + 8 + 8;
@@ -80,17 +81,18 @@ pub struct Path {
 
 /// The slot of a peer that is reached by `path`.
 pub fn slot(path: &Path) -> PeerSlot {
-    let mut header = [0; OUTER];
+    let mut template = [0; 56];
+    let header = &mut template;
     let (ifindex, source, next_hop) = path.next_hop.unwrap_or_default();
     header[..6].copy_from_slice(&next_hop);
     header[6..12].copy_from_slice(&source);
-    put_u16(&mut header, 12, ethertype::IPV4);
+    put_u16(header, 12, ethertype::IPV4);
     header[IP] = 0x45;
-    put_u16(&mut header, IP + 6, DONT_FRAGMENT);
+    put_u16(header, IP + 6, DONT_FRAGMENT);
     header[IP + 9] = PROTOCOL_UDP;
     header[IP + 12..IP + 16].copy_from_slice(&path.local);
     header[IP + 16..IP + 20].copy_from_slice(&path.remote);
-    put_u16(&mut header, UDP + 2, path.port);
+    put_u16(header, UDP + 2, path.port);
     header[VXLAN] = FLAG_VNI;
     PeerSlot {
         flags: slot::VALID | if path.next_hop.is_some() { slot::DIRECT } else { 0 },
@@ -99,14 +101,13 @@ pub fn slot(path: &Path) -> PeerSlot {
         sum: header[IP..UDP].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum(),
         remote: path.remote,
         local: path.local,
-        header,
-        reserved: [0; 6],
+        template: Template(zerocopy::transmute!(template)),
     }
 }
 
 /// The path a slot was made of; `None` if it is not valid.
 pub fn path(slot: &PeerSlot) -> Option<Path> {
-    let header = slot.header.as_slice();
+    let header = slot.template.as_bytes();
     let next_hop = (slot.flags & slot::DIRECT != 0).then_some((slot.ifindex, header.read(6)?, header.read(0)?));
     let port = u16::from_be_bytes(header.read(UDP + 2)?);
     (slot.flags & slot::VALID != 0).then_some(Path { local: slot.local, remote: slot.remote, port, mtu: slot.mtu, next_hop })
@@ -124,6 +125,21 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// Of a frame that is not to go on.
+    pub const NONE: Self = Self { ip_len: 0, source_port: 0, ttl: 0 };
+
+    /// In one number.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.ip_len as u64 | (self.source_port as u64) << 16 | (self.ttl as u64) << 32
+    }
+
+    /// Out of it.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self { ip_len: packed as u16, source_port: (packed >> 16) as u16, ttl: (packed >> 32) as u8 }
+    }
+
     /// For a frame of `inner_len` bytes (its Ethernet header included) that starts here. `hash` becomes the source
     /// port, so that the underlay spreads flows (RFC 7348 section 5).
     #[inline(always)]
@@ -141,20 +157,73 @@ impl Fields {
     }
 }
 
+/// What a slot holds of the outer headers: [`OUTER`] bytes in wire order and zeros, in words, so that they are copied so.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Template([u64; 7]);
+
+impl Default for Template {
+    fn default() -> Self {
+        Self([0; 7])
+    }
+}
+
+/// All headers before the inner network header, as they are written onto a packet.
+#[repr(C)]
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+pub struct Headers([u64; 8]);
+
+impl Headers {
+    /// The slot's template, filled in.
+    #[inline(always)]
+    pub fn new(slot: &PeerSlot, vni: u32, fields: Fields) -> Self {
+        let [len_high, len_low] = fields.ip_len.to_be_bytes();
+        let [sum_high, sum_low] = checksum(slot.sum + fields.ip_len as u32 + ((fields.ttl as u32) << 8)).to_be_bytes();
+        let [port_high, port_low] = fields.source_port.to_be_bytes();
+        let [udp_high, udp_low] = fields.ip_len.wrapping_sub(20).to_be_bytes();
+        let [_, a, b, c] = vni.to_be_bytes();
+        // In words, and by or: the template is zero there.
+        let [w0, w1, w2, w3, w4, w5, w6] = slot.template.0;
+        Self([
+            w0,
+            w1,
+            w2 | u64::from_ne_bytes([len_high, len_low, 0, 0, 0, 0, fields.ttl, 0]),
+            w3 | u64::from_ne_bytes([sum_high, sum_low, 0, 0, 0, 0, 0, 0]),
+            w4 | u64::from_ne_bytes([0, 0, port_high, port_low, 0, 0, udp_high, udp_low]),
+            w5 | u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b]),
+            w6 | u64::from_ne_bytes([c, 0, 0, 0, 0, 0, 0, 0]),
+            0,
+        ])
+    }
+
+    /// With the inner Ethernet header.
+    #[inline(always)]
+    pub const fn before(mut self, inner: [u8; ETHERNET]) -> Self {
+        let [a, b, c, d, e, f, last @ ..] = inner;
+        self.0[6] |= u64::from_ne_bytes([0, 0, a, b, c, d, e, f]);
+        self.0[7] = u64::from_ne_bytes(last);
+        self
+    }
+
+    /// All of them.
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8; OUTER + ETHERNET] {
+        zerocopy::transmute_ref!(&self.0)
+    }
+
+    /// The outer ones alone.
+    #[inline(always)]
+    pub fn outer(&self) -> &[u8; OUTER] {
+        match self.bytes().first_chunk() {
+            Some(outer) => outer,
+            None => &[0; OUTER],
+        }
+    }
+}
+
 /// The outer headers of one packet: the slot's template, filled in.
-#[inline(always)]
 pub fn headers(slot: &PeerSlot, vni: u32, fields: Fields) -> [u8; OUTER] {
-    let mut bytes = slot.header;
-    put_u16(&mut bytes, IP + 2, fields.ip_len);
-    bytes[IP + 8] = fields.ttl;
-    put_u16(&mut bytes, IP + 10, checksum(slot.sum + fields.ip_len as u32 + ((fields.ttl as u32) << 8)));
-    put_u16(&mut bytes, UDP, fields.source_port);
-    put_u16(&mut bytes, UDP + 4, fields.ip_len.wrapping_sub(20));
-    let [_, a, b, c] = vni.to_be_bytes();
-    bytes[VXLAN + 4] = a;
-    bytes[VXLAN + 5] = b;
-    bytes[VXLAN + 6] = c;
-    bytes
+    *Headers::new(slot, vni, fields).outer()
 }
 
 /// The TTL after one more relay; `None` once it was relayed too often.
@@ -206,7 +275,7 @@ fn put_vxlan(bytes: &mut [u8; OUTER], vni: u32) {
 }
 
 #[inline(always)]
-fn put_u16(bytes: &mut [u8; OUTER], at: usize, value: u16) {
+fn put_u16<const N: usize>(bytes: &mut [u8; N], at: usize, value: u16) {
     let [high, low] = value.to_be_bytes();
     bytes[at] = high;
     bytes[at + 1] = low;

@@ -93,7 +93,8 @@ fn a_broadcast_ping_is_answered_by_every_member_once() -> Result<()> {
     }
     for name in names.iter().filter(|name| *name != "h1c1") {
         let address = lab.overlay_address(name)?.to_string();
-        for sequence in 1..=5 {
+        // ping ends with the first answer to its last request.
+        for sequence in 1..5 {
             let times = answers.get(&(address.clone(), format!("icmp_seq={sequence}"))).copied().unwrap_or(0);
             ensure!(times == 1, "{name} answered ping {sequence} {times} times:\n{text}");
         }

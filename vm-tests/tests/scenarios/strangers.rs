@@ -1,9 +1,9 @@
 //! What comes from no peer gets nowhere.
 
 use anyhow::{Result, ensure};
-use vm_tests::{Lab, LabConfig, Place, root_or_skip};
+use vm_tests::{Lab, LabConfig, Place, root_or_skip, wait_for};
 
-use crate::observe::{count, lab, memory, ping, pinged, traffic};
+use crate::observe::{SOON, count, lab, memory, meshed, ping, pinged, traffic};
 
 /// Frames a container has received so far.
 fn received(lab: &Lab, name: &str) -> Result<u64> {
@@ -17,12 +17,14 @@ fn a_strangers_vxlan_is_dropped_whatever_its_vni() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    // h3 has no agent: a stranger on the same wire.
+    // h3 was a peer once: now it is a stranger on the same wire.
     let mut bare = Lab::scenario(LabConfig { hosts: 3, containers: 1, ..LabConfig::named("alien") }.without_agents())?;
     bare.start_agents(None)?;
     let h3 = bare.host(3)?;
+    meshed(&bare)?;
     h3.weave(["reset"])?;
     let (h1, h2) = (bare.host(1)?, bare.host(2)?);
+    wait_for("h3 to be forgotten", SOON, || Ok(h1.status()?["peers"] == 2 && h2.status()?["peers"] == 2))?;
     let [a, b] = [short_id(&h1)?, short_id(&h2)?];
     let before = (received(&bare, "h1c1")?, count(&h1, "stranger")?);
     let vnis = [a << 12 | b, b << 12 | a, a << 12 | a, 0, 0xff_ffff].map(|vni| vni.to_string()).join(",");

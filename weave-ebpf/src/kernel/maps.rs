@@ -1,12 +1,14 @@
 //! The maps, and [`Tables`] over them. All are pinned by name, so that they outlive the agent.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_perf_event_output};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerfEventArray};
-use weave_ebpf::fastpath::{CachedFlow, Tables, take_token};
+use weave_ebpf::fastpath::{CachedFlow, Tables, may_go, take_token};
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, SHORT_IDS, Source, Tree, UpcallHeader};
-use weave_ebpf::stats::{COUNTERS, Counter};
+use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
+
+use crate::kernel::skb::Skb;
 
 #[map]
 pub static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -25,7 +27,7 @@ static BUCKETS: HashMap<u32, Bucket> = HashMap::pinned(3 * SHORT_IDS, 0);
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTERS, 0);
 #[map]
-pub static UPCALLS: PerfEventArray<UpcallHeader> = PerfEventArray::pinned(0);
+static UPCALLS: PerfEventArray<UpcallHeader> = PerfEventArray::pinned(0);
 
 /// The maps above as the fast path wants them.
 pub struct Maps;
@@ -69,6 +71,14 @@ impl Tables for Maps {
     }
 }
 
+/// The slot of a peer, if a frame of this size that came from `upstream` may go there: as the fast path's `egress_of`,
+/// but where it is. A slot is too large to be copied for each packet.
+#[inline(always)]
+pub fn egress(size: u32, to: u32, upstream: Ipv4) -> Result<&'static PeerSlot, DropReason> {
+    let slot = PEERS.get(to).ok_or(DropReason::NoRoute)?;
+    may_go(slot, upstream, size).map(|()| slot)
+}
+
 /// Adds one to an entry of the counter map.
 #[inline(always)]
 pub fn count(index: u32) {
@@ -76,6 +86,17 @@ pub fn count(index: u32) {
         // SAFETY: this CPU's own element.
         unsafe { *counter += 1 };
     }
+}
+
+/// Sends header and packet up. False if there is no room or nobody listens.
+#[inline(always)]
+pub fn send_upcall(skb: &Skb, header: &UpcallHeader) -> bool {
+    // The upper half says how much of the packet the kernel appends.
+    let flags = (header.len as u64) << 32 | BPF_F_CURRENT_CPU as u64;
+    let map = (&raw const UPCALLS).cast_mut().cast();
+    let data = (&raw const *header).cast_mut().cast();
+    // SAFETY: the context, a map of the kind the helper takes, and a header of the size given.
+    unsafe { bpf_perf_event_output(skb.pointer().cast(), map, flags, data, size_of::<UpcallHeader>() as u64) == 0 }
 }
 
 /// A flow in the map.

@@ -1,5 +1,8 @@
 //! The kernel's side of the seam: packets, maps, and the carrying out of verdicts.
 
 pub mod carry;
+pub mod flood;
 pub mod maps;
 pub mod skb;
+pub mod tunnel;
+pub mod upcall;

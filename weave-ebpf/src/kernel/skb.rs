@@ -1,7 +1,10 @@
 //! [`Packet`] over a `__sk_buff`: direct packet access, checked against `data_end` as the verifier wants it.
 
+use core::arch::asm;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_get_hash_recalc;
 use aya_ebpf::programs::TcContext;
 use weave_ebpf::packet::Packet;
 use weave_ebpf::vxlan::OUTER;
@@ -19,8 +22,8 @@ impl Packet for Skb {
         if start + N > self.ctx.data_end() {
             return None;
         }
-        // SAFETY: start..start + N lies inside the packet, checked on the line above; bytes have no alignment.
-        Some(unsafe { *(start as *const [u8; N]) })
+        // SAFETY: start..start + N lies inside the packet, checked above.
+        Some(unsafe { load(start) })
     }
 
     #[inline(always)]
@@ -33,7 +36,54 @@ impl Packet for Skb {
         let segments = self.raw().gso_segs;
         if segments == 0 { 1 } else { segments }
     }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        self.raw().gso_size
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        self.raw().vlan_present != 0
+    }
 }
+
+/// Reads packet bytes in words. The compiler would read them one by one, because nothing says how they are aligned; but
+/// every architecture that has a BPF JIT of ours reads words from anywhere, and the verifier lets it.
+///
+/// # Safety
+/// `N` bytes can be read at `start`.
+#[inline(always)]
+unsafe fn load<const N: usize>(start: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    for word in 0..N / 8 {
+        // SAFETY: inside the N bytes that the caller promised; so below.
+        unsafe { word!(bytes, 8 * word, start, u64, reg, "{0} = *(u64 *)({1} + 0)") };
+    }
+    if N & 4 != 0 {
+        // SAFETY: as above.
+        unsafe { word!(bytes, N & !7, start, u32, wreg, "{0} = *(u32 *)({1} + 0)") };
+    }
+    if N & 2 != 0 {
+        // SAFETY: as above.
+        unsafe { word!(bytes, N & !3, start, u16, wreg, "{0} = *(u16 *)({1} + 0)") };
+    }
+    if N & 1 != 0 {
+        // SAFETY: as above.
+        unsafe { word!(bytes, N & !1, start, u8, wreg, "{0} = *(u8 *)({1} + 0)") };
+    }
+    bytes
+}
+
+/// Reads one word at `start + at` into the bytes at `at`.
+macro_rules! word {
+    ($bytes:ident, $at:expr, $start:ident, $type:ty, $class:ident, $load:literal) => {{
+        let word: $type;
+        asm!($load, lateout($class) word, in(reg) $start + $at, options(pure, readonly, nostack, preserves_flags));
+        $bytes[$at..$at + size_of::<$type>()].copy_from_slice(&word.to_ne_bytes());
+    }};
+}
+use word;
 
 impl Skb {
     /// The kernel's context.
@@ -55,6 +105,21 @@ impl Skb {
         if self.ctx.data() + len as usize > self.ctx.data_end() && self.ctx.len() >= len {
             let _ = self.ctx.pull_data(len);
         }
+    }
+
+    /// The VLAN tag beside the packet as [`weave_ebpf::flow::UpcallHeader::vlan`] wants it.
+    #[inline(always)]
+    pub fn vlan(&self) -> u32 {
+        let raw = self.raw();
+        let protocol = (raw.vlan_proto as u16).swap_bytes() as u32;
+        if self.is_tagged() { protocol << 16 | raw.vlan_tci & 0xffff } else { 0 }
+    }
+
+    /// The kernel's hash of the inner flow.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        // SAFETY: the context.
+        unsafe { bpf_get_hash_recalc(self.pointer()) }
     }
 
     /// The received outer headers.

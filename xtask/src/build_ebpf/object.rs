@@ -36,12 +36,22 @@ fn compile(workspace: &Workspace, library: &Library, linker: &Path, log: bool) -
     process::run(&mut cargo)
 }
 
-/// The flags that aya-build 0.2 uses, and our linker.
+/// The flags that aya-build 0.2 uses, and our own.
 fn flags(linker: &Path) -> OsString {
     let arch = format!("--cfg=bpf_target_arch=\"{ARCH}\"");
     let mut linker_flag = OsString::from("-Clinker=");
     linker_flag.push(linker);
-    [OsStr::new(&arch), OsStr::new("-Cdebuginfo=2"), OsStr::new("-Clink-arg=--btf"), &linker_flag].join(OsStr::new("\x1f"))
+    let flags = [
+        &arch,
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        // 32-bit registers and jumps, which every kernel of ours verifies (Linux 5.1).
+        "-Ctarget-cpu=v3",
+        // Without it the linker has memory copied byte by byte and cleared in loops.
+        "-Clink-arg=--disable-expand-memcpy-in-order",
+    ];
+    let flags = flags.map(OsStr::new);
+    [flags.as_slice(), &[linker_flag.as_os_str()]].concat().join(OsStr::new("\x1f"))
 }
 
 /// Copies the object only if it differs, so that an unchanged one does not build the agent again.

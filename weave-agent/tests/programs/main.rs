@@ -1,0 +1,18 @@
+//! The BPF programs in the kernel: that they do what the library says, that packets go where they should, what they cost.
+//!
+//! All need root, and run in network and mount namespaces of their own, so nothing outside is touched.
+#![cfg(feature = "io")]
+
+mod capture;
+mod carry;
+mod context;
+mod cost;
+mod differential;
+mod frames;
+mod kernel;
+mod place;
+mod stack;
+mod tables;
+mod trampoline;
+mod wires;
+mod world;

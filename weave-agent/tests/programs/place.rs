@@ -1,0 +1,120 @@
+//! Where a test runs: network and mount namespaces of its own, which end with it however it ends.
+
+use std::fs::File;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A bpffs on a directory of its own.
+struct Bpffs(TempDir);
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        // The directory itself cannot be removed while something is mounted there.
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+/// Runs a test in namespaces of its own, with a bpffs for its pins, on one CPU. Without root it is skipped, but not in CI.
+pub(crate) fn private(test: impl FnOnce(&Path) + Send + 'static) {
+    if !vm_tests::is_root() {
+        return;
+    }
+    // A thread of its own: libtest may use one thread for several tests.
+    let thread = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>).unwrap();
+        let pins = Bpffs(tempfile::tempdir().unwrap());
+        mount(Some("bpf"), pins.0.path(), Some("bpf"), MsFlags::empty(), None::<&Path>).unwrap();
+        quiet();
+        ip("link set lo up");
+        test(pins.0.path());
+    });
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
+    }
+}
+
+/// As [`private`], but with a tokio runtime around the test: the loader wants one for its upcall rings.
+pub(crate) fn private_async<F: Future<Output = ()>>(test: impl FnOnce(Box<Path>) -> F + Send + 'static) {
+    private(|pins| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test(pins.into()));
+    });
+}
+
+/// Keeps the calling thread, and with it the packets that it causes, on one CPU.
+pub(crate) fn one_cpu() {
+    let mut cpus = CpuSet::new();
+    cpus.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+}
+
+/// No router solicitations and the like among the test's packets.
+fn quiet() {
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+}
+
+/// Runs lines of `ip` commands (without the word `ip`) in the calling thread's namespace.
+pub(crate) fn ip(lines: &str) {
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        run("ip", line);
+    }
+}
+
+/// Runs a program and returns what it wrote.
+pub(crate) fn run(program: &str, arguments: &str) -> String {
+    let mut command = Command::new(program);
+    vm_tests::process::output(command.args(arguments.split_whitespace())).unwrap()
+}
+
+/// Another network namespace: what is at the other end of the wires.
+pub(crate) struct Elsewhere {
+    namespace: File,
+}
+
+impl Elsewhere {
+    pub(crate) fn new() -> Self {
+        let made = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            quiet();
+            ip("link set lo up");
+            own_namespace()
+        });
+        Self { namespace: made.join().unwrap() }
+    }
+
+    /// Moves an interface there.
+    pub(crate) fn take(&self, interface: &str) {
+        use std::os::fd::AsRawFd;
+        // `ip` runs in a process of its own.
+        let path = format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
+        ip(&format!("link set {interface} netns {path}"));
+    }
+
+    /// Does something there.
+    pub(crate) fn enter<T>(&self, there: impl FnOnce() -> T) -> T {
+        let _back = Back(own_namespace());
+        setns(&self.namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        there()
+    }
+}
+
+/// Returns to a namespace, also after a panic.
+struct Back(File);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+    }
+}
+
+fn own_namespace() -> File {
+    File::open("/proc/thread-self/ns/net").unwrap()
+}

@@ -1,0 +1,70 @@
+//! The interfaces of a host: ports, underlay, vxlan device; what is at their other ends is in another namespace.
+
+use nix::net::if_::if_nametoindex;
+
+use crate::place::{Elsewhere, ip, run};
+
+pub(crate) const TUNNEL_PORT: u16 = 6784;
+pub(crate) const PORTS: usize = 4;
+/// Our address on each underlay interface; its neighbours are `.2` to `.9`.
+pub(crate) const LOCAL: [[u8; 4]; 2] = [[10, 0, 0, 1], [10, 1, 0, 1]];
+
+/// Interface indexes and MACs.
+pub(crate) struct Wires {
+    pub(crate) ports: Vec<u32>,
+    pub(crate) underlay: [u32; 2],
+    pub(crate) underlay_mac: [[u8; 6]; 2],
+    pub(crate) vxlan: u32,
+    /// The other ends.
+    pub(crate) outside: Elsewhere,
+}
+
+impl Wires {
+    /// Makes them in the calling thread's namespace.
+    pub(crate) fn make() -> Self {
+        let outside = Elsewhere::new();
+        for index in 0..PORTS {
+            pair(&outside, &format!("p{index}"), &format!("c{index}"), 9000);
+        }
+        let mut underlay_mac = [[0; 6]; 2];
+        for (index, mac) in underlay_mac.iter_mut().enumerate() {
+            *mac = [2, 0, 0, 0, 0xaa, index as u8];
+            pair(&outside, &format!("u{index}"), &format!("w{index}"), 9000);
+            ip(&format!("link set u{index} address {}", text(*mac)));
+            ip(&format!("addr add 10.{index}.0.1/24 dev u{index}"));
+            for host in 2..10 {
+                let neighbour = text(neighbour_mac([10, index as u8, 0, host]));
+                ip(&format!("neigh replace 10.{index}.0.{host} lladdr {neighbour} nud permanent dev u{index}"));
+            }
+        }
+        ip(&format!("link add vx type vxlan external dstport {TUNNEL_PORT} nolearning"));
+        ip("link set vx mtu 8950 up");
+        Self {
+            ports: (0..PORTS).map(|index| index_of(&format!("p{index}"))).collect(),
+            underlay: [index_of("u0"), index_of("u1")],
+            underlay_mac,
+            vxlan: index_of("vx"),
+            outside,
+        }
+    }
+}
+
+/// MAC of the machine that has an underlay address.
+pub(crate) fn neighbour_mac(address: [u8; 4]) -> [u8; 6] {
+    [2, 0xbb, address[0], address[1], address[2], address[3]]
+}
+
+pub(crate) fn index_of(name: &str) -> u32 {
+    if_nametoindex(name).unwrap()
+}
+
+fn pair(outside: &Elsewhere, here: &str, there: &str, mtu: u32) {
+    ip(&format!("link add {here} mtu {mtu} type veth peer name {there} mtu {mtu}"));
+    outside.take(there);
+    ip(&format!("link set {here} up"));
+    outside.enter(|| run("ip", &format!("link set {there} up")));
+}
+
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
