@@ -258,6 +258,11 @@ fn tunnel_key(vni: u32, outer_src: Ipv4, src: Mac, dst: Mac, config: &Config) ->
 }
 
 #[inline(always)]
+const fn bucket_of(source: &Source) -> u32 {
+    crate::flow::NEIGHBOUR_BUCKET | source.short
+}
+
+#[inline(always)]
 const fn heartbeat_bucket(source: &Source) -> u32 {
     crate::flow::HEARTBEAT_BUCKET | source.short
 }
