@@ -84,7 +84,12 @@ impl Ebpf {
         for directory in [&maps, &links] {
             std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
-        let mut object = aya::EbpfLoader::new().default_map_pin_directory(&maps).load(object).context("cannot load the BPF object")?;
+        let mut object = aya::EbpfLoader::new()
+            .default_map_pin_directory(&maps)
+            // Linux 5.11, commit d05512618056: bpf_ktime_get_coarse_ns.
+            .override_global("COARSE_CLOCK", &u32::from(is_at_least(5, 11)), true)
+            .load(object)
+            .context("cannot load the BPF object")?;
         for hook in Hook::ALL {
             program(&mut object, hook)?.load().with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
         }
@@ -388,15 +393,15 @@ fn configuration(adopted: &Config, options: &Options) -> Config {
         vxlan_ifindex: options.vxlan_ifindex,
         port: options.tunnel_port.into(),
         // Linux 6.3, commit d219df60a70e: DECAP_L3_IPV6 sets the protocol.
-        features: if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 3, 0)) {
-            flow::feature::DECAP_IPV6
-        } else {
-            0
-        },
+        features: if is_at_least(6, 3) { flow::feature::DECAP_IPV6 } else { 0 },
         upcall_rate: UPCALL_RATE,
         upcall_burst: UPCALL_BURST,
         ..*adopted
     }
+}
+
+fn is_at_least(major: u8, minor: u8) -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(major, minor, 0))
 }
 
 fn entry(key: FlowKey, flow: &Flow, now: Duration) -> Option<FlowEntry> {
