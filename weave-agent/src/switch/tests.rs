@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weave_ebpf::flow::FlowKey;
 use weave_ebpf::stats::DropReason;
 
-use super::bench::{Bench, US, address, frame, full_mesh, local, mac, name, remote, short, transit};
+use super::bench::{Bench, US, address, frame, full_mesh, local, mac, name, neighbour, remote, short, transit};
 use super::heartbeat::Heartbeat;
 use super::status::Location;
 use super::{Adopted, Input, Output};
