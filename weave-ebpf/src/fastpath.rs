@@ -184,7 +184,7 @@ pub fn may_go(slot: &PeerSlot, upstream: Ipv4, size: u32) -> Result<(), DropReas
         return Err(DropReason::NoRoute);
     }
     // Back to where it came from is a loop in the making.
-    if u32::from_ne_bytes({ slot.remote }) == u32::from_ne_bytes(upstream) {
+    if u32::from_ne_bytes(slot.remote) == u32::from_ne_bytes(upstream) {
         return Err(DropReason::Reflected);
     }
     if size > slot.mtu { Err(DropReason::TooBig) } else { Ok(()) }
