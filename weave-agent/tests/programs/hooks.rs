@@ -11,6 +11,7 @@ use crate::capture::Seen;
 use crate::host::{Host, OWN, attach, container, short, tunnelled, udp};
 use crate::outside::Outside;
 use crate::place::{ip, private_async, run};
+use crate::trampoline;
 use crate::wires::index_of;
 
 /// How often all programs are replaced while frames flow.
@@ -119,7 +120,8 @@ fn a_clsact_qdisc_of_someone_else_stays() {
         assert_eq!((qdiscs("q0").as_str(), filters("q0").as_str()), ("clsact", ""));
         // And ours, while someone else's filter is on it.
         ebpf.attach_underlay(index_of("q1")).unwrap();
-        run("tc", "filter add dev q1 egress matchall action ok");
+        let _theirs = trampoline::nothing(&pins);
+        run("tc", &format!("filter add dev q1 egress bpf da object-pinned {}", pins.join("nothing").display()));
         ebpf.detach_underlay(index_of("q1")).unwrap();
         assert_eq!(qdiscs("q1"), "clsact");
     });

@@ -90,13 +90,7 @@ impl Host {
     /// Caches what is done with a frame for us from a peer.
     pub(crate) fn cache_tunnel(&mut self, from: u16, frame: &[u8], action: Action) {
         let outer_src = address(from).octets();
-        let key = FlowKey {
-            ingress: INGRESS_TUNNEL,
-            vni: vni(OWN.into(), from.into()),
-            outer_src,
-            src: mac(frame, 6),
-            dst: mac(frame, 0),
-        };
+        let key = FlowKey { ingress: INGRESS_TUNNEL, vni: vni(OWN.into(), from.into()), outer_src, src: mac(frame, 6), dst: mac(frame, 0) };
         self.op(Op::Install(key, action));
     }
 
@@ -164,6 +158,16 @@ pub(crate) fn arp(src: u8, dst: [u8; 6]) -> Vec<u8> {
     let mut frame = [dst, container(src)].concat();
     frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
     frame.resize(42, src);
+    frame
+}
+
+/// A TCP segment of `len` bytes in all.
+pub(crate) fn tcp(src: u8, dst: [u8; 6], len: usize) -> Vec<u8> {
+    let [high, low] = (len as u16 - 14).to_be_bytes();
+    let mut frame = [dst, container(src)].concat();
+    frame.extend([8, 0, 0x45, 0, high, low, 0, 0, 0, 0, 64, 6, 0, 0, 10, 32, 0, src, 10, 32, 0, 99]);
+    frame.extend([0, 80, 0, 90, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
+    frame.resize(len, src);
     frame
 }
 

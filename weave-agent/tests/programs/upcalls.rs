@@ -1,10 +1,10 @@
 //! Real misses: what comes up, how often, and what is counted when it cannot.
 
 use tokio::time::timeout;
-use weave_agent::datapath::{Frame, Upcall};
-use weave_ebpf::flow::{FlowKey, INGRESS_TUNNEL, vni};
+use weave_agent::datapath::{Action, Frame, Upcall};
+use weave_ebpf::flow::{FlowKey, INGRESS_TUNNEL, MAX_UPCALL, vni};
 
-use crate::host::{Host, OWN, SOON, address, arp, container, tunnelled, udp, with_tag};
+use crate::host::{Host, OWN, SOON, address, arp, container, short, tcp, tunnelled, udp, with_tag};
 use crate::outside::Outside;
 use crate::place::private_async;
 
@@ -28,6 +28,42 @@ fn a_miss_comes_up_with_the_whole_frame() {
         let key = FlowKey { outer_src: address(2).octets(), vni: vni(OWN.into(), 2), ..host.port_key(0, &large) };
         let frame = Frame { bytes: large.into(), gso_size: 0 };
         assert_eq!(upcalls(&mut host, 1).await, [Upcall::Miss { key: FlowKey { ingress: INGRESS_TUNNEL, ..key }, frame }]);
+    });
+}
+
+/// A sample has room for 65,400 bytes of packet; the largest IPv4 packet is longer.
+#[test]
+fn a_large_segment_comes_up_in_one_piece_and_the_largest_is_counted() {
+    private_async(|pins| async move {
+        let mut host = Host::new(&pins, None);
+        let outside = Outside::open(&host.wires);
+        for len in [20_000, MAX_UPCALL as usize] {
+            let frame = tcp(1, container(2), len);
+            outside.large_from_container(0, &frame, 1_400);
+            let [Upcall::Miss { frame: seen, .. }] = &upcalls(&mut host, 1).await[..] else { panic!("no upcall of {len} bytes") };
+            // But for the checksum, which the sender began.
+            assert_eq!((seen.gso_size, seen.bytes.len(), &seen.bytes[54..]), (1_400, len, &frame[54..]));
+        }
+        outside.large_from_container(0, &tcp(1, container(2), MAX_UPCALL as usize + 1), 1_400);
+        assert_eq!(upcalls(&mut host, usize::MAX).await, []);
+        assert_eq!((host.count("upcalls"), host.count("upcall-lost")), (3, 1));
+    });
+}
+
+/// What counts is the segment that is going to be made of it: 40 bytes of headers and the payload.
+#[test]
+fn a_large_segment_is_too_big_if_its_pieces_are() {
+    private_async(|pins| async move {
+        let mut host = Host::new(&pins, None);
+        let outside = Outside::open(&host.wires);
+        let frame = tcp(1, container(2), 30_000);
+        host.cache(0, &frame, Action::Peer(short(2)));
+        outside.large_from_container(0, &frame, 8_950 - 40);
+        assert_eq!((outside.arrivals(1).len(), host.count("too-big")), (1, 0));
+        outside.large_from_container(0, &frame, 8_950 - 39);
+        assert_eq!((outside.arrivals(0).len(), host.count("too-big")), (0, 1));
+        // Four segments each time.
+        assert_eq!(host.matched(), 8);
     });
 }
 

@@ -3,8 +3,7 @@
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer};
 use weave_ebpf::fastpath::{
-    HEARTBEAT_KIND, HEARTBEAT_REPLY, Tables, TunnelKey, Verdict, delivers_directly, encapsulates, network_size,
-    tunnel_vni,
+    HEARTBEAT_KIND, HEARTBEAT_REPLY, Tables, TunnelKey, Verdict, delivers_directly, encapsulates, network_size, tunnel_vni,
 };
 use weave_ebpf::flow::{Config, EXECUTE_MARK, Ipv4, PeerSlot, short_ids, slot};
 use weave_ebpf::packet::{Packet, ethertype};
