@@ -1,5 +1,6 @@
 //! The kernel fast path: loads or adopts the programs and maps, and keeps the maps as the switch says.
 
+mod clsact;
 mod hooks;
 mod tables;
 mod upcalls;
@@ -7,8 +8,6 @@ mod upcalls;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -67,7 +66,6 @@ pub struct Ebpf {
     ports: BTreeMap<PortId, bool>,
     routes: BTreeMap<ShortId, PeerRoute>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
-    lost: Arc<AtomicU64>,
 }
 
 impl Ebpf {
@@ -80,7 +78,7 @@ impl Ebpf {
             bail!("this weave-agent was built without its BPF programs: build it with `cargo xtask build-ebpf`");
         }
         let maps = maps_path(&options.pins);
-        let links = options.pins.join("links");
+        let links = links_path(&options.pins);
         for directory in [&maps, &links] {
             std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
@@ -93,9 +91,8 @@ impl Ebpf {
         for hook in Hook::ALL {
             program(&mut object, hook)?.load().with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
         }
-        let lost = Arc::new(AtomicU64::new(0));
         let ring = object.take_map("UPCALLS").context("the BPF object has no map UPCALLS")?;
-        let upcalls = Upcalls::open(ring.try_into()?, &lost)?;
+        let upcalls = Upcalls::open(ring.try_into()?)?;
         let tables = Tables::take(&mut object)?;
         let tcx = options.tcx.unwrap_or_else(hooks::has_tcx);
         let mut ebpf = Self {
@@ -107,7 +104,6 @@ impl Ebpf {
             ports: BTreeMap::new(),
             routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
-            lost,
         };
         ebpf.adopt_routes()?;
         ebpf.write_config()?;
@@ -246,17 +242,12 @@ impl Ebpf {
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
         let drops = DropReason::ALL.iter().map(|reason| (reason.name(), reason.index()));
         let others = Counter::ALL.iter().map(|counter| (counter.name(), counter.index()));
-        drops.chain(others).map(|(name, index)| Ok((name, self.count(index)?))).collect()
+        drops.chain(others).map(|(name, index)| Ok((name, self.tables.count(index)?))).collect()
     }
 
     /// What the hooks are: `tcx` or `clsact`.
     pub fn hooks(&self) -> &'static str {
         if self.tcx { "tcx" } else { "clsact" }
-    }
-
-    fn count(&self, index: u32) -> Result<u64> {
-        let lost = if index == DropReason::UpcallLost.index() { self.lost.load(Ordering::Relaxed) } else { 0 };
-        Ok(self.tables.count(index)? + lost)
     }
 
     fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<()> {
@@ -365,17 +356,23 @@ impl Ebpf {
     }
 }
 
-/// Removes every link and map below `pins`: the last step of `reset`.
+/// Takes every program off and removes all links and maps below `pins`: the last step of `reset`.
 ///
 /// # Errors
 /// With all that could not be removed.
 pub fn unload(pins: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(pins) {
+    let detached = hooks::detach_all(&links_path(pins));
+    let removed = match std::fs::remove_dir_all(pins) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", pins.display()))
         }
         _ => Ok(()),
-    }
+    };
+    detached.and(removed)
+}
+
+fn links_path(pins: &Path) -> PathBuf {
+    pins.join("links")
 }
 
 fn maps_path(pins: &Path) -> PathBuf {
