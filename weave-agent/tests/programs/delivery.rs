@@ -19,7 +19,7 @@ fn a_frame_between_two_ports_arrives_as_it_was() {
         let outside = Outside::open(&host.wires);
         for frame in [udp(1, container(2)), arp(1, container(2)), with_tag(&udp(1, container(2)))] {
             host.cache(0, &frame, Action::Port(PortId(host.wires.ports[1])));
-            outside.from_container(0, &frame);
+            outside.send_from(0, &frame);
             assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.container(1), bytes: frame }]);
             assert_eq!(host.matched(), 1);
         }
@@ -36,7 +36,7 @@ fn a_frame_for_a_peer_leaves_with_the_same_headers_whoever_writes_them() {
         for peer in [DIRECT[0], DIRECT[1], BY_STACK] {
             for frame in [udp(1, container(2)), arp(1, container(2)), with_tag(&udp(1, container(2))), with_tag(&arp(1, container(2)))] {
                 host.cache(0, &frame, Action::Peer(short(peer)));
-                outside.from_container(0, &frame);
+                outside.send_from(0, &frame);
                 let wire = outside.wire(usize::from(address(peer).octets()[1]));
                 assert_eq!(outside.arrivals(1), [Seen { ifindex: wire, bytes: host.sent_to(peer, &frame) }]);
                 by_stack += u64::from(peer == BY_STACK || frame[12..14] != [8, 0]);
@@ -54,7 +54,7 @@ fn a_frame_from_a_peer_goes_straight_into_the_container() {
         let (outside, capture) = (Outside::open(&host.wires), Capture::open());
         let frame = udp(9, container(1));
         host.cache_tunnel(2, &frame, Action::Port(PortId(host.wires.ports[0])));
-        outside.from_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
+        outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
         assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.container(0), bytes: frame }]);
         assert_eq!(capture.sent(), []);
         assert_eq!((host.matched(), host.count("vxlan-in")), (1, 0));
@@ -73,7 +73,7 @@ fn a_frame_that_the_stack_decapsulates_is_delivered_and_counted_once() {
         for (number, (port, frame)) in frames.into_iter().enumerate() {
             host.op(Op::BumpEpoch);
             host.cache_tunnel(2, &frame, Action::Port(PortId(host.wires.ports[port])));
-            outside.from_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
+            outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
             assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.container(port), bytes: frame }]);
             assert_eq!((host.matched(), host.count("vxlan-in")), (1, number as u64 + 1));
         }
@@ -91,7 +91,7 @@ fn a_packet_in_transit_goes_on_once_and_is_counted_once() {
             let key = FlowKey { ingress: INGRESS_TUNNEL, vni, outer_src: address(2).octets(), src: [0; 6], dst: [0; 6] };
             host.op(Op::BumpEpoch);
             host.op(Op::Install(key, Action::Peer(short(to))));
-            outside.from_underlay(0, &tunnelled(&host.wires, 2, vni, &frame));
+            outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni, &frame));
             let mut expected = host.sent_to(to, &frame);
             expected[22] -= RELAY_TTL;
             expected[46..49].copy_from_slice(&vni.to_be_bytes()[1..]);
@@ -139,13 +139,13 @@ fn a_changed_route_or_next_hop_holds_for_the_next_packet() {
         host.cache(0, &frame, Action::Peer(short(2)));
         // Without its next hop: the stack finds the same way.
         host.ebpf.set_next_hop(address(2), None).unwrap();
-        outside.from_container(0, &frame);
+        outside.send_from(0, &frame);
         assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.wire(0), bytes: host.sent_to(2, &frame) }]);
         assert_eq!(host.count("via-stack"), 1);
         // By way of 3.
         let route = PeerRoute { remote: address(3), local: Ipv4Addr::from(LOCAL[1]), port: TUNNEL_PORT, mtu: 8_950 };
         host.op(Op::SetPeer(short(2), Some(route)));
-        outside.from_container(0, &frame);
+        outside.send_from(0, &frame);
         let mut expected = host.sent_to(3, &frame);
         expected[46..49].copy_from_slice(&vni(2, OWN.into()).to_be_bytes()[1..]);
         assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.wire(1), bytes: expected }]);
@@ -161,8 +161,8 @@ fn a_stranger_gets_nothing_through() {
         let outside = Outside::open(&host.wires);
         let frame = udp(9, container(1));
         host.cache_tunnel(9, &frame, Action::Port(PortId(host.wires.ports[0])));
-        outside.from_underlay(0, &tunnelled(&host.wires, 9, vni(OWN.into(), 2), &frame));
-        outside.from_underlay(0, &tunnelled(&host.wires, 9, vni(OWN.into(), 9), &frame));
+        outside.send_to_underlay(0, &tunnelled(&host.wires, 9, vni(OWN.into(), 2), &frame));
+        outside.send_to_underlay(0, &tunnelled(&host.wires, 9, vni(OWN.into(), 9), &frame));
         assert_eq!(outside.arrivals(0), []);
         assert_eq!((host.count("stranger"), host.count("upcalls"), host.matched()), (2, 0, 0));
     });

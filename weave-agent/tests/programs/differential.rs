@@ -158,10 +158,10 @@ fn compare(bench: &mut Bench, world: &World, case: &Case, which: &str) {
     let given = Given { bytes: &case.packet, context: &case.context };
     let carrier = Carrier { memory: &world.memory, wires: &bench.wires };
     let expected = match case.entry {
-        Entry::Port => carrier.from_port(given),
-        Entry::Underlay => carrier.from_underlay(given),
-        Entry::Vxlan(tunnel) => carrier.from_vxlan(given, tunnel),
-        Entry::Execute => carrier.to_vxlan(given),
+        Entry::Port => carrier.port(given),
+        Entry::Underlay => carrier.underlay(given),
+        Entry::Vxlan(tunnel) => carrier.vxlan(given, tunnel),
+        Entry::Execute => carrier.execute(given),
     };
     assert_eq!(normal(observed), normal(expected), "kernel (left), library (right)\n{which}: {case:02x?}");
     let named = |counts: Vec<u64>| names().into_iter().zip(counts).collect::<Vec<_>>();

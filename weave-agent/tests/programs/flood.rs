@@ -17,7 +17,7 @@ fn a_container_s_flood_reaches_every_port_and_neighbour_once() {
         for frame in [udp(1, BROADCAST), arp(1, BROADCAST), with_tag(&udp(1, BROADCAST)), with_tag(&arp(1, BROADCAST))] {
             host.cache(0, &frame, Action::Flood(short(OWN)));
             outside.clear();
-            outside.from_container(0, &frame);
+            outside.send_from(0, &frame);
             let mut expected = to_ports(&outside, &frame, 1..4);
             for peer in [DIRECT[0], DIRECT[1], BY_STACK] {
                 let underlay = usize::from(address(peer).octets()[1]);
@@ -42,7 +42,7 @@ fn a_neighbour_s_flood_goes_to_all_ports_and_on_along_its_tree() {
         for frame in [udp(9, BROADCAST), arp(9, BROADCAST), with_tag(&udp(9, BROADCAST))] {
             host.cache_tunnel(2, &frame, Action::Flood(origin));
             outside.clear();
-            outside.from_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
+            outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
             let mut expected = to_ports(&outside, &frame, 0..4);
             for peer in [3, BY_STACK] {
                 expected.push(Seen { ifindex: outside.wire(usize::from(address(peer).octets()[1])), bytes: onward(&host, peer, &frame) });
@@ -67,7 +67,7 @@ fn a_flood_from_the_wrong_neighbour_goes_nowhere() {
         let frame = udp(9, BROADCAST);
         host.op(Op::SetTree { origin: short(2), parent: Some(address(3)), hops: vec![short(BY_STACK)] });
         host.cache_tunnel(2, &frame, Action::Flood(short(2)));
-        outside.from_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
+        outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
         assert_eq!(outside.arrivals(0), []);
         assert_eq!(host.count("wrong-upstream"), 1);
     });

@@ -30,7 +30,7 @@ fn programs_are_replaced_under_traffic_and_nothing_is_lost() {
             thread::scope(|scope| {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
-                        outside.from_container(0, &frame);
+                        outside.send_from(0, &frame);
                         sent.fetch_add(1, Ordering::Relaxed);
                     }
                 });
@@ -63,7 +63,7 @@ fn traffic_goes_on_without_an_agent_and_the_next_one_adopts_what_it_finds() {
         let expected = [Seen { ifindex: outside.wire(0), bytes: host.sent_to(2, &frame) }];
         let Host { wires, ebpf, upcalls, options } = host;
         drop((ebpf, upcalls));
-        outside.from_container(0, &frame);
+        outside.send_from(0, &frame);
         assert_eq!(outside.arrivals(1), expected);
 
         let (ebpf, upcalls) = Ebpf::load(weave_agent::io::object::OBJECT, &options).unwrap();
@@ -73,7 +73,7 @@ fn traffic_goes_on_without_an_agent_and_the_next_one_adopts_what_it_finds() {
         host.attach();
         // It has adopted the next hops too: a slot that is written anew stays direct.
         host.op(weave_agent::datapath::Op::SetPeer(short(2), Some(routes[0].1)));
-        outside.from_container(0, &frame);
+        outside.send_from(0, &frame);
         assert_eq!(outside.arrivals(1), expected);
         assert_eq!((host.count("via-stack"), host.matched()), (0, 2));
     });
@@ -88,9 +88,9 @@ fn clsact_filters_do_the_same_and_leave_nothing_behind() {
         let (out, back) = (udp(1, container(9)), udp(9, container(1)));
         host.cache(0, &out, Action::Peer(short(2)));
         host.cache_tunnel(2, &back, Action::Port(PortId(host.wires.ports[0])));
-        outside.from_container(0, &out);
+        outside.send_from(0, &out);
         assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.wire(0), bytes: host.sent_to(2, &out) }]);
-        outside.from_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &back));
+        outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &back));
         assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.container(0), bytes: back }]);
 
         host.ebpf.detach_port(PortId(host.wires.ports[0])).unwrap();
@@ -135,13 +135,13 @@ fn tcx_links_come_off_with_their_pins() {
         let frame = udp(1, container(9));
         host.cache(0, &frame, Action::Peer(short(2)));
         host.ebpf.detach_port(PortId(host.wires.ports[0])).unwrap();
-        outside.from_container(0, &frame);
+        outside.send_from(0, &frame);
         assert_eq!(outside.arrivals(0), []);
         assert_eq!(host.matched(), 0);
         let Host { wires, ebpf, upcalls, options } = host;
         drop((ebpf, upcalls));
         unload(&options.pins).unwrap();
-        outside.from_underlay(0, &tunnelled(&wires, 2, vni(OWN.into(), 2), &udp(9, container(1))));
+        outside.send_to_underlay(0, &tunnelled(&wires, 2, vni(OWN.into(), 2), &udp(9, container(1))));
         assert_eq!(outside.arrivals(0), []);
         assert!(!options.pins.exists());
     });
@@ -163,7 +163,7 @@ fn a_pin_of_an_interface_that_is_gone_is_replaced() {
             let outside = Outside::open(&host.wires);
             let frame = udp(1, container(9));
             host.cache(3, &frame, Action::Peer(short(2)));
-            outside.from_container(3, &frame);
+            outside.send_from(3, &frame);
             assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.wire(0), bytes: host.sent_to(2, &frame) }]);
             // Gone for good: taking the program off is no error.
             ip("link del p3");

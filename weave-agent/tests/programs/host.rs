@@ -187,6 +187,7 @@ fn mac(frame: &[u8], at: usize) -> flow::Mac {
 }
 
 /// Collects until there are as many as wanted, and a little longer in case there are more.
+#[expect(clippy::disallowed_methods, reason = "real packets take real time")]
 pub(crate) fn collect(wanted: usize, mut look: impl FnMut() -> Vec<Seen>) -> Vec<Seen> {
     let (mut seen, deadline) = (Vec::new(), Instant::now() + SOON);
     while seen.len() < wanted && Instant::now() < deadline {

@@ -2,6 +2,7 @@
 //!
 //! All need root, and run in network and mount namespaces of their own, so nothing outside is touched.
 #![cfg(feature = "io")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod capture;
 mod carry;

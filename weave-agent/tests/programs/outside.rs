@@ -30,17 +30,17 @@ impl Outside {
     }
 
     /// A container sends a frame.
-    pub(crate) fn from_container(&self, port: usize, frame: &[u8]) {
+    pub(crate) fn send_from(&self, port: usize, frame: &[u8]) {
         self.containers[port].send(frame);
     }
 
     /// A container sends a large TCP segment.
-    pub(crate) fn large_from_container(&self, port: usize, frame: &[u8], gso_size: u16) {
+    pub(crate) fn send_large_from(&self, port: usize, frame: &[u8], gso_size: u16) {
         self.containers[port].send_large(frame, gso_size);
     }
 
     /// A neighbour sends a packet.
-    pub(crate) fn from_underlay(&self, underlay: usize, packet: &[u8]) {
+    pub(crate) fn send_to_underlay(&self, underlay: usize, packet: &[u8]) {
         self.underlay[underlay].send(packet);
     }
 

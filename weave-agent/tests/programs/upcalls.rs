@@ -19,12 +19,12 @@ fn a_miss_comes_up_with_the_whole_frame() {
         let mut large = udp(1, container(2));
         large.resize(8_900, 5);
         for frame in [udp(1, container(2)), arp(1, container(2)), with_tag(&udp(1, container(2))), large.clone()] {
-            outside.from_container(0, &frame);
+            outside.send_from(0, &frame);
             let key = host.port_key(0, &frame);
             let frame = Frame { bytes: frame.into(), gso_size: 0 };
             assert_eq!(upcalls(&mut host, 1).await, [Upcall::Miss { key, frame }]);
         }
-        outside.from_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &large));
+        outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &large));
         let key = FlowKey { outer_src: address(2).octets(), vni: vni(OWN.into(), 2), ..host.port_key(0, &large) };
         let frame = Frame { bytes: large.into(), gso_size: 0 };
         assert_eq!(upcalls(&mut host, 1).await, [Upcall::Miss { key: FlowKey { ingress: INGRESS_TUNNEL, ..key }, frame }]);
@@ -39,12 +39,12 @@ fn a_large_segment_comes_up_in_one_piece_and_the_largest_is_counted() {
         let outside = Outside::open(&host.wires);
         for len in [20_000, MAX_UPCALL as usize] {
             let frame = tcp(1, container(2), len);
-            outside.large_from_container(0, &frame, 1_400);
+            outside.send_large_from(0, &frame, 1_400);
             let [Upcall::Miss { frame: seen, .. }] = &upcalls(&mut host, 1).await[..] else { panic!("no upcall of {len} bytes") };
             // But for the checksum, which the sender began.
             assert_eq!((seen.gso_size, seen.bytes.len(), &seen.bytes[54..]), (1_400, len, &frame[54..]));
         }
-        outside.large_from_container(0, &tcp(1, container(2), MAX_UPCALL as usize + 1), 1_400);
+        outside.send_large_from(0, &tcp(1, container(2), MAX_UPCALL as usize + 1), 1_400);
         assert_eq!(upcalls(&mut host, usize::MAX).await, []);
         assert_eq!((host.count("upcalls"), host.count("upcall-lost")), (3, 1));
     });
@@ -58,9 +58,9 @@ fn a_large_segment_is_too_big_if_its_pieces_are() {
         let outside = Outside::open(&host.wires);
         let frame = tcp(1, container(2), 30_000);
         host.cache(0, &frame, Action::Peer(short(2)));
-        outside.large_from_container(0, &frame, 8_950 - 40);
+        outside.send_large_from(0, &frame, 8_950 - 40);
         assert_eq!((outside.arrivals(1).len(), host.count("too-big")), (1, 0));
-        outside.large_from_container(0, &frame, 8_950 - 39);
+        outside.send_large_from(0, &frame, 8_950 - 39);
         assert_eq!((outside.arrivals(0).len(), host.count("too-big")), (0, 1));
         // Four segments each time.
         assert_eq!(host.matched(), 8);
@@ -75,13 +75,13 @@ fn a_port_that_floods_the_agent_takes_nothing_from_the_others() {
         let outside = Outside::open(&host.wires);
         let (flood, other) = (udp(1, container(9)), udp(2, container(9)));
         for number in 0..BURST * 4 {
-            outside.from_container(0, &flood);
+            outside.send_from(0, &flood);
             // Read, so that the bucket and not the ring is what limits it.
             if number % 256 == 0 {
                 tokio::task::yield_now().await;
             }
         }
-        (0..100).for_each(|_| outside.from_container(1, &other));
+        (0..100).for_each(|_| outside.send_from(1, &other));
         let seen = upcalls(&mut host, usize::MAX).await;
         let key = host.port_key(1, &other);
         let others = seen.iter().filter(|upcall| matches!(upcall, Upcall::Miss { key: missed, .. } if *missed == key)).count();
@@ -101,7 +101,7 @@ fn an_upcall_that_finds_the_ring_full_is_counted() {
         let outside = Outside::open(&host.wires);
         let mut frame = udp(1, container(9));
         frame.resize(4_000, 0);
-        (0..1_000).for_each(|_| outside.from_container(0, &frame));
+        (0..1_000).for_each(|_| outside.send_from(0, &frame));
         let lost = host.count("upcall-lost");
         let seen = upcalls(&mut host, usize::MAX).await;
         assert!(lost > 0 && !seen.is_empty(), "{lost} lost, {} came up", seen.len());
