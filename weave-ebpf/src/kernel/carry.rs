@@ -1,4 +1,4 @@
-//! Carrying verdicts out: redirects, headers on and off, upcalls. Floods have programs of their own.
+//! Carrying verdicts out: redirects, headers on and off, upcalls. Floods are in [`flood`].
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer};

@@ -12,7 +12,9 @@ const MAP: &str = "AYA_LOGS";
 /// programs are loaded: it takes their map.
 pub(super) fn start(object: &mut aya::Ebpf) -> Result<()> {
     if object.map(MAP).is_some() {
-        let lines = AsyncFd::new(EbpfLogger::init_with_logger(object, Lines)?)?;
+        let logger = EbpfLogger::init_with_logger(object, Lines)?;
+        // SAFETY: the logger owns its descriptor, never changes it and closes it only when dropped.
+        let lines = unsafe { AsyncFd::register(logger)? };
         tokio::spawn(pass_on(lines));
     }
     Ok(())
