@@ -4,11 +4,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::ops::Deref;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::node::{Node, Running};
 use crate::place::overlay_address;
+use crate::process::output;
 use crate::{LabConfig, Place};
 
 /// The kernel allows 108 bytes for a socket's path; this leaves the agent some for the file's name.
@@ -43,7 +45,7 @@ impl Host<'_> {
         let length = dir.join("run").as_os_str().len();
         ensure!(length <= LONGEST_RUN_DIR, "{} is too long for a socket: set WEAVE_LAB_DIR=/run/lab", dir.display());
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let mut launch = self.command("weave-agent")?;
+        let mut launch = self.agent()?;
         launch.args(["launch", "--nickname", &self.place.to_string()]).args(peers.iter().map(Ipv4Addr::to_string));
         // Not through a pipe: the agent that stays would hold its end, and reading it would never end.
         Running::start(launch, dir.join("launch.log"))?.finish().map(drop)
@@ -51,8 +53,13 @@ impl Host<'_> {
 
     /// Runs `weave-agent` with these arguments against its agent.
     pub fn weave<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
-        let words = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
-        self.exec(std::iter::once("weave-agent".into()).chain(words))
+        output(self.agent()?.args(arguments)).with_context(|| format!("on {}", self.place))
+    }
+
+    /// `weave-agent` on this host, still without arguments.
+    pub fn agent(&self) -> Result<Command> {
+        let missing = || format!("lab `{}` was made without agents", self.config.name);
+        self.command(self.config.agent.as_deref().with_context(missing)?)
     }
 
     /// `weave-agent status --json`.

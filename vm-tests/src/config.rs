@@ -14,6 +14,8 @@ use crate::record::workspace_target;
 pub enum Underlay {
     /// One Ethernet: 10.99.0.0/24, host n is 10.99.0.n.
     Flat,
+    /// Two hosts on one cable: host n is 10.99.0.n/24. For measuring, because nothing stands between.
+    Direct,
     /// Every host in a network of its own behind a router: host n is 10.99.n.2/24. Host 2 has a second uplink,
     /// 10.98.2.2/24, which the routes fall back to.
     Routed,
@@ -51,6 +53,7 @@ impl LabConfig {
         let name = &self.name;
         let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         ensure!(plain && (1..=24).contains(&name.len()), "lab name `{name}`: use 1 to 24 of a-z and 0-9");
+        ensure!(self.underlay != Underlay::Direct || self.hosts == 2, "{} hosts: one cable connects two", self.hosts);
         ensure!((1..=200).contains(&self.hosts), "{} hosts: a lab has 1 to 200", self.hosts);
         ensure!(self.containers <= 200, "{} containers: a host has 200 at most", self.containers);
         ensure!(self.mtu >= 1280, "MTU {}: 1280 is the least (IPv6)", self.mtu);

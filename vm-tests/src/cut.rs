@@ -3,15 +3,18 @@
 //! Not in the hosts: frames that a TC program redirects pass no netfilter hook there. The switch's or router's ports
 //! take them as any others, and a netdev ingress chain sees all of them, bridged or routed.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::LabConfig;
+use crate::{LabConfig, Underlay};
 
 /// Before anything else that may look at a frame.
 const PRIORITY: i32 = -500;
 
 /// Makes the rules; as yet they cut nothing.
 pub(crate) fn prepare(config: &LabConfig) -> Result<()> {
+    if config.underlay == Underlay::Direct {
+        return Ok(());
+    }
     config.wire().nft(&rules(config))
 }
 
@@ -32,6 +35,7 @@ fn rules(config: &LabConfig) -> String {
 
 /// Drops everything between two hosts, both ways.
 pub(crate) fn cut(config: &LabConfig, a: u8, b: u8) -> Result<()> {
+    ensure!(config.underlay != Underlay::Direct, "nothing stands between two hosts on one cable: use a flat or routed underlay to cut");
     config.wire().nft(&format!("add element netdev lab cuts {{ {} }}\n", pairs(config, a, b)))
 }
 

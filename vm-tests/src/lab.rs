@@ -7,11 +7,10 @@ use std::{env, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MntFlags, umount2};
-use nix::unistd::Uid;
 
 use crate::node::Node;
 use crate::place::overlay_address;
-use crate::{Host, LabConfig, Place, Record, agent, cut, lab_dir, underlay};
+use crate::{Host, LabConfig, Place, Record, agent, cut, is_root, lab_dir, underlay};
 
 /// Hosts on an underlay, agents on them, containers attached to those.
 #[derive(Debug)]
@@ -89,7 +88,8 @@ impl Lab {
         self.record.write()
     }
 
-    /// Undoes [`Lab::cut`].
+    /// Undoes [`Lab::cut`]. A host that had lost the other's Ethernet address asks for it once a second: that is how
+    /// long the first packet may take.
     pub fn mend(&mut self, a: u8, b: u8) -> Result<()> {
         let pair = self.pair(a, b)?;
         if self.record.cuts.remove(&pair) {
@@ -125,7 +125,7 @@ impl Lab {
 
     fn build(config: LabConfig) -> Result<Self> {
         config.check()?;
-        ensure!(Uid::effective().is_root(), "a lab needs root: it makes network namespaces");
+        ensure!(is_root(), "a lab needs root: it makes network namespaces");
         refuse_existing(&config)?;
         // From here on dropping the lab takes it down, whatever fails.
         let lab = Self { record: Record { config, cuts: Default::default(), owner: Some(process::id()) } };

@@ -36,5 +36,5 @@ pub use node::{Node, Running};
 pub use place::Place;
 pub use plan::Uplink;
 pub use record::{Record, lab_dir};
-pub use root::is_root;
+pub use root::{is_ci, is_root, root_or_skip};
 pub use wait::wait_for;

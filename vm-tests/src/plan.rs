@@ -32,7 +32,7 @@ impl Uplink {
     /// The host's address on this uplink, in a /24.
     pub fn address(self) -> Ipv4Addr {
         match self.underlay {
-            Underlay::Flat => Ipv4Addr::new(10, 99, 0, self.host),
+            Underlay::Flat | Underlay::Direct => Ipv4Addr::new(10, 99, 0, self.host),
             Underlay::Routed => self.routed(2),
         }
     }

@@ -28,7 +28,7 @@ impl Record {
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                bail!("there is no lab `{name}`: `cargo xtask lab up` makes one")
+                bail!("there is no lab `{name}`: `cargo xtask lab up --name {name}` makes one")
             }
             Err(error) => Err(anyhow!(error).context(format!("cannot read {}", path.display()))),
         }

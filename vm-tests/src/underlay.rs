@@ -42,6 +42,9 @@ pub(crate) fn build(config: &LabConfig) -> Result<()> {
     for netns in config.namespaces() {
         netns.create()?;
     }
+    if config.underlay == Underlay::Direct {
+        return connect_directly(config);
+    }
     prepare(config)?;
     for uplink in config.uplinks() {
         connect(config, uplink)?;
@@ -49,9 +52,20 @@ pub(crate) fn build(config: &LabConfig) -> Result<()> {
     Ok(())
 }
 
+fn connect_directly(config: &LabConfig) -> Result<()> {
+    let [near, far] = [1, 2].map(|host| config.netns(Place::Host(host)));
+    let mtu = config.mtu;
+    near.ip(&format!("link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n", far.name()))?;
+    for uplink in config.uplinks() {
+        config.netns(Place::Host(uplink.host)).ip(&near_end(uplink))?;
+    }
+    Ok(())
+}
+
 fn prepare(config: &LabConfig) -> Result<()> {
     let wire = config.wire();
     match config.underlay {
+        Underlay::Direct => Ok(()),
         Underlay::Flat => wire.ip("link add dev bridge type bridge\nlink set bridge up\n"),
         Underlay::Routed => {
             wire.sysctl("ip_forward", 1)?;

@@ -4,10 +4,13 @@
 //! one machine; [`mesh`] and [`switch`] are its two halves. Effects live in `io`.
 
 pub mod addr;
+pub mod config;
 pub mod datapath;
+pub mod frame;
 pub mod mesh;
 pub mod peer;
 pub mod router;
+pub mod status;
 pub mod switch;
 
 #[cfg(feature = "io")]

@@ -1,2 +1,5 @@
 //! The `weave-agent` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    weave_agent::cli::main()
+}

@@ -32,7 +32,8 @@ pub trait Tables {
     fn source(&self, address: Ipv4) -> Option<Source>;
     /// The outer source that floods of this origin must come from.
     fn parent(&self, origin: u32) -> Option<Ipv4>;
-    /// Takes a token for an upcall; the bucket is a port's interface index or `NEIGHBOUR_BUCKET | short id`.
+    /// Takes a token for an upcall; the bucket is a port's interface index, `NEIGHBOUR_BUCKET | short id` or
+    /// `HEARTBEAT_BUCKET | short id`.
     fn admit(&self, bucket: u32, config: &Config) -> bool;
     /// Counts something that is not a drop.
     fn count(&self, counter: Counter);
@@ -158,7 +159,7 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
     let (to, _) = short_ids(tunnel.vni);
     let key = tunnel_key(tunnel.vni, tunnel.remote, src, dst, config);
     if to == config.short && src == NO_MAC && dst == NO_MAC {
-        return ask(tables, config, upcall::HEARTBEAT, key, bucket_of(&source));
+        return ask(tables, config, upcall::HEARTBEAT, key, heartbeat_bucket(&source));
     }
     from_neighbour(packet, tables, config, key, Arrival { bucket: bucket_of(&source), bytes: packet.len(), on_underlay: false })
 }
@@ -261,6 +262,11 @@ const fn bucket_of(source: &Source) -> u32 {
     crate::flow::NEIGHBOUR_BUCKET | source.short
 }
 
+#[inline(always)]
+const fn heartbeat_bucket(source: &Source) -> u32 {
+    crate::flow::HEARTBEAT_BUCKET | source.short
+}
+
 /// Whether the program can take the outer headers off itself.
 #[inline(always)]
 fn decapsulates<P: Packet + ?Sized>(packet: &P, config: &Config) -> bool {
@@ -282,7 +288,7 @@ fn heartbeat<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Con
         return Verdict::Reply { to: from };
     }
     let key = FlowKey { ingress: INGRESS_TUNNEL, vni: outer.vni, outer_src: outer.src, src: NO_MAC, dst: NO_MAC };
-    ask(tables, config, upcall::HEARTBEAT, key, bucket_of(source))
+    ask(tables, config, upcall::HEARTBEAT, key, heartbeat_bucket(source))
 }
 
 #[inline(always)]

@@ -149,7 +149,8 @@ pub struct Port {
     pub reserved: u32,
 }
 
-/// A token bucket for upcalls; one per port (keyed by interface index) and per neighbour ([`NEIGHBOUR_BUCKET`] | short id).
+/// A token bucket for upcalls; one per port (keyed by interface index) and two per neighbour ([`NEIGHBOUR_BUCKET`] and
+/// [`HEARTBEAT_BUCKET`] | short id).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Bucket {
@@ -161,6 +162,9 @@ pub struct Bucket {
 
 /// Set in the key of a neighbour's [`Bucket`].
 pub const NEIGHBOUR_BUCKET: u32 = 1 << 31;
+
+/// Set in the key of the [`Bucket`] for a neighbour's heartbeats: what its containers flood must not starve them.
+pub const HEARTBEAT_BUCKET: u32 = 3 << 30;
 
 /// [`Config::features`].
 pub mod feature {

@@ -1,7 +1,10 @@
 //! The project's own commands.
 
+mod bench;
 mod build_ebpf;
+mod lab;
 mod progress;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -24,6 +27,23 @@ enum Verb {
     /// Build the eBPF programs and the agent, and install the agent
     #[command(after_help = "Example:\n  cargo xtask build-ebpf && weave-agent launch")]
     BuildEbpf(build_ebpf::Options),
+
+    /// Install what tests need, and run all of them: what CI runs
+    #[command(after_help = "Example:\n  cargo xtask test\n  cargo xtask test clippy unit")]
+    Test(test::Options),
+
+    /// Compare weave-agent with no overlay and with a kernel vxlan bridge, in one run
+    #[command(after_help = "Example:\n  cargo xtask bench\n  cargo xtask bench bulk ping-pong --rounds 3")]
+    Bench(bench::Options),
+
+    /// One end of a ping-pong, started by `bench`
+    #[command(hide = true, subcommand)]
+    BenchNode(bench::node::End),
+
+    /// Try weave-agent on one machine, on hosts made of network namespaces
+    #[command(after_help = "Example:\n  cargo xtask lab up --hosts 3\n  \
+                      cargo xtask lab exec h1c1 -- ping -c3 10.32.3.1\n  cargo xtask lab down")]
+    Lab(lab::Options),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +60,14 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     match arguments.verb {
         Verb::BuildEbpf(options) => build_ebpf::run(&workspace, &options)?,
+        Verb::Test(options) => return test::run(&workspace, &options).map(verdict),
+        Verb::Bench(options) => bench::run(&options)?,
+        Verb::BenchNode(end) => bench::node::run(&end)?,
+        Verb::Lab(options) => lab::run(&workspace, options)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn verdict(passed: bool) -> ExitCode {
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 /// Does one step of a longer job: says what it is, then what came of it and when.
 pub(crate) fn step<T>(name: &str, work: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
     println!("==> {name}");
     let started = Instant::now();
-    let (value, outcome) = work().with_context(|| format!("{name}: failed after {}", seconds(started.elapsed())))?;
+    let (value, outcome) = work()?;
     println!("    {outcome} [{}]", seconds(started.elapsed()));
     Ok(value)
 }

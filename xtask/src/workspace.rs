@@ -35,6 +35,12 @@ impl Workspace {
         target.join("release/weave-agent")
     }
 
+    /// Whether a package has this integration test.
+    pub(crate) fn has_test(&self, package: &str, target: &str) -> bool {
+        let tests = self.root.join(package).join("tests");
+        tests.join(format!("{target}.rs")).exists() || tests.join(target).join("main.rs").exists()
+    }
+
     /// The cargo that runs this program, without the variables it set to describe this package: build scripts that
     /// look at them would run again each time.
     pub(crate) fn cargo(&self, verb: &str) -> Command {

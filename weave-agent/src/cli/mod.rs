@@ -1,1 +1,58 @@
-//! The command line.
+//! The command line: what was typed ([`args`]), what is meant ([`meant`]), what is shown ([`render`]).
+
+pub mod args;
+pub mod launch;
+pub mod meant;
+pub mod render;
+pub mod stop;
+
+mod change;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Args, Command};
+use crate::io::api::client::Client;
+
+/// The program: 0 if it did what was asked, 1 if not, 2 if what was asked makes no sense.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match carry_out(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads from a pipe may have seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(args: &Args) -> anyhow::Result<()> {
+    let client = Client::new(args.paths().socket());
+    match &args.command {
+        Command::Launch(typed) => launch::launch(args, typed),
+        Command::Stop => block_on(stop::stop(&args.paths())),
+        Command::Reset => block_on(stop::reset(&args.paths())),
+        Command::Connect { replace, peers } => block_on(change::connect(&client, peers, *replace)),
+        Command::Forget { peers } => block_on(change::forget(&client, peers)),
+        Command::Attach { words, json } => block_on(change::attach(&client, words, *json)),
+        Command::Detach { words, json } => block_on(change::detach(&client, words, *json)),
+        Command::Expose { addresses, json } => block_on(change::expose(&client, addresses, *json)),
+        Command::Hide { addresses, json } => block_on(change::hide(&client, addresses, *json)),
+        Command::Status { what, json } => block_on(show::status(&client, *what, *json)),
+        Command::Ps { targets, json } => block_on(show::ps(&client, targets, *json)),
+        Command::Report { .. } => block_on(show::report(&client)),
+        Command::Version { json } => block_on(show::version(&client, *json)),
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,7 +1,24 @@
 //! The control plane: peers, links, topology gossip, routes, short ids.
 
+mod dialler;
+mod gossip;
+mod handshake;
+mod link;
+mod machine;
+mod message;
+mod routes;
+mod short_ids;
+pub mod status;
+mod topology;
 mod view;
 
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod tests;
+
+pub use machine::{Config, Mesh};
+pub use status::Status;
 pub use view::{Neighbour, PeerView, View};
 
 use std::net::SocketAddrV4;
@@ -9,6 +26,9 @@ use std::net::SocketAddrV4;
 use bytes::Bytes;
 
 use crate::peer::PeerName;
+
+/// How long a link waits until it is clear whether its peer restarted or has a clone.
+pub(crate) const PARKED: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A TCP connection, numbered by `io` when it is accepted or dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,12 +1,42 @@
 //! The virtual switch: upcall -> decision, fdb, ports, tunnels.
 
+mod ageing;
+mod announce;
+mod config;
+mod decide;
+mod directory;
+mod fdb;
+mod flows;
+mod heartbeat;
+mod learn;
+mod liveness;
+mod machine;
+mod neighbours;
+mod path_mtu;
+mod recency;
+mod routes;
+mod status;
+mod tables;
+mod tunnel;
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use machine::Switch;
+pub use status::{Counters, FdbStatus, FlowCounts, Kind, Location, PeerStatus, PortStatus, Status, TunnelState, TunnelStatus};
+
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::Time;
 use crate::addr::Mac;
-use crate::datapath::{FlowEntry, Op, PortId, Upcall};
+use crate::datapath::{FlowEntry, Op, PeerRoute, PortId, Upcall};
 use crate::mesh::{Neighbour, View};
-use crate::peer::PeerName;
+use crate::peer::{PeerName, ShortId};
 
 /// What happens to the switch.
 #[derive(Clone, Debug)]
@@ -17,6 +47,8 @@ pub enum Input {
     PortAdded(PortId),
     /// A port is gone.
     PortRemoved(PortId),
+    /// What an earlier agent left in the datapath's tables, before any other input; not sent when they are new.
+    Adopted(Adopted),
     /// The datapath's flows with their counters, every few seconds: for ageing and for what was adopted.
     Flows(Vec<FlowEntry>),
     /// Routes, peers or short ids changed.
@@ -28,7 +60,7 @@ pub enum Input {
     /// The largest inner packet that the underlay's route to a neighbour takes.
     RouteMtu {
         /// Its outer address.
-        remote: std::net::Ipv4Addr,
+        remote: Ipv4Addr,
         /// Bytes, without the inner Ethernet header.
         mtu: u16,
     },
@@ -39,6 +71,26 @@ pub enum Input {
         /// Which address.
         macs: Vec<Mac>,
     },
+}
+
+/// A broadcast tree: origin, parent, hops.
+pub type Tree = (ShortId, Option<Ipv4Addr>, Vec<ShortId>);
+
+/// The tables that a datapath kept over a restart, except for the flows ([`Input::Flows`]).
+///
+/// The switch changes them to what it wants by differences, and takes nothing away until [`Config::grace`] is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// The short id that the flows were made with; if it is not ours they are forgotten.
+    pub short: Option<ShortId>,
+    /// Valid peer slots.
+    pub slots: Vec<(ShortId, PeerRoute)>,
+    /// Neighbours: outer address, short id, our address.
+    pub sources: Vec<(Ipv4Addr, ShortId, Ipv4Addr)>,
+    /// Broadcast trees: origin, parent, hops; empty ones may be left out.
+    pub trees: Vec<Tree>,
+    /// Ports that get copies of floods.
+    pub flood_ports: Vec<PortId>,
 }
 
 /// What the switch wants done.
@@ -56,6 +108,3 @@ pub enum Output {
     /// Tell all peers that these MACs are here now, so that one that moved is found at once.
     Announce(Vec<Mac>),
 }
-
-/// Timer of the switch: see `handle_timeout`.
-pub type Timeout = Option<Time>;

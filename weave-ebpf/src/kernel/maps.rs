@@ -23,7 +23,7 @@ pub static TREES: Array<Tree> = Array::pinned(SHORT_IDS, 0);
 #[map]
 pub static FLOOD_PORTS: Array<FloodPorts> = Array::pinned(1, 0);
 #[map]
-static BUCKETS: HashMap<u32, Bucket> = HashMap::pinned(2 * SHORT_IDS, 0);
+static BUCKETS: HashMap<u32, Bucket> = HashMap::pinned(3 * SHORT_IDS, 0);
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTERS, 0);
 #[map]

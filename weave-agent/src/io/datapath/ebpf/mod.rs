@@ -14,7 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use aya::programs::SchedClassifier;
 use aya::util::KernelVersion;
-use weave_ebpf::flow::{self, Bucket, Config, FloodPorts, Flow, FlowKey, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree};
+use weave_ebpf::flow::{
+    self, Bucket, Config, FloodPorts, Flow, FlowKey, HEARTBEAT_BUCKET, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree,
+};
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
@@ -24,6 +26,7 @@ pub use self::upcalls::Upcalls;
 use crate::addr::Mac;
 use crate::datapath::{Action, FlowEntry, Op, PeerRoute, PortId};
 use crate::peer::ShortId;
+use crate::switch::{self, Adopted};
 
 /// Upcalls per second that one port or neighbour may make, and how many at once. An upcall costs the agent about ten
 /// microseconds, so a port that floods takes 4 % of one core.
@@ -186,6 +189,40 @@ impl Ebpf {
         self.routes.iter().map(|(&short, &route)| (short, route))
     }
 
+    /// What an earlier agent left in the tables, but for the flows; `None` if there was none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn adopted(&self) -> Result<Option<Adopted>> {
+        let sources = self.tables.sources.entries()?;
+        if sources.is_empty() && self.routes.is_empty() {
+            return Ok(None);
+        }
+        let short = |id: u32| ShortId::new(u16::try_from(id).ok()?);
+        let source = |(remote, source): ([u8; 4], Source)| Some((remote.into(), short(source.short)?, source.local.into()));
+        let flood_ports = self.tables.flood_ports.get(0)?;
+        Ok(Some(Adopted {
+            short: short(self.config.short),
+            slots: self.routes().collect(),
+            sources: sources.into_iter().filter_map(source).collect(),
+            trees: self.trees()?,
+            flood_ports: flood_ports.ports.iter().take(flood_ports.len as usize).map(|&port| PortId(port)).collect(),
+        }))
+    }
+
+    fn trees(&self) -> Result<Vec<switch::Tree>> {
+        let mut trees = Vec::new();
+        for index in 0..SHORT_IDS {
+            let tree = self.tables.trees.get(index)?;
+            let Some(origin) = ShortId::new(index as u16).filter(|_| tree.len != 0 || tree.parent != [0; 4]) else {
+                continue;
+            };
+            let parent = (tree.parent != [0; 4]).then(|| tree.parent.into());
+            trees.push((origin, parent, tree.hops.iter().take(tree.len as usize).filter_map(|&hop| ShortId::new(hop)).collect()));
+        }
+        Ok(trees)
+    }
+
     /// All flows of this epoch. Those of an older one are swept out on the way.
     ///
     /// # Errors
@@ -272,6 +309,7 @@ impl Ebpf {
             return self.tables.sources.remove(&remote.octets());
         };
         self.add_bucket(NEIGHBOUR_BUCKET | u32::from(short.get()))?;
+        self.add_bucket(HEARTBEAT_BUCKET | u32::from(short.get()))?;
         self.tables.sources.insert(&remote.octets(), &Source { local: local.octets(), short: short.get().into() })
     }
 

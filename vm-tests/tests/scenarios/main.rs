@@ -1,0 +1,12 @@
+//! Agents on hosts made of network namespaces, with real packets: what issue and README promise, one file a promise.
+
+mod failover;
+mod flood;
+mod mesh;
+mod moves;
+mod observe;
+mod relay;
+mod restart;
+mod speed;
+mod strangers;
+mod traces;

@@ -1,0 +1,142 @@
+//! Looking at a lab: what its agents say, what its containers hear.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use vm_tests::{Host, Lab, LabConfig, Node, wait_for};
+
+/// Plenty for what takes milliseconds, on a machine that is busy with other things.
+pub(crate) const SOON: Duration = Duration::from_secs(15);
+
+/// A lab in which every host reaches every other by a tunnel of its own.
+pub(crate) fn lab(config: LabConfig) -> Result<Lab> {
+    let lab = Lab::scenario(config)?;
+    meshed(&lab)?;
+    Ok(lab)
+}
+
+/// Waits until every host's tunnels to all others work.
+pub(crate) fn meshed(lab: &Lab) -> Result<()> {
+    let hosts = lab.config().hosts;
+    wait_for("a tunnel from every host to every other", SOON, || {
+        let mut all = true;
+        for a in 1..=hosts {
+            for b in (1..=hosts).filter(|&b| b != a) {
+                all &= tunnel(&lab.host(a)?, b)?.as_deref() == Some("vxlan");
+            }
+        }
+        Ok(all)
+    })
+    .map(drop)
+}
+
+/// How `host` sends to host `peer`: `vxlan`, `relay`, `down`; none while they are not connected.
+pub(crate) fn tunnel(host: &Host<'_>, peer: u8) -> Result<Option<String>> {
+    let connections = json(host, &["status", "connections"])?;
+    let connections = connections.as_array().context("status connections is no list")?;
+    let kind = |entry: &Value| entry.pointer("/tunnel/kind").and_then(Value::as_str).map(str::to_owned);
+    Ok(connections.iter().filter(|entry| entry["nickname"] == format!("h{peer}")).find_map(kind))
+}
+
+/// What a command of the agent's says with `--json`.
+pub(crate) fn json(host: &Host<'_>, words: &[&str]) -> Result<Value> {
+    let text = host.weave(words.iter().chain(&["--json"]))?;
+    serde_json::from_str(&text).with_context(|| format!("{words:?} is no JSON: {text}"))
+}
+
+/// A counter or drop reason; zero if it never happened.
+pub(crate) fn count(host: &Host<'_>, name: &str) -> Result<u64> {
+    let status = host.status()?;
+    let find = |list: &str| status[list][name].as_u64();
+    Ok(find("counters").or_else(|| find("drops")).unwrap_or(0))
+}
+
+/// Most packets that any one flow of this kind of action counts.
+pub(crate) fn busiest(host: &Host<'_>, action: &str) -> Result<u64> {
+    let flows = json(host, &["status", "flows"])?;
+    let flows = flows.as_array().context("status flows is no list")?;
+    let packets = |flow: &Value| flow["packets"].as_u64();
+    Ok(flows.iter().filter(|flow| flow["action"]["do"] == action).filter_map(packets).max().unwrap_or(0))
+}
+
+/// Resident memory of a host's agent, bytes.
+pub(crate) fn memory(host: &Host<'_>) -> Result<u64> {
+    let pid = pid(host)?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+}
+
+/// The agent's process.
+pub(crate) fn pid(host: &Host<'_>) -> Result<i32> {
+    let pid = host.status()?["pid"].as_i64().context("status has no pid")?;
+    Ok(i32::try_from(pid)?)
+}
+
+/// What `ping` counted.
+#[derive(Debug)]
+pub(crate) struct Pings {
+    /// Echo requests sent.
+    pub(crate) sent: u32,
+    /// Answers, duplicates not counted.
+    pub(crate) received: u32,
+    /// Answers that came twice.
+    pub(crate) duplicates: u32,
+    /// Milliseconds that the first answer took.
+    pub(crate) first: Option<f64>,
+}
+
+impl Pings {
+    /// Reads what `ping` without `-q` wrote.
+    pub(crate) fn read(text: &str) -> Result<Self> {
+        let summary = text.lines().find(|line| line.contains("packets transmitted")).with_context(|| format!("ping said: {text}"))?;
+        let number = |word: &str| {
+            summary.split(", ").find(|part| part.contains(word)).and_then(|part| part.split([' ', '+']).find_map(|w| w.parse().ok()))
+        };
+        let time = text.lines().find_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok());
+        Ok(Self {
+            sent: number("transmitted").context(summary.to_owned())?,
+            received: number("received").context(summary.to_owned())?,
+            duplicates: number("duplicates").unwrap_or(0),
+            first: time,
+        })
+    }
+
+    /// Fails unless every request was answered exactly once.
+    pub(crate) fn lossless(&self) -> Result<()> {
+        ensure!(self.received == self.sent && self.duplicates == 0, "{self:?}");
+        Ok(())
+    }
+}
+
+/// Starts a ping: `count` requests, `interval` seconds apart.
+pub(crate) fn ping(from: &Node<'_>, to: impl Into<IpAddr>, count: u32, interval: &str) -> Result<vm_tests::Running> {
+    let words = ["ping", "-n", "-W2", "-i", interval, "-c", &count.to_string(), &to.into().to_string()].map(str::to_owned);
+    from.spawn(words)
+}
+
+/// Waits for a ping to end; losing packets is no error yet.
+pub(crate) fn pinged(mut ping: vm_tests::Running) -> Result<Pings> {
+    wait_for("ping to end", Duration::from_secs(120), || Ok(ping.ended()?.is_some()))?;
+    Pings::read(&ping.written()?)
+}
+
+/// The traffic generator of this package's examples.
+pub(crate) fn traffic() -> Result<String> {
+    let test = std::env::current_exe()?;
+    let built: PathBuf = test.ancestors().nth(2).context("the test's own path")?.join("examples/traffic");
+    ensure!(built.is_file(), "no {}: `cargo test -p vm-tests` builds it", built.display());
+    Ok(built.display().to_string())
+}
+
+#[test]
+fn a_summary_of_ping_is_read() {
+    let text = "64 bytes from 10.32.1.1: icmp_seq=1 ttl=64 time=0.5 ms\n\n--- x ---\n\
+                4 packets transmitted, 3 received, +2 duplicates, 25% packet loss, time 3ms\n";
+    let pings = Pings::read(text).unwrap();
+    assert_eq!((pings.sent, pings.received, pings.duplicates, pings.first), (4, 3, 2, Some(0.5)));
+    assert!(pings.lossless().is_err());
+}

@@ -1,0 +1,238 @@
+//! What was typed. What is meant by it is in [`super::meant`], [`crate::config`] and [`crate::io::api::body`].
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use crate::config::{CONN_LIMIT, MESH_PORT};
+use crate::io::paths::Paths;
+use crate::peer::PeerName;
+
+const STYLES: Styles = Styles::styled().header(AnsiColor::Green.on_default()).usage(AnsiColor::Green.on_default());
+
+/// A container network for any set of Linux hosts: one agent per host, no central store.
+#[derive(Debug, Parser)]
+#[command(name = "weave-agent", styles = STYLES, disable_version_flag = true, arg_required_else_help = true, subcommand_required = true)]
+#[command(after_help = "Example: on the first host `weave-agent launch`, on the others `weave-agent launch FIRST_HOST`, then\n  \
+    weave-agent attach 10.32.1.1/16 web")]
+pub struct Args {
+    /// Where the agent keeps its socket, pid, log and pins
+    #[arg(long, global = true, env = "WEAVE_RUN_DIR", default_value = "/run/weave", value_name = "DIR", hide_env_values = true)]
+    pub run_dir: PathBuf,
+    /// Where the agent keeps its name and targets
+    #[arg(long, global = true, env = "WEAVE_STATE_DIR", default_value = "/var/lib/weave", value_name = "DIR", hide_env_values = true)]
+    pub state_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Args {
+    /// The directories meant.
+    pub fn paths(&self) -> Paths {
+        Paths { run: self.run_dir.clone(), state: self.state_dir.clone() }
+    }
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the agent of this host; returns when it is ready
+    Launch(Box<Launch>),
+    /// Stop the agent; containers keep their network
+    #[command(after_help = "Example: weave-agent stop && weave-agent launch    # a restart that no container notices")]
+    Stop,
+    /// Stop the agent and remove every trace of it: interfaces, programs, files
+    #[command(after_help = "Example: weave-agent reset    # works with the agent dead, too")]
+    Reset,
+    /// Connect to more peers, now and after every restart
+    #[command(after_help = "Example: weave-agent connect 192.168.0.12 host3.example.com:6783")]
+    Connect {
+        /// Forget all earlier peers first
+        #[arg(long)]
+        replace: bool,
+        /// Host name or address, with `:PORT` if it is not ours
+        #[arg(required = true, value_name = "PEER")]
+        peers: Vec<String>,
+    },
+    /// Do not connect to peers any more; connections that are up stay up
+    #[command(after_help = "Example: weave-agent forget 192.168.0.12")]
+    Forget {
+        /// As it was given to `launch` or `connect`
+        #[arg(required = true, value_name = "PEER")]
+        peers: Vec<String>,
+    },
+    /// Put a container on the network
+    #[command(
+        after_help = "TARGET is a process id, the path of a network namespace, the name of one under /run/netns, or a Docker container.\n\n\
+        Example: weave-agent attach 10.32.1.1/16 web"
+    )]
+    Attach {
+        /// [CIDR…] TARGET: addresses as `10.32.1.1/16` or `ip:10.32.1.1/16`, then the container
+        #[arg(required = true, value_name = "CIDR… TARGET")]
+        words: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take addresses from a container, or all of them and its interface
+    #[command(after_help = "Example: weave-agent detach web")]
+    Detach {
+        /// [CIDR…] TARGET, as for `attach`; without a CIDR everything goes
+        #[arg(required = true, value_name = "[CIDR…] TARGET")]
+        words: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put this host itself on the network
+    #[command(after_help = "Example: weave-agent expose 10.32.0.1/16")]
+    Expose {
+        /// Addresses as `10.32.0.1/16`
+        #[arg(required = true, value_name = "CIDR")]
+        addresses: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take this host off the network
+    #[command(after_help = "Example: weave-agent hide 10.32.0.1/16    # without an address: all of them")]
+    Hide {
+        /// Addresses as `10.32.0.1/16`; all of them if none is given
+        #[arg(value_name = "CIDR")]
+        addresses: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how the agent and its network are
+    #[command(after_help = "Example: weave-agent status flows --json")]
+    Status {
+        /// What to show in detail
+        #[arg(value_enum)]
+        what: Option<What>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the attached containers with their addresses
+    #[command(after_help = "Example: weave-agent ps web")]
+    Ps {
+        /// Only these, as they were given to `attach`; `weave:expose` is this host
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print everything the agent knows, as JSON
+    #[command(after_help = "Example: weave-agent report | jq .status.drops")]
+    Report {
+        /// Taken for granted: a report is JSON
+        #[arg(long, hide = true)]
+        json: bool,
+    },
+    /// Print the version of this program and of the agent that runs
+    #[command(after_help = "Example: weave-agent version")]
+    Version {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The details of `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// Mesh connections and the tunnels beside them
+    Connections,
+    /// All peers of the mesh, and how they are connected
+    Peers,
+    /// What this agent was told to connect to
+    Targets,
+    /// The kernel's flow cache
+    Flows,
+    /// Which MAC address is where
+    Fdb,
+}
+
+/// `launch`
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Without PEERs the agent connects to those of its last run.\n\n\
+    Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com")]
+pub struct Launch {
+    /// Hosts to connect to: name or address, with `:PORT` if it is not ours
+    #[arg(value_name = "PEER")]
+    pub peers: Vec<String>,
+    /// Stay in the foreground and log to standard error: for supervisors
+    #[arg(long)]
+    pub foreground: bool,
+    /// Name of this peer, like a MAC address; random and kept if not given
+    #[arg(long, value_name = "MAC")]
+    pub name: Option<PeerName>,
+    /// Name for people [default: the host's name]
+    #[arg(long, value_name = "TEXT")]
+    pub nickname: Option<String>,
+    /// TCP port of the mesh; the tunnel uses UDP on the next one
+    #[arg(long, default_value_t = MESH_PORT)]
+    pub port: u16,
+    /// Listen and dial with this address of ours only
+    #[arg(long, value_name = "ADDRESS")]
+    pub host: Option<Ipv4Addr>,
+    /// Connect only to PEERs, not to those that they tell of
+    #[arg(long)]
+    pub no_discovery: bool,
+    /// Most mesh connections at a time; 0 is no limit
+    #[arg(long, value_name = "N", default_value_t = CONN_LIMIT)]
+    pub conn_limit: usize,
+    /// MTU for containers; 0 is what the underlay allows
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub mtu: u32,
+    /// How much to log: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level)]
+    pub log_level: tracing::Level,
+    /// Become the leader of a session: what `launch` tells the agent in the background.
+    #[arg(long, hide = true, action = ArgAction::SetTrue)]
+    pub detached: bool,
+}
+
+/// Weave Net says `warning`, Rust says `warn`.
+fn level(text: &str) -> Result<tracing::Level, String> {
+    let text = if text.eq_ignore_ascii_case("warning") { "warn" } else { text };
+    text.parse().map_err(|_| "say error, warn, info, debug or trace".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound_and_every_help_ends_with_an_example() {
+        let mut command = Args::command();
+        command.clone().debug_assert();
+        command.build();
+        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+            let help = sub.render_long_help().to_string();
+            assert!(help.trim_end().lines().last().unwrap().starts_with("Example: weave-agent "), "{help}");
+        }
+        assert!(command.render_help().to_string().contains("Example: "));
+    }
+
+    #[test]
+    fn directories_may_be_said_before_or_after_the_command() {
+        for words in [["weave-agent", "--run-dir", "/r", "stop"], ["weave-agent", "stop", "--run-dir", "/r"]] {
+            assert_eq!(Args::try_parse_from(words).unwrap().paths().socket(), PathBuf::from("/r/agent.sock"));
+        }
+    }
+
+    #[test]
+    fn log_levels_are_those_of_weave_and_of_rust() {
+        let parsed = |text| Args::try_parse_from(["weave-agent", "launch", "--log-level", text]);
+        assert!(parsed("warning").is_ok() && parsed("warn").is_ok() && parsed("DEBUG").is_ok());
+        assert!(parsed("loud").unwrap_err().to_string().contains("say error, warn, info"));
+    }
+}

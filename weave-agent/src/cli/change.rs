@@ -1,0 +1,48 @@
+//! Commands that change something.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::show::{print, print_json};
+use super::{meant, render};
+use crate::io::api::body::{Changed, Connect, Connected, Expose, Forget, Hide};
+use crate::io::api::client::Client;
+
+pub(super) async fn connect(client: &Client, peers: &[String], replace: bool) -> anyhow::Result<()> {
+    let connected: Connected = client.post("/connect", &Connect { peers: peers.to_vec(), replace }).await?;
+    for name in connected.unresolved {
+        eprintln!("cannot resolve {name}; the agent goes on trying");
+    }
+    Ok(())
+}
+
+pub(super) async fn forget(client: &Client, peers: &[String]) -> anyhow::Result<()> {
+    client.post::<_, serde_json::Value>("/forget", &Forget { peers: peers.to_vec() }).await.map(drop).map_err(Into::into)
+}
+
+pub(super) async fn attach(client: &Client, words: &[String], json: bool) -> anyhow::Result<()> {
+    change(client, "/attach", &meant::attach(words)?, json).await
+}
+
+pub(super) async fn detach(client: &Client, words: &[String], json: bool) -> anyhow::Result<()> {
+    change(client, "/detach", &meant::detach(words)?, json).await
+}
+
+pub(super) async fn expose(client: &Client, addresses: &[String], json: bool) -> anyhow::Result<()> {
+    change(client, "/expose", &Expose { addresses: meant::cidrs(addresses)? }, json).await
+}
+
+pub(super) async fn hide(client: &Client, addresses: &[String], json: bool) -> anyhow::Result<()> {
+    change(client, "/hide", &Hide { addresses: meant::cidrs(addresses)? }, json).await
+}
+
+async fn change(client: &Client, path: &str, body: &impl Serialize, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&answered::<serde_json::Value>(client, path, body).await?);
+    }
+    print(&render::changed(&answered::<Changed>(client, path, body).await?))
+}
+
+async fn answered<A: DeserializeOwned>(client: &Client, path: &str, body: &impl Serialize) -> anyhow::Result<A> {
+    Ok(client.post(path, body).await?)
+}

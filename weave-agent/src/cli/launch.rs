@@ -1,0 +1,200 @@
+//! `launch`: the agent itself, or a process that starts it and waits until it is ready.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::time::{Instant, sleep};
+
+use super::args::{Args, Launch};
+use super::meant;
+use crate::config::Config;
+use crate::io::api::Show;
+use crate::io::api::client::{Client, ClientError};
+use crate::io::paths::Paths;
+use crate::io::pidfile::{PidFile, already_running};
+use crate::io::{logging, run};
+use crate::status::Summary;
+
+/// An agent that is not ready by then will not be.
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+/// Of a log that tells why an agent did not start.
+const LAST_LINES: usize = 15;
+
+/// `launch`, either way.
+pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
+    let config = meant::config(typed, hostname())?;
+    let paths = args.paths();
+    if !nix::unistd::geteuid().is_root() {
+        bail!("launch needs root: it loads BPF programs and makes network interfaces; try `sudo weave-agent launch`");
+    }
+    if let Some(pid) = PidFile::holder(&paths.pid_file()) {
+        bail!("{}", already_running(pid));
+    }
+    if typed.foreground { foreground(typed, config, &paths) } else { super::block_on(background(typed, &paths)) }
+}
+
+fn foreground(typed: &Launch, config: Config, paths: &Paths) -> anyhow::Result<()> {
+    if typed.detached {
+        nix::unistd::setsid().context("cannot start a session")?;
+    }
+    logging::start(typed.log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+    let result = runtime.block_on(run::run(config, paths.clone()));
+    // A verb that hangs (a Docker that does not answer) must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
+    let log_path = paths.log();
+    let mut log = open_log(&log_path)?;
+    let from = log.seek(SeekFrom::End(0))?;
+    let mut child = spawn(typed, paths, &log)?;
+    progress("starting the agent ");
+    let ready = ready(&mut child, &Client::new(paths.socket())).await;
+    match ready {
+        Ok(status) => {
+            progress("\n");
+            println!("agent {}({}) is ready (pid {}); its log is {}", status.name, status.nickname, status.pid, log_path.display());
+            Ok(())
+        }
+        Err(error) => {
+            progress("\n");
+            let said = last_lines(&log_path, from);
+            bail!("the agent did not start: {error:#}; {} says:\n{}", log_path.display(), said.trim_end())
+        }
+    }
+}
+
+fn open_log(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// The same program with the same words, in a session of its own.
+fn spawn(typed: &Launch, paths: &Paths, log: &File) -> anyhow::Result<Child> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(&program);
+    command.arg("--run-dir").arg(&paths.run).arg("--state-dir").arg(&paths.state);
+    command.args(["launch", "--foreground", "--detached"]).args(words(typed));
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
+    command.spawn().with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn words(typed: &Launch) -> Vec<String> {
+    let mut words = vec![
+        format!("--port={}", typed.port),
+        format!("--conn-limit={}", typed.conn_limit),
+        format!("--mtu={}", typed.mtu),
+        format!("--log-level={}", typed.log_level),
+    ];
+    words.extend(typed.name.map(|name| format!("--name={name}")));
+    words.extend(typed.nickname.as_ref().map(|nickname| format!("--nickname={nickname}")));
+    words.extend(typed.host.map(|host| format!("--host={host}")));
+    words.extend(typed.no_discovery.then(|| "--no-discovery".to_owned()));
+    words.push("--".to_owned());
+    words.extend(typed.peers.iter().cloned());
+    words
+}
+
+async fn ready(child: &mut Child, client: &Client) -> anyhow::Result<Summary> {
+    let deadline = now() + PATIENCE;
+    let mut next_dot = now();
+    while now() < deadline {
+        if let Some(status) = child.try_wait().context("cannot ask after the agent")? {
+            bail!("{}", ended(status));
+        }
+        match client.show(Show::Status).await {
+            Ok(json) => {
+                let status: Summary = client.parse(&json)?;
+                if status.ready && status.pid == child.id() {
+                    return Ok(status);
+                }
+            }
+            Err(ClientError::NoAgent(_) | ClientError::Refused { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+        if now() >= next_dot {
+            progress(".");
+            next_dot = now() + Duration::from_millis(500);
+        }
+        sleep(POLL).await;
+    }
+    bail!("it is not ready after {} s; it runs on as process {}", PATIENCE.as_secs(), child.id())
+}
+
+fn ended(status: ExitStatus) -> String {
+    status.code().map_or_else(|| format!("it was killed ({status})"), |code| format!("it ended with exit code {code}"))
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// For people who watch; scripts see nothing.
+fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("{text}");
+        // Nothing to do about a terminal that is gone.
+        let _ = std::io::stderr().flush();
+    }
+}
+
+/// What was written after `from`, at most [`LAST_LINES`].
+fn last_lines(path: &Path, from: u64) -> String {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.take(1 << 20).read_to_end(&mut bytes)
+    });
+    if let Err(error) = read {
+        return format!("(cannot be read: {error})");
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| format!("  {line}\n")).collect()
+}
+
+fn hostname() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "unnamed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::Command;
+    use super::*;
+
+    fn typed(words: &[&str]) -> Launch {
+        match Args::try_parse_from([&["weave-agent", "launch"], words].concat()).unwrap().command {
+            Command::Launch(launch) => *launch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_agent_in_the_background_is_told_all_that_was_typed() {
+        let line = "--name 02:00:00:00:00:07 --nickname web1 --port 7000 --host 10.0.0.1 --no-discovery --conn-limit 3 --mtu 1400 \
+                    --log-level debug h2 h3:7000";
+        let first = typed(&line.split_whitespace().collect::<Vec<_>>());
+        let again = words(&first);
+        let second = typed(&again.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(format!("{first:?}"), format!("{second:?}"));
+        assert_eq!(format!("{:?}", typed(&[])), format!("{:?}", typed(&["--port=6783", "--"])));
+    }
+
+    #[test]
+    fn the_last_lines_are_those_of_this_start() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "old\n1\n2\n").unwrap();
+        assert_eq!(last_lines(file.path(), 4), "  1\n  2\n");
+        assert_eq!(last_lines(Path::new("/nonexistent"), 0).lines().count(), 1);
+    }
+}

@@ -1,0 +1,108 @@
+//! What an agent is told at its start, after defaults and checks.
+
+use std::net::Ipv4Addr;
+
+use crate::peer::PeerName;
+
+/// TCP port of the mesh, as Weave Net has it.
+pub const MESH_PORT: u16 = 6783;
+/// Most links at a time, as Weave Net has it; 0 is no limit.
+pub const CONN_LIMIT: usize = 200;
+/// Smallest MTU for containers: IPv6 needs it (RFC 8200 5).
+pub const LEAST_MTU: u32 = 1280;
+/// Most bytes of a nickname: it travels in every topology message.
+const LONGEST_NICKNAME: usize = 64;
+
+/// One agent's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The name to use instead of the one in the state directory.
+    pub name: Option<PeerName>,
+    /// Free text, for people.
+    pub nickname: String,
+    /// TCP port of the mesh; the tunnel's UDP port is the next one.
+    pub port: u16,
+    /// Listen and dial with this address only.
+    pub host: Option<Ipv4Addr>,
+    /// Dial peers that other peers tell of.
+    pub discovery: bool,
+    /// Most links at a time; 0 is no limit.
+    pub conn_limit: usize,
+    /// MTU for containers; `None`: what the underlay allows.
+    pub mtu: Option<u32>,
+    /// Whom to connect to. `None`: those of last time.
+    pub peers: Option<Vec<String>>,
+}
+
+/// A setting that cannot work, and what would.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no port after it.
+    #[error("--port {0} is out of range: the tunnel uses the port after it, so say 1 to 65534 (the default is {MESH_PORT})")]
+    Port(u16),
+    /// No packet would fit.
+    #[error("--mtu {0} is out of range: say {LEAST_MTU} to 65485, or 0 for what the underlay allows")]
+    Mtu(u32),
+    /// Too long, or not to be shown.
+    #[error("--nickname {0:?} will not do: say 1 to {LONGEST_NICKNAME} bytes without control characters")]
+    Nickname(String),
+    /// A name must be a unicast address.
+    #[error("--name {0} will not do: a peer's name is a unicast address other than zero, for example 02:00:00:00:00:01")]
+    Name(PeerName),
+}
+
+impl Config {
+    /// The UDP port of the tunnel.
+    pub const fn tunnel_port(&self) -> u16 {
+        self.port + 1
+    }
+
+    /// Itself, if it can work.
+    pub fn checked(self) -> Result<Self, ConfigError> {
+        if matches!(self.port, 0 | u16::MAX) {
+            return Err(ConfigError::Port(self.port));
+        }
+        if let Some(mtu) = self.mtu.filter(|mtu| !(LEAST_MTU..=65_485).contains(mtu)) {
+            return Err(ConfigError::Mtu(mtu));
+        }
+        if let Some(name) = self.name.filter(|name| name.0[0] & 1 == 1 || name.0 == [0; 6]) {
+            return Err(ConfigError::Name(name));
+        }
+        let showable = (1..=LONGEST_NICKNAME).contains(&self.nickname.len()) && !self.nickname.chars().any(char::is_control);
+        if showable { Ok(self) } else { Err(ConfigError::Nickname(self.nickname)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            name: None,
+            nickname: "h1".into(),
+            port: MESH_PORT,
+            host: None,
+            discovery: true,
+            conn_limit: CONN_LIMIT,
+            mtu: None,
+            peers: None,
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        assert_eq!(config().checked(), Ok(config()));
+        let refused = |change: fn(&mut Config)| {
+            let mut config = config();
+            change(&mut config);
+            config.checked().unwrap_err().to_string()
+        };
+        assert!(refused(|c| c.port = 0).contains("--port"));
+        assert!(refused(|c| c.port = 65_535).contains("65534"));
+        assert!(refused(|c| c.mtu = Some(100)).contains("--mtu 100"));
+        assert!(refused(|c| c.nickname = String::new()).contains("--nickname"));
+        assert!(refused(|c| c.nickname = "a\nb".into()).contains("--nickname"));
+        assert!(refused(|c| c.name = Some(PeerName([1; 6]))).contains("--name 01:01"));
+    }
+}

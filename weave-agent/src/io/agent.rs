@@ -1,0 +1,381 @@
+//! The loop: the one task that owns the router. What happens goes in, what it wants is done.
+//!
+//! Nothing here waits: whatever takes time is a task that comes back with an [`Event`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use super::api::{Call, Refusal, Request, Show, answer, body};
+use super::carrier::{self, Carrier};
+use super::clock::Clock;
+use super::connect;
+use super::datapath::ebpf::Upcalls;
+use super::event::{Done, Event, Stream};
+use super::hands::Hands;
+use super::links::Links;
+use super::net::{Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
+use super::report::Snapshot;
+use super::signals::Signals;
+use super::store::State;
+use super::targets::{self, Typed};
+use crate::config::Config;
+use crate::datapath::{Op, PortId, Upcall};
+use crate::mesh::{self, Target};
+use crate::router::{Input, Output, Router};
+use crate::{Time, switch};
+
+/// How often flows are read for their age.
+const FLOWS: Duration = Duration::from_secs(2);
+/// When nothing is due.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What an agent is made of.
+pub struct Parts {
+    /// Its settings.
+    pub config: Config,
+    /// Its clock.
+    pub clock: Clock,
+    /// Who decides.
+    pub router: Router,
+    /// Who carries frames.
+    pub carrier: Carrier,
+    /// Who changes the host's network.
+    pub hands: Hands,
+    /// Who knows the ways to neighbours.
+    pub underlay: Underlay,
+    /// Where the neighbours' addresses are told.
+    pub neighbours: watch::Sender<Vec<Ipv4Addr>>,
+    /// What is kept.
+    pub state: watch::Sender<State>,
+}
+
+/// What the loop waits for.
+pub struct Inbox {
+    /// From tasks.
+    pub events: mpsc::Receiver<Event>,
+    /// From the control API.
+    pub calls: mpsc::Receiver<Call>,
+    /// From the kernel's programs.
+    pub upcalls: Upcalls,
+    /// From the kernel's routes, neighbours and addresses.
+    pub changes: mpsc::Receiver<UnderlayEvent>,
+    /// From whoever wants an end.
+    pub signals: Signals,
+}
+
+/// A running agent.
+pub struct Agent {
+    config: Config,
+    clock: Clock,
+    router: Router,
+    carrier: Carrier,
+    hands: Hands,
+    underlay: Underlay,
+    neighbours: watch::Sender<Vec<Ipv4Addr>>,
+    state: watch::Sender<State>,
+    links: Links,
+    /// Neighbours' outer addresses, and ours towards them.
+    ways: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Underlay interfaces that have our program.
+    interfaces: BTreeSet<u32>,
+    ports: BTreeSet<PortId>,
+    ending: bool,
+}
+
+impl Agent {
+    /// With nothing attached yet.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state } = parts;
+        let links = Links::new(hands.events.clone());
+        let (ways, interfaces, ports) = Default::default();
+        Self { config, clock, router, carrier, hands, underlay, neighbours, state, links, ways, interfaces, ports, ending: false }
+    }
+
+    /// Take over what an earlier agent left.
+    pub fn adopt(&mut self, ports: &[Port]) {
+        if let Some(adopted) = self.carrier.adopted() {
+            // The switch orders only what differs: these ways would never be watched otherwise.
+            for &(remote, _, local) in &adopted.sources {
+                self.set_way(remote, Some(local));
+            }
+            self.input(Input::Switch(switch::Input::Adopted(adopted)));
+        }
+        for port in ports {
+            if let Err(error) = self.plug(port.id, port.kind != PortKind::Host) {
+                tracing::error!(port = %port.host_ifname, "cannot adopt a port: {error:#}");
+            }
+        }
+        self.read_flows();
+        self.state.send_modify(|state| state.attached.retain(|name, _| ports.iter().any(|port| port.host_ifname == *name)));
+    }
+
+    /// Run until somebody says stop.
+    ///
+    /// # Errors
+    /// When the kernel's side is lost: a new agent will find it again.
+    pub async fn run(&mut self, mut inbox: Inbox) -> anyhow::Result<()> {
+        let mut flows = interval(FLOWS);
+        flows.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tracing::info!(name = %self.state.borrow().name, port = self.config.port, "the agent is ready");
+        while !self.ending {
+            tokio::select! {
+                Some(event) = inbox.events.recv() => self.event(event),
+                Some(call) = inbox.calls.recv() => self.call(call),
+                batch = inbox.upcalls.recv() => match batch {
+                    Some(batch) => self.upcalls(batch),
+                    None => bail!("all upcall rings have failed"),
+                },
+                change = inbox.changes.recv() => match change {
+                    Some(change) => self.changed(change),
+                    None => bail!("the watch over routes and addresses has ended"),
+                },
+                () = sleep_until(self.clock.instant(self.due())) => self.router_timeout(),
+                _ = flows.tick() => self.read_flows(),
+                signal = inbox.signals.recv() => {
+                    tracing::info!(signal, "told to stop");
+                    self.ending = true;
+                }
+            }
+        }
+        tracing::info!("the agent ends; the data plane goes on");
+        Ok(())
+    }
+
+    fn due(&self) -> Time {
+        self.router.poll_timeout().unwrap_or_else(|| self.clock.now() + IDLE)
+    }
+
+    fn router_timeout(&mut self) {
+        self.router.handle_timeout(self.clock.now());
+        self.drain();
+    }
+
+    fn input(&mut self, input: Input) {
+        self.router.handle(self.clock.now(), input);
+        self.drain();
+    }
+
+    fn mesh(&mut self, input: mesh::Input) {
+        self.input(Input::Mesh(input));
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.router.poll_output() {
+            match output {
+                Output::Mesh(output) => self.carry_out(output),
+                Output::Datapath(op) => self.order(&op),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: mesh::Output) {
+        match output {
+            mesh::Output::Dial(remote) => {
+                tokio::spawn(connect::dial(self.config.host, remote, self.hands.events.clone()));
+            }
+            mesh::Output::Send { link, bytes } => self.links.send(link, bytes),
+            mesh::Output::Close { link } => self.links.close(link),
+            mesh::Output::Targets(targets) => self.state.send_modify(|state| state.targets = targets),
+            mesh::Output::ShortId(short) => self.state.send_modify(|state| state.short_id = Some(short.get())),
+            // The router's other half has had these already, or nobody here wants them.
+            mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) | mesh::Output::Delivered { .. } => {}
+        }
+    }
+
+    fn order(&mut self, op: &Op) {
+        if let Op::SetSource { remote, neighbour } = op {
+            self.set_way(*remote, neighbour.map(|(_, local)| local));
+        }
+        self.carrier.apply(op);
+    }
+
+    /// The ways to neighbours are watched as long as they are neighbours.
+    fn set_way(&mut self, remote: Ipv4Addr, local: Option<Ipv4Addr>) {
+        let before = match local {
+            Some(local) => self.ways.insert(remote, local),
+            None => self.ways.remove(&remote),
+        };
+        if before == local {
+            return;
+        }
+        if let Some(before) = before {
+            self.underlay.unwatch(remote, before);
+        }
+        if let Some(local) = local {
+            self.underlay.watch(remote, local);
+        }
+        self.neighbours.send_replace(self.ways.keys().copied().collect());
+    }
+
+    fn upcalls(&mut self, batch: Vec<Upcall>) {
+        for upcall in batch {
+            self.input(Input::Switch(switch::Input::Upcall(upcall)));
+        }
+    }
+
+    fn read_flows(&mut self) {
+        let flows = self.carrier.flows();
+        if !flows.is_empty() {
+            self.input(Input::Switch(switch::Input::Flows(flows)));
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Accepted(stream) => {
+                let (link, local, remote) = self.link(stream);
+                self.mesh(mesh::Input::Accepted { link, local, remote });
+            }
+            Event::Dialled(stream) => {
+                let (link, local, remote) = self.link(stream);
+                self.mesh(mesh::Input::Dialled { link, local, remote });
+            }
+            Event::DialFailed { remote, error } => self.mesh(mesh::Input::DialFailed { remote, error }),
+            Event::Received { link, bytes } => self.mesh(mesh::Input::Received { link, bytes }),
+            Event::Closed { link, error } => {
+                tracing::debug!(?link, error, "a link has ended");
+                self.links.ended(link);
+                self.mesh(mesh::Input::Closed { link, error });
+            }
+            Event::Connect { targets, replace, done } => self.connect(targets, replace, done),
+            Event::Resolved(target) => self.mesh(mesh::Input::Resolved(target)),
+            // Nobody may wait for the answer any more: what was asked is done all the same.
+            Event::Plug { port, redirect_peer, done } => drop(done.send(self.plug(port, redirect_peer))),
+            Event::Unplug(port) => self.unplug(port),
+            Event::Ports(there) => self.only(&there),
+        }
+    }
+
+    fn link(&mut self, stream: Stream) -> (mesh::LinkId, SocketAddrV4, SocketAddrV4) {
+        (self.links.add(stream.stream), stream.local, stream.remote)
+    }
+
+    fn connect(&mut self, targets: Vec<Target>, replace: bool, done: Done) {
+        self.mesh(mesh::Input::Connect { targets, replace });
+        drop(done.send(Ok(())));
+    }
+
+    fn plug(&mut self, port: PortId, redirect_peer: bool) -> anyhow::Result<()> {
+        self.carrier.plug(port, redirect_peer)?;
+        self.ports.insert(port);
+        self.input(Input::Switch(switch::Input::PortAdded(port)));
+        Ok(())
+    }
+
+    fn unplug(&mut self, port: PortId) {
+        if self.ports.remove(&port) {
+            self.input(Input::Switch(switch::Input::PortRemoved(port)));
+            self.carrier.unplug(port);
+        }
+    }
+
+    fn only(&mut self, there: &[PortId]) {
+        let gone: Vec<PortId> = self.ports.iter().filter(|port| !there.contains(port)).copied().collect();
+        gone.into_iter().for_each(|port| self.unplug(port));
+    }
+
+    fn changed(&mut self, change: UnderlayEvent) {
+        match change {
+            UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote) == Some(&local) => {
+                self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(carrier::next_hop));
+                if let Some(hop) = next_hop {
+                    let mtu = u16::try_from(hop.mtu.saturating_sub(VXLAN_OVERHEAD)).unwrap_or(u16::MAX);
+                    self.input(Input::Switch(switch::Input::RouteMtu { remote, mtu }));
+                }
+            }
+            UnderlayEvent::NextHop { .. } => {}
+            UnderlayEvent::AddressAdded(_) => self.dial_again(),
+            UnderlayEvent::AddressGone(address) => {
+                self.carrier.address_gone(address);
+                self.mesh(mesh::Input::AddressGone(address));
+            }
+            UnderlayEvent::LinkGone(ifindex) => self.leave(ifindex),
+            UnderlayEvent::Interfaces(there) => self.interfaces_are(&there),
+        }
+    }
+
+    /// What could not be reached may be within reach of a new address: the targets are not made to wait for their turn.
+    fn dial_again(&mut self) {
+        let known = self.router.status(self.clock.now()).mesh.targets;
+        let targets = known.into_iter().map(|target| Target { name: target.name, addresses: target.addresses }).collect();
+        self.mesh(mesh::Input::Connect { targets, replace: false });
+    }
+
+    fn interfaces_are(&mut self, there: &[u32]) {
+        let gone: Vec<u32> = self.interfaces.iter().filter(|ifindex| !there.contains(ifindex)).copied().collect();
+        gone.into_iter().for_each(|ifindex| self.leave(ifindex));
+        for ifindex in there {
+            if !self.interfaces.contains(ifindex) && self.carrier.join(*ifindex) {
+                self.interfaces.insert(*ifindex);
+            }
+        }
+    }
+
+    fn leave(&mut self, ifindex: u32) {
+        if self.interfaces.remove(&ifindex) {
+            self.carrier.leave(ifindex);
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        let Call { request, answer: to } = call;
+        let hands = self.hands.clone();
+        match request {
+            Request::Show(Show::Ps) => spawn_answer(to, async move { answer(&hands.attachments().await?) }),
+            Request::Show(show) => {
+                let snapshot = self.snapshot(show);
+                spawn_answer(to, async move { snapshot.show(show, &hands).await });
+            }
+            Request::Connect(asked) => {
+                let our_port = self.config.port;
+                spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
+            }
+            Request::Forget(asked) => {
+                self.mesh(mesh::Input::Forget { targets: asked.peers });
+                drop(to.send(answer(&serde_json::json!({}))));
+            }
+            Request::Attach(asked) => spawn_answer(to, async move { hands.attach(asked).await }),
+            Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),
+            Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
+            Request::Hide(asked) => spawn_answer(to, async move { hands.hide(asked).await }),
+            Request::Stop | Request::Reset => {
+                self.ending = true;
+                drop(to.send(answer(&body::Stopping { pid: std::process::id() })));
+            }
+        }
+    }
+
+    fn snapshot(&mut self, show: Show) -> Snapshot {
+        let now = self.clock.now();
+        Snapshot {
+            config: self.config.clone(),
+            uptime: now,
+            router: self.router.status(now),
+            hooks: self.carrier.hooks(),
+            flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
+            counters: self.carrier.counters(),
+        }
+    }
+}
+
+/// An answer that takes time is somebody else's work.
+fn spawn_answer(to: tokio::sync::oneshot::Sender<super::api::Answer>, work: impl Future<Output = super::api::Answer> + Send + 'static) {
+    // If the client has left, so be it.
+    tokio::spawn(async move { drop(to.send(work.await)) });
+}
+
+/// `POST /connect`: typing errors are refused as a whole; names that mean nothing now are tried again later.
+async fn connect_now(hands: &Hands, asked: body::Connect, our_port: u16) -> super::api::Answer {
+    let typed: Result<Vec<Typed>, _> = asked.peers.iter().map(|text| Typed::parse(text, our_port)).collect();
+    let (targets, unresolved): (Vec<Target>, Vec<Option<String>>) =
+        targets::resolve_all(&typed.map_err(Refusal::bad_request)?).await.into_iter().unzip();
+    let replace = asked.replace;
+    let connected = hands.events.carry_out(|done| Event::Connect { targets, replace, done }).await;
+    connected.map_err(Refusal::internal)?;
+    answer(&body::Connected { unresolved: unresolved.into_iter().flatten().collect() })
+}

@@ -1,0 +1,91 @@
+//! What is posted to the control API, and what such a post is answered.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// `POST /connect`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connect {
+    /// `host`, `host:port`, address.
+    pub peers: Vec<String>,
+    /// Forget all earlier targets first.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// What `POST /connect` is answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// Names that mean nothing now, and why; they are tried again later.
+    pub unresolved: Vec<String>,
+}
+
+/// `POST /forget`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forget {
+    /// As they were given to `connect`.
+    pub peers: Vec<String>,
+}
+
+/// `POST /attach`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// Process id, path of a namespace, name under /run/netns, or Docker container.
+    pub target: String,
+    /// What it gets, each with the prefix of its subnet.
+    pub addresses: Vec<IpNet>,
+}
+
+/// `POST /detach`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// As for `attach`.
+    pub target: String,
+    /// What it loses; everything if empty.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
+}
+
+/// `POST /expose`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expose {
+    /// What the host gets, each with the prefix of its subnet.
+    pub addresses: Vec<IpNet>,
+}
+
+/// `POST /hide`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hide {
+    /// What the host loses; everything if empty.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
+}
+
+/// What `attach`, `detach`, `expose` and `hide` are answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Addresses that came or went.
+    pub changed: Vec<IpNet>,
+    /// Addresses there are now.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What `stop` and `reset` are answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// The process that is about to end.
+    pub pid: u32,
+}
+
+/// What any failed request is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// What is wrong and what to do.
+    pub error: String,
+}

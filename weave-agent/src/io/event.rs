@@ -1,0 +1,110 @@
+//! What the tasks around the loop tell it.
+
+use std::net::SocketAddrV4;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::datapath::PortId;
+use crate::mesh::{LinkId, Target};
+
+/// Events that may wait for the loop; whoever has one more waits with it.
+pub const WAITING: usize = 1024;
+
+/// Something happened outside the loop.
+#[derive(Debug)]
+pub enum Event {
+    /// Somebody dialled us.
+    Accepted(Stream),
+    /// A dial of ours succeeded.
+    Dialled(Stream),
+    /// A dial of ours failed.
+    DialFailed {
+        /// What was dialled.
+        remote: SocketAddrV4,
+        /// Why.
+        error: String,
+    },
+    /// Bytes on a link.
+    Received {
+        /// Which link.
+        link: LinkId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// A link has ended.
+    Closed {
+        /// Which link.
+        link: LinkId,
+        /// Why.
+        error: String,
+    },
+    /// New targets, names resolved as far as they can be.
+    Connect {
+        /// The targets.
+        targets: Vec<Target>,
+        /// Forget all earlier ones first.
+        replace: bool,
+        /// Told when it is done.
+        done: Done,
+    },
+    /// A target's name was resolved again.
+    Resolved(Target),
+    /// A port is ready for its program.
+    Plug {
+        /// Which port.
+        port: PortId,
+        /// Its other end is in another namespace.
+        redirect_peer: bool,
+        /// Told when frames flow.
+        done: Done,
+    },
+    /// A port is gone.
+    Unplug(PortId),
+    /// All the ports there are: any other that we know is gone.
+    Ports(Vec<PortId>),
+}
+
+/// A TCP connection before it is a link.
+#[derive(Debug)]
+pub struct Stream {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Our end.
+    pub local: SocketAddrV4,
+    /// The other end; as dialled, if we did.
+    pub remote: SocketAddrV4,
+}
+
+/// How the loop says that it is done.
+pub type Done = oneshot::Sender<anyhow::Result<()>>;
+
+/// The way to the loop.
+#[derive(Clone, Debug)]
+pub struct Events(mpsc::Sender<Event>);
+
+/// The loop has ended; whoever wanted to tell it something may as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is just ending")]
+pub struct Ending;
+
+/// A way to the loop, and its end there.
+pub fn channel() -> (Events, mpsc::Receiver<Event>) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (Events(sender), receiver)
+}
+
+impl Events {
+    /// Tell the loop; waits while it has too much to do.
+    pub async fn send(&self, event: Event) -> Result<(), Ending> {
+        self.0.send(event).await.map_err(|_| Ending)
+    }
+
+    /// Tell the loop and wait until it has done it.
+    pub async fn carry_out(&self, event: impl FnOnce(Done) -> Event) -> anyhow::Result<()> {
+        let (done, told) = oneshot::channel();
+        self.send(event(done)).await?;
+        told.await.map_err(|_| Ending)?
+    }
+}

@@ -1,0 +1,217 @@
+//! The ports that exist on this host: for adoption after a restart, and to see one go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use futures_util::future::join_all;
+use ipnet::IpNet;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
+use serde::Serialize;
+
+use super::link::{Link, parse};
+use super::netns::{self, Netns, NetnsId};
+use super::notify::Notifications;
+use super::socket::{Netlink, Result};
+use super::{EXPOSE_IFNAME, EXPOSE_PORT, PORT_PREFIX};
+use crate::addr::Mac;
+use crate::datapath::PortId;
+
+/// The note on the host's own port, and what those of containers begin with.
+const ALIAS: &str = "weave-agent";
+
+/// Whose port it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum PortKind {
+    /// A container's.
+    Container(NetnsId),
+    /// The host's own, made by [`super::expose()`].
+    Host,
+}
+
+/// A port as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// Interface index of the host side.
+    pub id: PortId,
+    /// Name of the host side.
+    pub host_ifname: String,
+    /// Whose it is.
+    pub kind: PortKind,
+    /// Where its namespace can be opened, if that was found.
+    pub netns: Option<PathBuf>,
+    /// Name of the inner side.
+    pub ifname: String,
+    /// Ethernet address of the inner side; zero if its namespace was not found.
+    pub mac: Mac,
+    /// Addresses of the inner side, without link-local IPv6 ones; none if its namespace was not found.
+    pub addrs: Vec<IpNet>,
+    /// MTU of the host side.
+    pub mtu: u32,
+}
+
+impl Port {
+    /// What messages call its owner.
+    pub fn owner(&self) -> String {
+        match (&self.kind, &self.netns) {
+            (PortKind::Host, _) => format!("the host ({EXPOSE_IFNAME})"),
+            (PortKind::Container(_), Some(path)) => format!("the container {}", described(path)),
+            (PortKind::Container(id), None) => {
+                format!("the container behind {} (namespace {id})", self.host_ifname)
+            }
+        }
+    }
+
+    pub(super) fn new(outer: &Link, owner: Owner, inner: &Link, addrs: Vec<IpNet>) -> Self {
+        Self {
+            id: PortId(outer.index),
+            host_ifname: outer.name.clone(),
+            kind: owner.kind,
+            netns: owner.netns,
+            ifname: inner.name.clone(),
+            mac: inner.mac.unwrap_or_default(),
+            addrs,
+            mtu: outer.mtu,
+        }
+    }
+}
+
+/// Whose port, and where its namespace can be opened.
+pub(super) struct Owner {
+    pub(super) kind: PortKind,
+    pub(super) netns: Option<PathBuf>,
+}
+
+/// `/run/netns/web` is "web", `/proc/7/ns/net` "process 7".
+fn described(path: &Path) -> String {
+    let mut parts = path.iter().skip(1).filter_map(|part| part.to_str());
+    match (parts.next(), parts.next()) {
+        (Some("proc"), Some(pid)) => format!("of process {pid}"),
+        _ => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    }
+}
+
+/// The note on a finished port: whose it is, and the name inside.
+pub(super) fn container_alias(id: NetnsId, ifname: &str) -> String {
+    format!("{ALIAS} {id} {ifname}")
+}
+
+/// The note on the host's own port.
+pub(super) fn host_alias() -> String {
+    format!("{ALIAS} host")
+}
+
+fn is_port_name(name: &str) -> bool {
+    name == EXPOSE_PORT || name.starts_with(PORT_PREFIX)
+}
+
+/// Whose port a link is, and the name inside; `None` for links that are no finished ports of ours.
+fn recognise(link: &Link) -> Option<(PortKind, String)> {
+    if link.kind != "veth" {
+        return None;
+    }
+    if link.name == EXPOSE_PORT {
+        return (link.alias == host_alias()).then(|| (PortKind::Host, EXPOSE_IFNAME.to_owned()));
+    }
+    link.name.strip_prefix(PORT_PREFIX)?;
+    let (id, ifname) = link.alias.strip_prefix(ALIAS)?.strip_prefix(' ')?.split_once(' ')?;
+    let (dev, ino) = id.split_once(':')?;
+    let id = NetnsId { dev: dev.parse().ok()?, ino: ino.parse().ok()? };
+    Some((PortKind::Container(id), ifname.to_owned()))
+}
+
+/// The finished ports of this host, by index.
+pub async fn list(host: &Netlink) -> Result<Vec<Port>> {
+    let links = host.links().await?;
+    let ours: Vec<_> = links.iter().filter_map(|link| recognise(link).map(|(kind, ifname)| (link, kind, ifname))).collect();
+    let ids: BTreeSet<_> = ours.iter().filter_map(|(_, kind, _)| container(*kind)).collect();
+    let places = netns::find(ids).await;
+    let mut ports = join_all(ours.into_iter().map(|(link, kind, ifname)| examine(host, link, kind, ifname, &places))).await;
+    ports.sort_by_key(|port| port.id);
+    Ok(ports)
+}
+
+fn container(kind: PortKind) -> Option<NetnsId> {
+    match kind {
+        PortKind::Container(id) => Some(id),
+        PortKind::Host => None,
+    }
+}
+
+async fn examine(host: &Netlink, link: &Link, kind: PortKind, ifname: String, places: &BTreeMap<NetnsId, PathBuf>) -> Port {
+    let place = container(kind).and_then(|id| places.get(&id).cloned());
+    let inside = match (kind, &place) {
+        (PortKind::Host, _) => look(host, link).await,
+        (PortKind::Container(id), Some(path)) => look_inside(path, id, link).await,
+        (PortKind::Container(_), None) => None,
+    };
+    // Whoever died while we looked is like one that was not found; its link will be gone in a moment.
+    let (inner, addrs) = inside.unwrap_or_else(|| (Link { name: ifname, ..Link::default() }, Vec::new()));
+    Port::new(link, Owner { kind, netns: place }, &inner, addrs)
+}
+
+async fn look_inside(path: &Path, id: NetnsId, link: &Link) -> Option<(Link, Vec<IpNet>)> {
+    let netns = Netns::open(path).ok().filter(|netns| netns.id() == id)?;
+    look(&netns.netlink().await.ok()?, link).await
+}
+
+async fn look(inside: &Netlink, link: &Link) -> Option<(Link, Vec<IpNet>)> {
+    let inner = inside.link_at(link.peer?).await.ok()??;
+    let addrs = inside.given_addresses(inner.index).await.ok()?;
+    Some((inner, addrs))
+}
+
+/// Tells when a port's host side has gone: its container died, or somebody deleted it.
+#[derive(Debug)]
+pub struct PortWatch {
+    notifications: Notifications,
+}
+
+impl PortWatch {
+    /// Watch the calling thread's namespace.
+    pub fn new() -> Result<Self> {
+        Ok(Self { notifications: Notifications::open(&[MulticastGroup::Link])? })
+    }
+
+    /// The next port to go; `None`: some may have gone unseen, so list them. Cancel-safe.
+    pub async fn gone(&mut self) -> Result<Option<PortId>> {
+        loop {
+            match self.notifications.next().await? {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
+                    let link = parse(&message);
+                    // Messages of a bridge's family tell that a port left the bridge.
+                    let deleted = message.header.interface_family == AddressFamily::Unspec;
+                    if deleted && is_port_name(&link.name) {
+                        return Ok(Some(PortId(link.index)));
+                    }
+                }
+                NetlinkPayload::Overrun(_) => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_finished_ports_of_ours_are_recognised() {
+        let id = NetnsId { dev: 4, ino: 4_026_532_000 };
+        let link = |name: &str, alias: &str| Link { name: name.into(), alias: alias.into(), kind: "veth".into(), ..Link::default() };
+        let port = link("vethwepl0000100", &container_alias(id, "ethwe"));
+        assert_eq!(recognise(&port), Some((PortKind::Container(id), "ethwe".into())));
+        assert_eq!(recognise(&link(EXPOSE_PORT, &host_alias())), Some((PortKind::Host, EXPOSE_IFNAME.into())));
+        for (name, alias) in [("vethwepl0000100", ""), ("vethwepl0000100", "weave-agent x:y ethwe"), ("eth0", "weave-agent 4:5 ethwe")] {
+            assert_eq!(recognise(&link(name, alias)), None);
+        }
+    }
+
+    #[test]
+    fn owners_are_called_by_the_name_people_use() {
+        assert_eq!(described(Path::new("/run/netns/web")), "web");
+        assert_eq!(described(Path::new("/proc/7/ns/net")), "of process 7");
+    }
+}

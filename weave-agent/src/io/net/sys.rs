@@ -1,0 +1,27 @@
+//! The two system calls that no library wraps safely.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::{c_int, sockaddr_ll, socklen_t};
+use socket2::{SockAddr, SockAddrStorage};
+
+/// An option of a socket that is an `int`.
+pub(super) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: `fd` is open for as long as it is borrowed; the kernel reads `size_of::<c_int>()` bytes at `&value`, which lives here.
+    let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<c_int>() as socklen_t) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Where a packet socket sends to: an interface, with the EtherType that the frame has.
+pub(super) fn link_address(ifindex: u32, ethertype: u16) -> io::Result<SockAddr> {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: `sockaddr_ll` is a sockaddr type of plain integers, smaller than the storage.
+    let address = unsafe { storage.view_as::<sockaddr_ll>() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = ethertype.to_be();
+    address.sll_ifindex = c_int::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    // SAFETY: the storage was just filled as a `sockaddr_ll`, of that length.
+    Ok(unsafe { SockAddr::new(storage, size_of::<sockaddr_ll>() as socklen_t) })
+}

@@ -1,0 +1,128 @@
+//! Removing every trace of an agent that has ended. Each step is tried, whatever became of those before.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::bpffs;
+use super::datapath::ebpf;
+use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX};
+use super::paths::Paths;
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// What is gone.
+    pub removed: Vec<String>,
+    /// What is not, and why.
+    pub failures: Vec<String>,
+}
+
+/// Interfaces, programs, pins, files.
+pub async fn remove_everything(paths: &Paths) -> Removed {
+    let mut done = Removed::default();
+    done.interfaces().await;
+    done.pins(&paths.pins());
+    done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log"));
+    done.files(&paths.state, |name| name == "agent.json.new" || name == "agent.json" || name.starts_with("agent.json.damaged-"));
+    done
+}
+
+impl Removed {
+    async fn interfaces(&mut self) {
+        let links = async {
+            let host = Netlink::here()?;
+            Ok::<_, net::Error>((host.links().await?, host))
+        };
+        match links.await {
+            Err(error) => self.failures.push(error.to_string()),
+            Ok((links, host)) => {
+                for link in links.iter().filter(|link| is_ours(link)) {
+                    let deleted = host.delete_link(link.index).await;
+                    self.note(format!("interface {}", link.name), deleted);
+                }
+            }
+        }
+    }
+
+    fn pins(&mut self, pins: &Path) {
+        if !pins.exists() {
+            return;
+        }
+        // The bpffs itself cannot be removed as a directory, nor can the files that the kernel puts into it.
+        for entry in entries(pins).into_iter().filter(|entry| entry.is_dir()) {
+            if let Err(error) = ebpf::unload(&entry) {
+                self.failures.push(format!("{error:#}"));
+            }
+        }
+        self.note(format!("BPF programs and maps in {}", pins.display()), bpffs::remove(pins));
+    }
+
+    fn files(&mut self, folder: &Path, is_ours: impl Fn(&str) -> bool) {
+        for path in entries(folder) {
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(&is_ours) {
+                self.note(path.display().to_string(), fs::remove_file(&path));
+            }
+        }
+        match fs::remove_dir(folder) {
+            Ok(()) => self.removed.push(folder.display().to_string()),
+            // Somebody else's files are in it, or it is a mount: theirs to keep.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) => {}
+            Err(error) => self.failures.push(format!("{}: {error}", folder.display())),
+        }
+    }
+
+    fn note<E: std::fmt::Display>(&mut self, what: String, result: Result<(), E>) {
+        match result {
+            Ok(()) => self.removed.push(what),
+            Err(error) => self.failures.push(format!("{what}: {error:#}")),
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<std::path::PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// One end of a pair is enough: the other goes with it.
+fn is_ours(link: &Link) -> bool {
+    let port = link.kind == "veth" && (link.name.starts_with(PORT_PREFIX) || link.name == EXPOSE_PORT);
+    port || link.kind == "vxlan" && net::is_ours(&link.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_files_go_and_the_folder_with_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        fs::create_dir(&folder).unwrap();
+        for name in ["agent.pid", "agent.log", "other"] {
+            fs::write(folder.join(name), "").unwrap();
+        }
+        let mut done = Removed::default();
+        done.files(&folder, |name| name.starts_with("agent."));
+        assert_eq!((done.removed.len(), done.failures.len(), folder.join("other").exists()), (2, 0, true));
+        fs::remove_file(folder.join("other")).unwrap();
+        done.files(&folder, |_| true);
+        assert!(!folder.exists() && done.failures.is_empty());
+    }
+
+    #[test]
+    fn interfaces_of_others_stay() {
+        let link = |name: &str, kind: &str| Link { name: name.into(), kind: kind.into(), ..Link::default() };
+        for (name, kind, ours) in [
+            ("vethwepl0000001", "veth", true),
+            ("vethwe-host", "veth", true),
+            ("vxlan-6784", "vxlan", true),
+            ("vxlan-blue", "vxlan", false),
+            ("weave", "bridge", false),
+            ("vethwe-bridge", "veth", false),
+            ("eth0", "", false),
+        ] {
+            assert_eq!(is_ours(&link(name, kind)), ours, "{name}");
+        }
+    }
+}

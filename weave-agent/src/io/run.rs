@@ -1,0 +1,186 @@
+//! The agent's life: set up, run, end. The data plane outlives it.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, RngExt, SeedableRng};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::agent::{Agent, Inbox, Parts};
+use super::api::{Call, server};
+use super::carrier::Carrier;
+use super::clock::Clock;
+use super::datapath::ebpf::Options;
+use super::event::{self, Event, Events};
+use super::hands::Hands;
+use super::net::docker::Docker;
+use super::net::{self, Netlink, PortWatch, Underlay, ports};
+use super::paths::Paths;
+use super::pidfile::{Claim, PidFile, already_running};
+use super::signals::Signals;
+use super::store::{self, State};
+use super::targets::{self, Typed};
+use super::{bpffs, connect};
+use crate::config::Config;
+use crate::peer::{PeerUid, ShortId};
+use crate::router::{self, Router};
+use crate::{mesh, switch};
+
+/// What is still on its way out when the agent ends has this long.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Requests that may wait for the loop.
+const CALLS: usize = 64;
+
+/// Run an agent until it is told to stop.
+pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
+    let pid_file = claim(&paths)?;
+    let served = serve(config, &paths).await;
+    // Best effort: the lock is what counts, and it ends with the process.
+    let _ = std::fs::remove_file(paths.socket());
+    let _ = pid_file.remove();
+    served
+}
+
+fn claim(paths: &Paths) -> anyhow::Result<PidFile> {
+    std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
+    match PidFile::claim(&paths.pid_file())? {
+        Claim::Ours(pid_file) => Ok(pid_file),
+        Claim::Held(pid) => bail!("{}", already_running(pid)),
+    }
+}
+
+async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
+    let mut rng = StdRng::try_from_rng(&mut SysRng).context("the system has no randomness")?;
+    let state = remembered(&config, paths, &mut rng)?;
+    let listener = connect::listen(config.host, config.port).await?;
+    let (state, kept) = watch::channel(state);
+    let keeper = tokio::spawn(store::keep(paths.state_file(), kept));
+    let ran = start(config, paths, listener, state, rng).await;
+    // The last sender of the state has gone with the agent: what is not on disk yet is being written.
+    if timeout(LAST_WORDS, keeper).await.is_err() {
+        tracing::warn!("the latest settings may not be on disk");
+    }
+    ran
+}
+
+/// What an earlier agent kept, and what the user says now.
+fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Result<State> {
+    let mut state = State::load(&paths.state_file(), rng)?;
+    let before = state.clone();
+    if let Some(name) = config.name.filter(|name| *name != state.name) {
+        tracing::info!(old = %state.name, new = %name, "this peer gets a new name");
+        state.name = name;
+        state.short_id = None;
+    }
+    if let Some(peers) = &config.peers {
+        state.targets.clone_from(peers);
+    }
+    if state.short_id.and_then(ShortId::new).is_none() {
+        state.short_id = Some((rng.next_u32() & 0xfff) as u16);
+    }
+    if state != before {
+        state.save(&paths.state_file())?;
+    }
+    Ok(state)
+}
+
+async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Sender<State>, mut rng: StdRng) -> anyhow::Result<()> {
+    let (events, received) = event::channel();
+    let host = Netlink::here()?;
+    let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
+    bpffs::ensure(&paths.pins())?;
+    let options = Options { pins: paths.pins(), vxlan_ifindex: vxlan.ifindex, tunnel_port: config.tunnel_port(), tcx: None };
+    let (carrier, upcalls) = Carrier::load(&options)?;
+    let clock = Clock::new();
+    let router_config = router_config(&config, &state.borrow(), &mut rng)?;
+    let router = Router::new(router_config, rng.random());
+    let (underlay, changes) = Underlay::start()?;
+    let (neighbours, seen) = watch::channel(Vec::new());
+    let hands = Hands {
+        host: host.clone(),
+        docker: Docker::from_env(),
+        events: events.clone(),
+        state: state.clone(),
+        neighbours: seen,
+        mtu: config.mtu,
+    };
+    // Opened before the ports are listed: none goes unseen between the two.
+    let port_watch = PortWatch::new()?;
+    let adopted = ports::list(&host).await?;
+    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state };
+    let mut agent = Agent::new(parts);
+    agent.adopt(&adopted);
+
+    let api = server::bind(&paths.socket())?;
+    let (calls, called) = mpsc::channel(CALLS);
+    let mut tasks = background(&config, tcp, hands, port_watch, events);
+    let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };
+    let ran = live(agent, inbox, api, calls).await;
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+    ran
+}
+
+/// The loop with the control API beside it; the API outlives the loop by its last answer.
+async fn live(mut agent: Agent, inbox: Inbox, api: tokio::net::UnixListener, calls: mpsc::Sender<Call>) -> anyhow::Result<()> {
+    let (ended, ending) = oneshot::channel::<()>();
+    let api = tokio::spawn(server::serve(api, calls, async { drop(ending.await) }));
+    let ran = agent.run(inbox).await;
+    drop((agent, ended));
+    if timeout(LAST_WORDS, api).await.is_err() {
+        tracing::debug!("a client of the control API did not leave");
+    }
+    ran
+}
+
+fn background(config: &Config, tcp: TcpListener, hands: Hands, ports: PortWatch, events: Events) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connect::accept(tcp, events.clone()));
+    tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
+    tasks.spawn(watch_ports(ports, hands.host.clone(), events));
+    tasks.spawn(async move { hands.expose_again().await });
+    tasks
+}
+
+/// Containers die without a word to us; their ports go with them.
+async fn watch_ports(mut watch: PortWatch, host: Netlink, events: Events) {
+    loop {
+        let event = match watch.gone().await {
+            Ok(Some(port)) => Ok(Event::Unplug(port)),
+            Ok(None) => ports::list(&host).await.map(|ports| Event::Ports(ports.iter().map(|port| port.id).collect())),
+            Err(error) => Err(error),
+        };
+        match event {
+            Ok(event) => {
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot watch the ports: those of dead containers stay in the tables");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Result<router::Config> {
+    let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
+    let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
+    let mesh = mesh::Config {
+        name: state.name,
+        uid: PeerUid(rng.random_range(1..=u64::MAX)),
+        nickname: config.nickname.clone(),
+        short: Some(short),
+        port: config.port,
+        tunnel_port: config.tunnel_port(),
+        discovery: config.discovery,
+        connection_limit: config.conn_limit,
+        targets: typed.map(|typed| typed.unresolved()).collect(),
+    };
+    Ok(router::Config { mesh, switch: switch::Config::new(state.name, short, config.tunnel_port()) })
+}

@@ -1,0 +1,133 @@
+//! Tunnels to the neighbours: which there are, their heartbeats, and what follows when one comes up or goes down.
+
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+use weave_ebpf::flow::FlowKey;
+
+use super::decide::{ends, outer_src};
+use super::heartbeat::Heartbeat;
+use super::tunnel::Tunnel;
+use super::{Output, Switch};
+use crate::Time;
+use crate::datapath::Op;
+use crate::mesh::{Neighbour, View};
+use crate::peer::{PeerName, ShortId};
+
+impl Switch {
+    pub(super) fn link_up(&mut self, now: Time, neighbour: Neighbour) {
+        let name = neighbour.name;
+        let mtu = self.route_mtus.get(&neighbour.remote).copied().unwrap_or(self.config.default_mtu);
+        match self.tunnels.get_mut(&name) {
+            Some(tunnel) => tunnel.relink(now, neighbour, mtu),
+            None => drop(self.tunnels.insert(name, Tunnel::new(now, neighbour, mtu))),
+        }
+        self.reconcile();
+        self.notice_tunnels();
+        self.beat(now);
+    }
+
+    pub(super) fn link_down(&mut self, name: PeerName) {
+        if let Some(tunnel) = self.tunnels.get_mut(&name) {
+            tunnel.linked = false;
+        }
+        self.notice_tunnels();
+    }
+
+    pub(super) fn route_mtu(&mut self, now: Time, remote: Ipv4Addr, mtu: u16) {
+        self.route_mtus.insert(remote, mtu);
+        for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.remote() == remote) {
+            tunnel.set_route_mtu(now, mtu);
+        }
+        self.notice_tunnels();
+    }
+
+    /// A peer that left the mesh and has no link is no neighbour any more, even if its kernel goes on answering.
+    pub(super) fn forget_strangers(&mut self, view: &View) {
+        let gone = self.tunnels.iter().filter(|(name, tunnel)| !tunnel.linked && !view.peers.contains_key(name));
+        for name in gone.map(|(name, _)| *name).collect::<Vec<_>>() {
+            self.forget_tunnel(name);
+        }
+    }
+
+    fn forget_tunnel(&mut self, peer: PeerName) {
+        let Some(tunnel) = self.tunnels.remove(&peer) else { return };
+        if tunnel.told.is_some() {
+            self.out.push_back(Output::Tunnel { peer, up: false });
+        }
+        if !self.tunnels.values().any(|other| other.remote() == tunnel.remote()) {
+            self.route_mtus.remove(&tunnel.remote());
+        }
+    }
+
+    /// Sends the heartbeats that are due.
+    pub(super) fn beat(&mut self, now: Time) {
+        let mut due = Vec::new();
+        for (name, tunnel) in &mut self.tunnels {
+            due.extend(tunnel.poll(now).into_iter().map(|heartbeat| (*name, heartbeat)));
+        }
+        for (name, heartbeat) in due {
+            self.send_heartbeat(name, &heartbeat);
+        }
+    }
+
+    fn send_heartbeat(&mut self, name: PeerName, heartbeat: &Heartbeat) {
+        let Some(tunnel) = self.tunnels.get(&name) else { return };
+        let Neighbour { local, remote, port, .. } = tunnel.neighbour;
+        let datagram = heartbeat.datagram(self.neighbour_short(name, tunnel), self.short);
+        self.order(Op::Heartbeat { local, remote, port, datagram });
+    }
+
+    /// A neighbour's short id as the mesh has it now, or as it was when the link came up.
+    pub(super) fn neighbour_short(&self, name: PeerName, tunnel: &Tunnel) -> ShortId {
+        self.directory.short(name).unwrap_or(tunnel.neighbour.short)
+    }
+
+    pub(super) fn heartbeat(&mut self, now: Time, key: &FlowKey, frame: &Bytes) {
+        if !self.take_heartbeat(now, key, frame) {
+            self.counters.bad_heartbeats += 1;
+        }
+        self.notice_tunnels();
+    }
+
+    /// False if it is nonsense, for another, from a stranger, or an answer to nothing.
+    fn take_heartbeat(&mut self, now: Time, key: &FlowKey, frame: &[u8]) -> bool {
+        let Ok(heartbeat) = Heartbeat::decode(frame) else { return false };
+        if ends(key).is_none_or(|(to, _)| to != self.short) {
+            return false;
+        }
+        if heartbeat.is_reply() {
+            let mut from = self.tunnels.values_mut().filter(|tunnel| tunnel.remote() == outer_src(key));
+            return from.any(|tunnel| tunnel.answer(now, &heartbeat));
+        }
+        let from = self.tunnels.iter().find(|(_, tunnel)| tunnel.remote() == outer_src(key)).map(|(name, _)| *name);
+        from.inspect(|name| self.send_heartbeat(*name, &heartbeat.reply())).is_some()
+    }
+
+    /// Tells the mesh and the datapath what tunnels came up, went down or changed, and forgets abandoned ones.
+    pub(super) fn notice_tunnels(&mut self) {
+        let mut changed = false;
+        for (&peer, tunnel) in &mut self.tunnels {
+            let route = tunnel.route();
+            if route == tunnel.told {
+                continue;
+            }
+            if route.is_some() != tunnel.told.is_some() {
+                self.out.push_back(Output::Tunnel { peer, up: route.is_some() });
+            }
+            tunnel.told = route;
+            changed = true;
+        }
+        // As long as the mesh knows the peer it is probed: coming back must not wait for a link.
+        let known = |name: &PeerName| self.view.as_ref().is_some_and(|view| view.peers.contains_key(name));
+        let abandoned = self.tunnels.iter().filter(|(name, tunnel)| tunnel.is_abandoned() && !known(name));
+        let abandoned: Vec<PeerName> = abandoned.map(|(name, _)| *name).collect();
+        changed |= !abandoned.is_empty();
+        for name in abandoned {
+            self.forget_tunnel(name);
+        }
+        if changed {
+            self.reconcile();
+        }
+    }
+}

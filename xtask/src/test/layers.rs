@@ -1,0 +1,151 @@
+//! The layers, as a table: a new one is a new entry.
+
+use anyhow::Result;
+use vm_tests::process;
+
+use crate::build_ebpf;
+use crate::workspace::Workspace;
+
+/// One thing that CI checks.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) name: &'static str,
+    pub(super) what: &'static str,
+    /// It makes network namespaces or loads programs.
+    pub(super) root: bool,
+    /// It runs the agent or the eBPF programs.
+    pub(super) programs: bool,
+    /// The integration test it is about (package, target): without it there is no such layer.
+    test: Option<(&'static str, &'static str)>,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    BuildPrograms,
+    Cargo { words: &'static str, env: Option<(&'static str, &'static str)> },
+}
+
+const fn cargo(words: &'static str) -> Work {
+    Work::Cargo { words, env: None }
+}
+
+/// The cheapest first, but for the programs: everything else is built with them inside.
+const LAYERS: &[Layer] = &[
+    Layer {
+        name: "build",
+        what: "the eBPF programs, and the agent with them inside",
+        root: false,
+        programs: false,
+        test: None,
+        work: Work::BuildPrograms,
+    },
+    Layer { name: "fmt", what: "formatting", root: false, programs: false, test: None, work: cargo("fmt --all --check") },
+    Layer {
+        name: "clippy",
+        what: "lints, on all targets",
+        root: false,
+        programs: false,
+        test: None,
+        work: cargo("clippy --quiet --workspace --all-targets -- -D warnings"),
+    },
+    Layer {
+        name: "doc",
+        what: "documentation builds without a warning",
+        root: false,
+        programs: false,
+        test: None,
+        work: Work::Cargo { words: "doc --quiet --workspace --no-deps", env: Some(("RUSTDOCFLAGS", "-D warnings")) },
+    },
+    Layer {
+        name: "pure",
+        what: "the agent's library builds without io",
+        root: false,
+        programs: false,
+        test: None,
+        work: cargo("build --quiet --package weave-agent --lib --no-default-features"),
+    },
+    Layer {
+        name: "unit",
+        what: "unit tests of all packages",
+        root: false,
+        programs: false,
+        test: None,
+        work: cargo("test --quiet --workspace --lib --bins"),
+    },
+    Layer {
+        name: "examples",
+        what: "examples in the documentation",
+        root: false,
+        programs: false,
+        test: None,
+        work: cargo("test --quiet --workspace --doc"),
+    },
+    Layer {
+        name: "sim",
+        what: "the simulator: generated cases against the reference model",
+        root: false,
+        programs: false,
+        test: Some(("weave-agent", "sim")),
+        work: cargo("test --package weave-agent --no-default-features --release --test sim"),
+    },
+    Layer {
+        name: "ebpf",
+        what: "the eBPF programs in the kernel, next to the library",
+        root: true,
+        programs: true,
+        test: Some(("weave-agent", "programs")),
+        work: cargo("test --package weave-agent --test programs"),
+    },
+    Layer {
+        name: "scenarios",
+        what: "agents on hosts made of network namespaces",
+        root: true,
+        programs: true,
+        test: Some(("vm-tests", "underlay")),
+        work: cargo("test --package vm-tests --release --test * -- --test-threads=1"),
+    },
+];
+
+/// The layers whose tests are in the workspace.
+pub(super) fn there(workspace: &Workspace) -> Vec<&'static Layer> {
+    let is_there = |layer: &&Layer| layer.test.is_none_or(|(package, target)| workspace.has_test(package, target));
+    LAYERS.iter().filter(is_there).collect()
+}
+
+impl Layer {
+    pub(super) fn builds_programs(&self) -> bool {
+        matches!(self.work, Work::BuildPrograms)
+    }
+
+    pub(super) fn run(&self, workspace: &Workspace) -> Result<()> {
+        match self.work {
+            Work::BuildPrograms => {
+                let options = build_ebpf::Options { no_install: true, ..Default::default() };
+                build_ebpf::run(workspace, &options)
+            }
+            Work::Cargo { words, env } => {
+                let mut words = words.split(' ');
+                let mut cargo = workspace.cargo(words.next().unwrap_or_default());
+                process::run(cargo.args(words).envs(env))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_layers_have_one_name() {
+        let mut names: Vec<_> = LAYERS.iter().map(|layer| layer.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+
+    #[test]
+    fn the_programs_are_built_first() {
+        assert!(LAYERS[0].builds_programs());
+    }
+}
