@@ -2,6 +2,7 @@
 
 mod clsact;
 mod hooks;
+mod logs;
 mod tables;
 mod upcalls;
 
@@ -91,6 +92,7 @@ impl Ebpf {
         for hook in Hook::ALL {
             program(&mut object, hook)?.load().with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
         }
+        logs::start(&mut object)?;
         let ring = object.take_map("UPCALLS").context("the BPF object has no map UPCALLS")?;
         let upcalls = Upcalls::open(ring.try_into()?)?;
         let tables = Tables::take(&mut object)?;
