@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use weave_agent::datapath::{Action, PortId};
 use weave_agent::io::datapath::ebpf::{Ebpf, unload};
@@ -10,10 +11,12 @@ use weave_ebpf::flow::vni;
 use crate::capture::Seen;
 use crate::host::{Host, OWN, attach, container, short, tunnelled, udp};
 use crate::outside::Outside;
-use crate::place::{ip, private_async, run};
+use crate::place::{ip, private_async, run, wait_for_carrier};
 use crate::trampoline;
 use crate::wires::index_of;
 
+/// Between two frames of the traffic.
+const PACE: Duration = Duration::from_micros(50);
 /// How often all programs are replaced while frames flow.
 const SWAPS: usize = 5;
 
@@ -32,6 +35,8 @@ fn programs_are_replaced_under_traffic_and_nothing_is_lost() {
                     while !stop.load(Ordering::Relaxed) {
                         outside.send_from(0, &frame);
                         sent.fetch_add(1, Ordering::Relaxed);
+                        // As many as the capture's buffer holds until it is looked at.
+                        thread::sleep(PACE);
                     }
                 });
                 for _ in 0..SWAPS {
@@ -159,6 +164,8 @@ fn a_pin_of_an_interface_that_is_gone_is_replaced() {
             host.wires.outside.take("c3");
             host.wires.outside.enter(|| ip("link set c3 up"));
             ip("link set p3 up");
+            wait_for_carrier(&["p3"]);
+            host.wires.outside.enter(|| wait_for_carrier(&["c3"]));
             host.ebpf.attach_port(PortId(index), true).unwrap();
             let outside = Outside::open(&host.wires);
             let frame = udp(1, container(9));

@@ -10,7 +10,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use nix::net::if_::if_indextoname;
 
-use super::clsact;
+use super::{clsact, link};
 
 /// Where our filter stands among a clsact's.
 const PRIORITY: u16 = 1;
@@ -115,6 +115,10 @@ fn replace_pinned(program: &mut SchedClassifier, pin: &Path) -> Result<()> {
 }
 
 fn remove_pin(pin: &Path) -> Result<()> {
+    if let Err(error) = link::detach(pin) {
+        // There is none, or it cannot be detached any more; without its pin it goes anyway.
+        tracing::debug!(%error, pin = %pin.display(), "link");
+    }
     match std::fs::remove_file(pin) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| pin.display().to_string()),
         _ => Ok(()),

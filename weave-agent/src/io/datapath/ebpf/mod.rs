@@ -2,6 +2,7 @@
 
 mod clsact;
 mod hooks;
+mod link;
 mod logs;
 mod tables;
 mod upcalls;
