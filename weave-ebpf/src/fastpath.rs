@@ -113,7 +113,7 @@ pub fn from_port<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: 
         return Verdict::drop(DropReason::Malformed);
     };
     let key = FlowKey { ingress: ifindex, vni: 0, outer_src: [0; 4], src, dst };
-    look_up(packet, tables, config, Arrival { key, bucket: ifindex, bytes: packet.len(), on_underlay: false })
+    look_up(packet, tables, config, key, Arrival { bucket: ifindex, bytes: packet.len(), on_underlay: false })
 }
 
 /// A packet on an underlay interface; everything that is not plainly ours passes.
@@ -143,7 +143,7 @@ pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, conf
     }
     let key = tunnel_key(outer.vni, outer.src, src, dst, config);
     let bytes = packet.len() - OUTER as u32;
-    from_neighbour(packet, tables, config, Arrival { key, bucket: bucket_of(&source), bytes, on_underlay: true })
+    from_neighbour(packet, tables, config, key, Arrival { bucket: bucket_of(&source), bytes, on_underlay: true })
 }
 
 /// A frame that the stack took out of a VXLAN packet, on the vxlan device.
@@ -161,7 +161,7 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
     if to == config.short && src == NO_MAC && dst == NO_MAC {
         return ask(tables, config, upcall::HEARTBEAT, key, heartbeat_bucket(&source));
     }
-    from_neighbour(packet, tables, config, Arrival { key, bucket: bucket_of(&source), bytes: packet.len(), on_underlay: false })
+    from_neighbour(packet, tables, config, key, Arrival { bucket: bucket_of(&source), bytes: packet.len(), on_underlay: false })
 }
 
 /// The slot of peer `to`, if a frame that came from `upstream` (zero for a local port) may go there.
@@ -292,20 +292,19 @@ fn heartbeat<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Con
 }
 
 #[inline(always)]
-fn from_neighbour<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, arrival: Arrival) -> Verdict {
-    let (_, origin) = short_ids(arrival.key.vni);
+fn from_neighbour<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, key: FlowKey, arrival: Arrival) -> Verdict {
+    let (_, origin) = short_ids(key.vni);
     // A peer nobody told us of, or ourselves, sends nothing here.
     match tables.peer(origin) {
         Some(slot) if slot.flags & slot::VALID != 0 && origin != config.short => {}
         _ => return Verdict::drop(DropReason::UnknownPeer),
     }
-    look_up(packet, tables, config, arrival)
+    look_up(packet, tables, config, key, arrival)
 }
 
 /// A frame to look up.
 #[derive(Clone, Copy)]
 struct Arrival {
-    key: FlowKey,
     /// Whose upcall it would be.
     bucket: u32,
     /// Bytes of the frame itself.
@@ -315,12 +314,12 @@ struct Arrival {
 }
 
 #[inline(always)]
-fn look_up<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, arrival: Arrival) -> Verdict {
-    let Some(flow) = tables.flow(&arrival.key) else {
-        return ask(tables, config, upcall::MISS, arrival.key, arrival.bucket);
+fn look_up<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, key: FlowKey, arrival: Arrival) -> Verdict {
+    let Some(flow) = tables.flow(&key) else {
+        return ask(tables, config, upcall::MISS, key, arrival.bucket);
     };
     if flow.epoch() != config.epoch {
-        return ask(tables, config, upcall::MISS, arrival.key, arrival.bucket);
+        return ask(tables, config, upcall::MISS, key, arrival.bucket);
     }
     let (action, target, flags) = (flow.action(), flow.target(), flow.flags());
     // Not counted: it is met again, and counted, on the vxlan device.
@@ -328,7 +327,7 @@ fn look_up<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Confi
         return Verdict::Pass;
     }
     flow.count(packet.segments(), arrival.bytes);
-    obey(tables, config, &arrival.key, action, target, flags)
+    obey(tables, config, &key, action, target, flags)
 }
 
 /// Whether a tunnel packet must meet the stack: for a port that cannot be delivered to directly, and for a peer whose

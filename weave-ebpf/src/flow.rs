@@ -68,7 +68,7 @@ pub struct Flow {
     pub packets: u64,
     /// Inner bytes matched.
     pub bytes: u64,
-    /// `bpf_ktime_get_ns` of the last match, 0 for never.
+    /// `bpf_ktime_get_ns` of the last match, as of the timer tick before it; 0 for never.
     pub used_ns: u64,
 }
 

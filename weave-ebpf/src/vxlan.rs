@@ -159,14 +159,8 @@ impl Fields {
 
 /// What a slot holds of the outer headers: [`OUTER`] bytes in wire order and zeros, in words, so that they are copied so.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Template([u64; 7]);
-
-impl Default for Template {
-    fn default() -> Self {
-        Self([0; 7])
-    }
-}
 
 /// All headers before the inner network header, as they are written onto a packet.
 #[repr(C)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weave_ebpf::flow::FlowKey;
 use weave_ebpf::stats::DropReason;
 
-use super::bench::{Bench, US, address, frame, full_mesh, local, mac, name, remote, short, transit};
+use super::bench::{Bench, US, address, frame, full_mesh, local, mac, name, neighbour, remote, short, transit};
 use super::heartbeat::Heartbeat;
 use super::status::Location;
 use super::{Adopted, Input, Output};
@@ -214,9 +214,13 @@ fn a_tunnel_outlives_its_link_as_long_as_it_is_answered() {
     bench.pass(60_000);
     assert!(bench.sources.contains_key(&address(2)));
     bench.answering.remove(&address(2));
+    bench.outputs.clear();
     bench.pass(2100);
-    assert!(!bench.sources.contains_key(&address(2)));
-    assert!(bench.slots.contains_key(&short(2)), "it is still in the mesh");
+    assert!(bench.outputs.contains(&Output::Tunnel { peer: name(2), up: false }));
+    assert!(bench.sources.contains_key(&address(2)), "it is tried on as long as the mesh knows the peer");
+    bench.view(full_mesh(&[3]));
+    bench.pass(2100);
+    assert!(!bench.sources.contains_key(&address(2)) && !bench.slots.contains_key(&short(2)));
 }
 
 #[test]
@@ -348,13 +352,15 @@ fn a_restart_takes_nothing_away_for_ten_seconds_and_then_what_is_not_wanted() {
     let mut bench = Bench::new(|_| {});
     kept(&mut bench);
     bench.input(Input::PortAdded(PortId(11)));
+    bench.answering.insert(address(3), 1450);
+    bench.input(Input::LinkUp(neighbour(3)));
     bench.view(full_mesh(&[3]));
     bench.pass(9_999);
     assert!(bench.slots.contains_key(&short(2)) && bench.sources.contains_key(&address(2)));
     assert_eq!(bench.trees[&short(US)].1, [short(3), short(2)]);
     assert_eq!(bench.flood_ports, [PortId(11), PortId(12)]);
     bench.pass(2);
-    assert!(bench.slots.is_empty() && bench.sources.is_empty());
+    assert!(!bench.slots.contains_key(&short(2)) && !bench.sources.contains_key(&address(2)));
     assert_eq!((&bench.trees[&short(US)].1, &bench.trees[&short(2)].0), (&vec![short(3)], &None));
     assert_eq!(bench.flood_ports, [PortId(11)]);
 }

@@ -1,13 +1,14 @@
 //! Seeing packets: a packet socket on all interfaces of a namespace.
 
-use std::io::IoSliceMut;
+use std::io;
+use std::mem::{size_of_val, zeroed};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, setsockopt, socket, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 
-/// `PACKET_OUTGOING`: seen on its way out.
-const OUTGOING: u8 = 4;
+/// `linux/if_packet.h`: an option, and a status bit of what it gives.
+const PACKET_AUXDATA: i32 = 8;
+const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
 
 /// A packet and where it was seen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,33 +27,67 @@ impl Capture {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap();
         setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
+        let on = 1i32;
+        // SAFETY: the option takes an int of the size given.
+        let result = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, PACKET_AUXDATA, (&raw const on).cast(), size_of_val(&on) as u32)
+        };
+        assert_eq!(result, 0);
         Self { socket }
     }
 
     /// What left through an interface since the last time.
     pub(crate) fn sent(&self) -> Vec<Seen> {
-        self.drain(|kind| kind == OUTGOING)
+        self.drain(|kind| kind == libc::PACKET_OUTGOING)
     }
 
     /// What arrived on an interface since the last time.
     pub(crate) fn received(&self) -> Vec<Seen> {
-        self.drain(|kind| kind != OUTGOING)
+        self.drain(|kind| kind != libc::PACKET_OUTGOING)
     }
 
     fn drain(&self, wanted: impl Fn(u8) -> bool) -> Vec<Seen> {
-        let mut seen = Vec::new();
         let mut buffer = vec![0; 1 << 17];
-        loop {
-            let mut parts = [IoSliceMut::new(&mut buffer)];
-            let message = match recvmsg::<LinkAddr>(self.socket.as_raw_fd(), &mut parts, None, MsgFlags::empty()) {
-                Ok(message) => message,
-                Err(Errno::EAGAIN) => return seen,
-                Err(error) => panic!("{error}"),
-            };
-            let (address, len) = (message.address.unwrap(), message.bytes);
-            if wanted(address.pkttype()) {
-                seen.push(Seen { ifindex: address.ifindex() as u32, bytes: buffer[..len].to_vec() });
-            }
-        }
+        let next = std::iter::from_fn(|| self.next(&mut buffer));
+        next.filter(|(kind, _)| wanted(*kind)).map(|(_, seen)| seen).collect()
     }
+
+    /// The next packet and its kind; the VLAN tag that the kernel keeps beside it is put back.
+    fn next(&self, buffer: &mut [u8]) -> Option<(u8, Seen)> {
+        let mut control = [0u64; 8];
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: plain C structures, for which zeros are values.
+        let (mut from, mut header): (libc::sockaddr_ll, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
+        header.msg_name = (&raw mut from).cast();
+        header.msg_namelen = size_of_val(&from) as u32;
+        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
+        (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
+        // SAFETY: every pointer in the header is to a local of the size given beside it.
+        let len = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, 0) };
+        let Ok(len) = usize::try_from(len) else {
+            assert_eq!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock);
+            return None;
+        };
+        let mut bytes = buffer[..len].to_vec();
+        // SAFETY: the kernel filled the header in.
+        if let Some(tag) = unsafe { tag(&header) } {
+            bytes.splice(12..12, tag);
+        }
+        Some((from.sll_pkttype, Seen { ifindex: from.sll_ifindex as u32, bytes }))
+    }
+}
+
+/// # Safety
+/// The header is one that recvmsg filled in, and its buffers are still there.
+unsafe fn tag(header: &libc::msghdr) -> Option<[u8; 4]> {
+    // SAFETY: the caller's promise. PACKET_AUXDATA is the only control message that was asked for.
+    let data = unsafe {
+        let first = libc::CMSG_FIRSTHDR(header);
+        if first.is_null() || (*first).cmsg_level != libc::SOL_PACKET || (*first).cmsg_type != PACKET_AUXDATA {
+            return None;
+        }
+        libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned()
+    };
+    let (tpid, tci) = (data.tp_vlan_tpid.to_be_bytes(), data.tp_vlan_tci.to_be_bytes());
+    (data.tp_status & TP_STATUS_VLAN_VALID != 0).then_some([tpid[0], tpid[1], tci[0], tci[1]])
 }

@@ -68,7 +68,7 @@ pub(crate) struct Carrier<'a> {
 
 impl Carrier<'_> {
     /// A frame from the port that the context names.
-    pub(crate) fn from_port(&self, given: Given<'_>) -> Outcome {
+    pub(crate) fn port(&self, given: Given<'_>) -> Outcome {
         let (memory, ingress) = (self.memory, given.context.ifindex);
         match fastpath::from_port(&given, memory, &memory.config, ingress) {
             Verdict::Drop(reason) => self.drop(reason),
@@ -84,7 +84,7 @@ impl Carrier<'_> {
     }
 
     /// A packet on the underlay.
-    pub(crate) fn from_underlay(&self, given: Given<'_>) -> Outcome {
+    pub(crate) fn underlay(&self, given: Given<'_>) -> Outcome {
         let memory = self.memory;
         match fastpath::from_underlay(&given, memory, &memory.config) {
             Verdict::Pass => forwarded(OK, given, given.bytes),
@@ -101,7 +101,7 @@ impl Carrier<'_> {
     }
 
     /// A frame that the stack took out of a tunnel.
-    pub(crate) fn from_vxlan(&self, given: Given<'_>, tunnel: Tunnel) -> Outcome {
+    pub(crate) fn vxlan(&self, given: Given<'_>, tunnel: Tunnel) -> Outcome {
         let memory = self.memory;
         let key = TunnelKey { vni: tunnel.vni, remote: tunnel.remote };
         match fastpath::from_vxlan(&given, memory, &memory.config, &key) {
@@ -119,7 +119,7 @@ impl Carrier<'_> {
     }
 
     /// A frame on its way into the vxlan device.
-    pub(crate) fn to_vxlan(&self, given: Given<'_>) -> Outcome {
+    pub(crate) fn execute(&self, given: Given<'_>) -> Outcome {
         let mark = given.context.mark;
         if mark & EXECUTE_MARK == 0 {
             return forwarded(OK, given, given.bytes);

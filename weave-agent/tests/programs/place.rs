@@ -5,6 +5,7 @@ use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
@@ -65,6 +66,14 @@ fn quiet() {
 pub(crate) fn ip(lines: &str) {
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         run("ip", line);
+    }
+}
+
+/// Waits until interfaces carry packets: the kernel notices some time after they are set up.
+pub(crate) fn wait_for_carrier(interfaces: &[&str]) {
+    for interface in interfaces {
+        let is_up = || Ok(run("ip", &format!("-br link show {interface}")).contains(" UP "));
+        vm_tests::wait_for(&format!("carrier on {interface}"), Duration::from_secs(10), is_up).unwrap();
     }
 }
 

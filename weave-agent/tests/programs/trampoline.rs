@@ -38,6 +38,14 @@ pub(crate) fn load(target: &SchedClassifier, pins: &Path) -> SchedClassifier {
     SchedClassifier::from_pin(pin).unwrap()
 }
 
+/// Loads a program that does nothing: what every run costs.
+pub(crate) fn nothing(pins: &Path) -> SchedClassifier {
+    let program = load_program(&[instruction(0xb7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)].concat()).unwrap();
+    let pin = pins.join("nothing");
+    pin_program(&program, &pin).unwrap();
+    SchedClassifier::from_pin(pin).unwrap()
+}
+
 /// One instruction: opcode, destination and source register, offset, immediate.
 const fn instruction(code: u8, dst: u8, src: u8, off: i16, imm: u32) -> [u8; 8] {
     let (off, imm) = (off.to_le_bytes(), imm.to_le_bytes());

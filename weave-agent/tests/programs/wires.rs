@@ -2,7 +2,7 @@
 
 use nix::net::if_::if_nametoindex;
 
-use crate::place::{Elsewhere, ip, run};
+use crate::place::{Elsewhere, ip, run, wait_for_carrier};
 
 pub(crate) const TUNNEL_PORT: u16 = 6784;
 pub(crate) const PORTS: usize = 4;
@@ -37,6 +37,8 @@ impl Wires {
                 ip(&format!("neigh replace 10.{index}.0.{host} lladdr {neighbour} nud permanent dev u{index}"));
             }
         }
+        wait_for_carrier(&["p0", "p1", "p2", "p3", "u0", "u1"]);
+        outside.enter(|| wait_for_carrier(&["c0", "c1", "c2", "c3", "w0", "w1"]));
         ip(&format!("link add vx type vxlan external dstport {TUNNEL_PORT} nolearning"));
         ip("link set vx mtu 8950 up");
         Self {

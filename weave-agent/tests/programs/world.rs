@@ -7,7 +7,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use weave_ebpf::flow::{
-    Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, Source, Tree, action, feature, port, slot,
+    Bucket, Config, FloodPorts, Flow, FlowKey, HEARTBEAT_BUCKET, Ipv4, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, Source, Tree, action,
+    feature, port, slot,
 };
 use weave_ebpf::stats::DropReason;
 use weave_ebpf::vxlan::{self, Path};
@@ -128,7 +129,7 @@ fn flood_ports(rng: &mut StdRng, wires: &Wires) -> FloodPorts {
 
 /// Missing, empty, never to be filled, and full ones.
 fn buckets(rng: &mut StdRng, wires: &Wires) -> BTreeMap<u32, Bucket> {
-    let neighbours = SHORTS.iter().map(|short| NEIGHBOUR_BUCKET | short);
+    let neighbours = SHORTS.iter().flat_map(|short| [NEIGHBOUR_BUCKET | short, HEARTBEAT_BUCKET | short]);
     let keys: Vec<u32> = wires.ports.iter().copied().chain(neighbours).filter(|_| rng.random_bool(0.9)).collect();
     let bucket = |rng: &mut StdRng| Bucket {
         refilled_ns: if rng.random_bool(0.5) { 0 } else { u64::MAX / 2 },

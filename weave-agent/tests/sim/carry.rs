@@ -4,7 +4,7 @@ use bytes::Bytes;
 use weave_agent::datapath::{Frame, PortId, Upcall};
 use weave_ebpf::fastpath::{self, TunnelKey, Verdict};
 use weave_ebpf::flow::{Ipv4, PeerSlot, upcall};
-use weave_ebpf::packet::{ETHERNET, ethertype};
+use weave_ebpf::packet::ethertype;
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Fields, OUTER};
 
@@ -78,9 +78,6 @@ impl Kernel {
             Verdict::Drop(index) => self.dropped(index),
             Verdict::Port { flags, .. } if passing.on_underlay && !fastpath::delivers_directly(flags) => self.stack(passing),
             Verdict::Port { ifindex, .. } => self.deliver(PortId(ifindex), passing.frame).into_iter().collect(),
-            Verdict::Peer { to, .. } if passing.ingress.is_some() && self.too_big(to, passing.frame) => {
-                self.dropped(DropReason::TooBig.index())
-            }
             Verdict::Peer { to, origin } => match self.copy_to_peer(to, origin, passing) {
                 Ok(packet) => vec![packet],
                 Err(reason) => self.dropped(reason.index()),
@@ -122,14 +119,12 @@ impl Kernel {
         effects
     }
 
-    /// Whether a container's frame does not fit the way to a peer.
-    fn too_big(&self, to: u32, frame: &[u8]) -> bool {
-        fastpath::egress(self, to, [0; 4]).is_ok_and(|slot| frame.len() - ETHERNET > slot.mtu as usize)
-    }
-
     /// Outer headers for a frame that goes to `to`: new ones, or those it came with made to go on.
     fn copy_to_peer(&self, to: u32, origin: u32, passing: &Passing<'_>) -> Result<Effect, DropReason> {
-        let slot = fastpath::egress(self, to, passing.upstream)?;
+        // What user space executes is not measured.
+        let executed = passing.ingress.is_none() && passing.outer.is_none();
+        let size = if executed { 0 } else { fastpath::network_size(passing.frame, 0) };
+        let slot = fastpath::egress_of(size, self, to, passing.upstream)?;
         let vni = fastpath::tunnel_vni(to, origin);
         if !fastpath::encapsulates(&slot, ethertype(passing.frame, 0)) {
             self.add(Counter::ViaStack.index());

@@ -1,4 +1,4 @@
-//! Carrying verdicts out: redirects, headers on and off, upcalls. Floods have programs of their own.
+//! Carrying verdicts out: redirects, headers on and off, upcalls. Floods are in [`flood`].
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer};
@@ -11,6 +11,7 @@ use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Fields, Headers, OUTER, OUTER_SOURCE, TTL};
 
 use crate::kernel::flood;
+use crate::kernel::log;
 use crate::kernel::maps::{Maps, count, egress};
 use crate::kernel::skb::Skb;
 use crate::kernel::tunnel::{decapsulate, encapsulate, set_tunnel_key, tunnel_key};
@@ -24,15 +25,15 @@ pub const NO_UPSTREAM: Ipv4 = [0; 4];
 pub fn from_port(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_OK,
-        Verdict::Drop(reason) => drop(reason),
+        Verdict::Drop(reason) => drop(skb, reason),
         Verdict::Port { ifindex, flags } => deliver(ifindex, flags),
         Verdict::Peer { to, origin } => match egress(network_size(skb, 0), to, NO_UPSTREAM) {
             Ok(slot) => send(skb, config, slot, tunnel_vni(to, origin)),
-            Err(reason) => drop(reason.index()),
+            Err(reason) => drop(skb, reason.index()),
         },
         Verdict::Flood { origin } => flood::from_port(skb, origin),
         Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
-        Verdict::Reply { .. } => drop(DropReason::Malformed.index()),
+        Verdict::Reply { .. } => drop(skb, DropReason::Malformed.index()),
     }
 }
 
@@ -41,10 +42,10 @@ pub fn from_port(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
 pub fn from_underlay(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_OK,
-        Verdict::Drop(reason) => drop(reason),
+        Verdict::Drop(reason) => drop(skb, reason),
         Verdict::Port { ifindex, flags } => match decapsulate(skb) {
             true => deliver(ifindex, flags),
-            false => drop(DropReason::Kernel.index()),
+            false => drop(skb, DropReason::Kernel.index()),
         },
         Verdict::Peer { to, origin } => relay(skb, to, origin),
         Verdict::Flood { origin } => flood::from_underlay(skb, origin),
@@ -57,11 +58,11 @@ pub fn from_underlay(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
 #[inline(always)]
 pub fn from_vxlan(skb: &Skb, config: &Config) -> i32 {
     let Some((tunnel, ttl)) = tunnel_key(skb) else {
-        return drop(DropReason::Malformed.index());
+        return drop(skb, DropReason::Malformed.index());
     };
     let verdict = weave_ebpf::fastpath::from_vxlan(skb, &Maps, config, &tunnel);
     match verdict {
-        Verdict::Drop(reason) => drop(reason),
+        Verdict::Drop(reason) => drop(skb, reason),
         // Not redirect_peer: the stack took this frame for another host's (its MAC is not the vxlan device's).
         Verdict::Port { ifindex, .. } => redirect(ifindex),
         Verdict::Peer { to, origin } => relay_by_stack(skb, config, &tunnel, ttl, to, origin),
@@ -81,14 +82,15 @@ pub fn to_vxlan(skb: &Skb) -> i32 {
     let vni = mark & 0xff_ffff;
     match egress(0, short_ids(vni).0, NO_UPSTREAM) {
         Ok(slot) if set_tunnel_key(skb, slot, vni, TTL) => TC_ACT_OK,
-        Ok(_) => drop(DropReason::Kernel.index()),
-        Err(reason) => drop(reason.index()),
+        Ok(_) => drop(skb, DropReason::Kernel.index()),
+        Err(reason) => drop(skb, reason.index()),
     }
 }
 
 /// Drops the packet and counts it.
 #[inline(always)]
-pub fn drop(reason: u32) -> i32 {
+pub fn drop(skb: &Skb, reason: u32) -> i32 {
+    log::dropped(skb, reason);
     count(reason);
     TC_ACT_SHOT
 }
@@ -119,7 +121,7 @@ fn send(skb: &Skb, config: &Config, slot: &PeerSlot, vni: u32) -> i32 {
     }
     match encapsulate(skb, slot, vni) {
         true => redirect(slot.ifindex),
-        false => drop(DropReason::Kernel.index()),
+        false => drop(skb, DropReason::Kernel.index()),
     }
 }
 
@@ -127,7 +129,7 @@ fn send(skb: &Skb, config: &Config, slot: &PeerSlot, vni: u32) -> i32 {
 fn through_device(skb: &Skb, config: &Config, slot: &PeerSlot, vni: u32, ttl: u8) -> i32 {
     match set_tunnel_key(skb, slot, vni, ttl) {
         true => redirect(config.vxlan_ifindex),
-        false => drop(DropReason::Kernel.index()),
+        false => drop(skb, DropReason::Kernel.index()),
     }
 }
 
@@ -135,22 +137,22 @@ fn through_device(skb: &Skb, config: &Config, slot: &PeerSlot, vni: u32, ttl: u8
 #[inline(always)]
 fn relay(skb: &Skb, to: u32, origin: u32) -> i32 {
     let Some(upstream) = skb.read::<4>(OUTER_SOURCE) else {
-        return drop(DropReason::Malformed.index());
+        return drop(skb, DropReason::Malformed.index());
     };
     let slot = match egress(network_size(skb, OUTER), to, upstream) {
         Ok(slot) => slot,
-        Err(reason) => return drop(reason.index()),
+        Err(reason) => return drop(skb, reason.index()),
     };
     // Changed since the fast path looked: the stack hands it to the vxlan device, whose program sends it on.
     if slot.flags & slot::DIRECT == 0 {
         return TC_ACT_OK;
     }
     let Some(fields) = Fields::relay(skb) else {
-        return drop(DropReason::HopLimit.index());
+        return drop(skb, DropReason::HopLimit.index());
     };
     match skb.ctx.store(0, Headers::new(slot, tunnel_vni(to, origin), fields).outer(), 0) {
         Ok(()) => redirect(slot.ifindex),
-        Err(_) => drop(DropReason::Kernel.index()),
+        Err(_) => drop(skb, DropReason::Kernel.index()),
     }
 }
 
@@ -158,11 +160,11 @@ fn relay(skb: &Skb, to: u32, origin: u32) -> i32 {
 fn relay_by_stack(skb: &Skb, config: &Config, tunnel: &TunnelKey, ttl: u8, to: u32, origin: u32) -> i32 {
     let slot = match egress(network_size(skb, 0), to, tunnel.remote) {
         Ok(slot) => slot,
-        Err(reason) => return drop(reason.index()),
+        Err(reason) => return drop(skb, reason.index()),
     };
     match vxlan::relay_ttl(ttl) {
         Some(ttl) => through_device(skb, config, slot, tunnel_vni(to, origin), ttl),
-        None => drop(DropReason::HopLimit.index()),
+        None => drop(skb, DropReason::HopLimit.index()),
     }
 }
 
@@ -170,12 +172,12 @@ fn relay_by_stack(skb: &Skb, config: &Config, tunnel: &TunnelKey, ttl: u8, to: u
 #[inline(always)]
 fn reply(skb: &Skb, config: &Config, to: u32) -> i32 {
     let Some(outer) = skb.outer() else {
-        return drop(DropReason::Malformed.index());
+        return drop(skb, DropReason::Malformed.index());
     };
     let outer = vxlan::turn_round(&outer, tunnel_vni(to, config.short), config.port as u16);
     let stored = skb.ctx.store(0, &outer, 0).is_ok() && skb.ctx.store(OUTER + HEARTBEAT_KIND, &HEARTBEAT_REPLY, 0).is_ok();
     match stored {
         true => redirect(skb.raw().ifindex),
-        false => drop(DropReason::Kernel.index()),
+        false => drop(skb, DropReason::Kernel.index()),
     }
 }

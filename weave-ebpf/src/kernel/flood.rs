@@ -34,7 +34,7 @@ extern "C" fn flood_from_port(ctx: *mut __sk_buff, origin: u32) -> i32 {
         return TC_ACT_SHOT;
     }
     if !encapsulate(&skb, &PeerSlot::default(), 0) {
-        return drop(DropReason::Kernel.index());
+        return drop(&skb, DropReason::Kernel.index());
     }
     hops.copy_directly(ctx);
     TC_ACT_SHOT
@@ -48,12 +48,12 @@ extern "C" fn flood_from_underlay(ctx: *mut __sk_buff, origin: u32) -> i32 {
     skb.linearize((OUTER + ETHERNET) as u32);
     Maps.count(Counter::Flooded);
     let Some(upstream) = skb.read::<4>(OUTER_SOURCE) else {
-        return drop(DropReason::Malformed.index());
+        return drop(&skb, DropReason::Malformed.index());
     };
     let hops = Hops { origin, upstream, size: network_size(&skb, OUTER), fields: Fields::relay(&skb).unwrap_or(Fields::NONE) };
     hops.copy_directly(ctx);
     if !decapsulate(&skb) {
-        return drop(DropReason::Kernel.index());
+        return drop(&skb, DropReason::Kernel.index());
     }
     hops.copy_by_stack(ctx, true);
     copy_to_ports(ctx);
@@ -68,7 +68,7 @@ extern "C" fn flood_from_vxlan(ctx: *mut __sk_buff, origin: u32) -> i32 {
     skb.linearize(ETHERNET as u32);
     Maps.count(Counter::Flooded);
     let Some((tunnel, ttl)) = tunnel_key(&skb) else {
-        return drop(DropReason::Malformed.index());
+        return drop(&skb, DropReason::Malformed.index());
     };
     let fields = Fields { ttl: vxlan::relay_ttl(ttl).unwrap_or(0), ..Fields::NONE };
     let hops = Hops { origin, upstream: tunnel.remote, size: network_size(&skb, 0), fields };

@@ -2,6 +2,7 @@
 
 pub mod carry;
 pub mod flood;
+pub mod log;
 pub mod maps;
 pub mod skb;
 pub mod tunnel;

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use nix::net::if_::if_indextoname;
+
+use super::{clsact, link};
 
 /// Where our filter stands among a clsact's.
 const PRIORITY: u16 = 1;
@@ -56,21 +58,35 @@ pub(super) fn has_tcx() -> bool {
 /// Puts the program on the interface, in place of an earlier agent's if there is one.
 pub(super) fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
     let name = name_of(ifindex)?;
-    let attached = if tcx { attach_tcx(program, hook, &name, &pin(links, hook, ifindex)) } else { attach_clsact(program, hook, &name) };
+    let attached =
+        if tcx { attach_tcx(program, hook, &name, &pin(links, hook, ifindex)) } else { attach_clsact(program, hook, ifindex, links) };
     attached.with_context(|| format!("cannot attach {} to {name}", hook.program()))
 }
 
 /// Takes it off again; an interface that is gone took its program along.
 pub(super) fn detach(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
-    if tcx {
-        return remove_pin(&pin(links, hook, ifindex));
-    }
-    let Ok(name) = name_of(ifindex) else {
+    let pin = pin(links, hook, ifindex);
+    if tcx { remove_pin(&pin) } else { detach_clsact(hook, ifindex, links) }
+}
+
+/// Takes off everything that `links` tells of.
+pub(super) fn detach_all(links: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(links) else {
         return Ok(());
     };
-    // Dropping what is not leaked detaches it.
-    drop(SchedClassifierLink::attached(&name, hook.direction(), PRIORITY, HANDLE, None));
+    for entry in entries {
+        let name = entry?.file_name();
+        let hook = Hook::ALL.into_iter().find_map(|hook| Some((hook, ifindex_of(name.to_str()?, hook)?)));
+        let Some((hook, ifindex)) = hook else {
+            continue;
+        };
+        detach(hook, ifindex, links, !links.join(&name).is_dir())?;
+    }
     Ok(())
+}
+
+fn ifindex_of(pin: &str, hook: Hook) -> Option<u32> {
+    pin.strip_prefix(hook.program())?.strip_prefix('-')?.parse().ok()
 }
 
 fn pin(links: &Path, hook: Hook, ifindex: u32) -> PathBuf {
@@ -99,29 +115,45 @@ fn replace_pinned(program: &mut SchedClassifier, pin: &Path) -> Result<()> {
 }
 
 fn remove_pin(pin: &Path) -> Result<()> {
+    if let Err(error) = link::detach(pin) {
+        // There is none, or it cannot be detached any more; without its pin it goes anyway.
+        tracing::debug!(%error, pin = %pin.display(), "link");
+    }
     match std::fs::remove_file(pin) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| pin.display().to_string()),
         _ => Ok(()),
     }
 }
 
-fn attach_clsact(program: &mut SchedClassifier, hook: Hook, name: &str) -> Result<()> {
-    match qdisc_add_clsact(name) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        // Before 0.14 aya reports an existing qdisc as a netlink error; the attach below tells.
-        Err(error) => tracing::debug!(%error, name, "clsact"),
-    }
-    let old = SchedClassifierLink::attached(name, hook.direction(), PRIORITY, HANDLE, None)?;
+/// A filter has nothing to pin; a directory of the pin's name says that there is one.
+fn attach_clsact(program: &mut SchedClassifier, hook: Hook, ifindex: u32, links: &Path) -> Result<()> {
+    let name = name_of(ifindex)?;
+    clsact::ensure(ifindex, &qdisc(links, ifindex))?;
+    let old = SchedClassifierLink::attached(&name, hook.direction(), PRIORITY, HANDLE, None)?;
     let id = match program.attach_to_link(old) {
         Ok(id) => id,
         Err(_) => {
             let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-            program.attach_with_options(name, hook.direction(), TcAttachOptions::Netlink(options))?
+            program.attach_with_options(&name, hook.direction(), TcAttachOptions::Netlink(options))?
         }
     };
     // The filter stays when the agent goes.
     std::mem::forget(program.take_link(id)?);
-    Ok(())
+    clsact::mark(&pin(links, hook, ifindex))
+}
+
+fn detach_clsact(hook: Hook, ifindex: u32, links: &Path) -> Result<()> {
+    if let Ok(name) = name_of(ifindex) {
+        // Dropping what is not leaked detaches it.
+        drop(SchedClassifierLink::attached(&name, hook.direction(), PRIORITY, HANDLE, None));
+    }
+    clsact::unmark(&pin(links, hook, ifindex))?;
+    clsact::release(ifindex, &qdisc(links, ifindex))
+}
+
+/// Where it is noted that we made an interface's clsact qdisc.
+fn qdisc(links: &Path, ifindex: u32) -> PathBuf {
+    links.join(format!("clsact-{ifindex}"))
 }
 
 fn name_of(ifindex: u32) -> Result<String> {

@@ -1,14 +1,15 @@
 //! The kernel fast path: loads or adopts the programs and maps, and keeps the maps as the switch says.
 
+mod clsact;
 mod hooks;
+mod link;
+mod logs;
 mod tables;
 mod upcalls;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -67,7 +68,6 @@ pub struct Ebpf {
     ports: BTreeMap<PortId, bool>,
     routes: BTreeMap<ShortId, PeerRoute>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
-    lost: Arc<AtomicU64>,
 }
 
 impl Ebpf {
@@ -80,17 +80,22 @@ impl Ebpf {
             bail!("this weave-agent was built without its BPF programs: build it with `cargo xtask build-ebpf`");
         }
         let maps = maps_path(&options.pins);
-        let links = options.pins.join("links");
+        let links = links_path(&options.pins);
         for directory in [&maps, &links] {
             std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
-        let mut object = aya::EbpfLoader::new().default_map_pin_directory(&maps).load(object).context("cannot load the BPF object")?;
+        let mut object = aya::EbpfLoader::new()
+            .default_map_pin_directory(&maps)
+            // Linux 5.11, commit d05512618056: bpf_ktime_get_coarse_ns.
+            .override_global("COARSE_CLOCK", &u32::from(is_at_least(5, 11)), true)
+            .load(object)
+            .context("cannot load the BPF object")?;
         for hook in Hook::ALL {
             program(&mut object, hook)?.load().with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
         }
-        let lost = Arc::new(AtomicU64::new(0));
+        logs::start(&mut object)?;
         let ring = object.take_map("UPCALLS").context("the BPF object has no map UPCALLS")?;
-        let upcalls = Upcalls::open(ring.try_into()?, &lost)?;
+        let upcalls = Upcalls::open(ring.try_into()?)?;
         let tables = Tables::take(&mut object)?;
         let tcx = options.tcx.unwrap_or_else(hooks::has_tcx);
         let mut ebpf = Self {
@@ -102,7 +107,6 @@ impl Ebpf {
             ports: BTreeMap::new(),
             routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
-            lost,
         };
         ebpf.adopt_routes()?;
         ebpf.write_config()?;
@@ -241,17 +245,12 @@ impl Ebpf {
     pub fn counters(&self) -> Result<Vec<(&'static str, u64)>> {
         let drops = DropReason::ALL.iter().map(|reason| (reason.name(), reason.index()));
         let others = Counter::ALL.iter().map(|counter| (counter.name(), counter.index()));
-        drops.chain(others).map(|(name, index)| Ok((name, self.count(index)?))).collect()
+        drops.chain(others).map(|(name, index)| Ok((name, self.tables.count(index)?))).collect()
     }
 
     /// What the hooks are: `tcx` or `clsact`.
     pub fn hooks(&self) -> &'static str {
         if self.tcx { "tcx" } else { "clsact" }
-    }
-
-    fn count(&self, index: u32) -> Result<u64> {
-        let lost = if index == DropReason::UpcallLost.index() { self.lost.load(Ordering::Relaxed) } else { 0 };
-        Ok(self.tables.count(index)? + lost)
     }
 
     fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<()> {
@@ -360,17 +359,23 @@ impl Ebpf {
     }
 }
 
-/// Removes every link and map below `pins`: the last step of `reset`.
+/// Takes every program off and removes all links and maps below `pins`: the last step of `reset`.
 ///
 /// # Errors
 /// With all that could not be removed.
 pub fn unload(pins: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(pins) {
+    let detached = hooks::detach_all(&links_path(pins));
+    let removed = match std::fs::remove_dir_all(pins) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", pins.display()))
         }
         _ => Ok(()),
-    }
+    };
+    detached.and(removed)
+}
+
+fn links_path(pins: &Path) -> PathBuf {
+    pins.join("links")
 }
 
 fn maps_path(pins: &Path) -> PathBuf {
@@ -388,15 +393,15 @@ fn configuration(adopted: &Config, options: &Options) -> Config {
         vxlan_ifindex: options.vxlan_ifindex,
         port: options.tunnel_port.into(),
         // Linux 6.3, commit d219df60a70e: DECAP_L3_IPV6 sets the protocol.
-        features: if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 3, 0)) {
-            flow::feature::DECAP_IPV6
-        } else {
-            0
-        },
+        features: if is_at_least(6, 3) { flow::feature::DECAP_IPV6 } else { 0 },
         upcall_rate: UPCALL_RATE,
         upcall_burst: UPCALL_BURST,
         ..*adopted
     }
+}
+
+fn is_at_least(major: u8, minor: u8) -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(major, minor, 0))
 }
 
 fn entry(key: FlowKey, flow: &Flow, now: Duration) -> Option<FlowEntry> {

@@ -120,7 +120,7 @@ pub(super) fn layout() -> u64 {
         size_of::<Bucket>(),
         weave_ebpf::stats::COUNTERS as usize,
         // Raised by hand when a field changes its meaning but not its size.
-        1,
+        2,
     ];
     sizes.iter().fold(0, |sum: u64, &size| sum.wrapping_mul(1_099).wrapping_add(size as u64))
 }

@@ -1,8 +1,5 @@
 //! The perf rings: samples in, [`Upcall`]s out.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use anyhow::{Context, Result};
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{MapData, PerfEventArray};
@@ -27,13 +24,13 @@ pub struct Upcalls {
 
 impl Upcalls {
     /// Opens one ring per CPU and a task for each. Must be called inside a tokio runtime.
-    pub(super) fn open(mut map: PerfEventArray<MapData>, lost: &Arc<AtomicU64>) -> Result<Self> {
+    pub(super) fn open(mut map: PerfEventArray<MapData>) -> Result<Self> {
         let (sender, batches) = mpsc::channel(BATCHES);
         for cpu in online_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))? {
             let ring = map.open(cpu, Some(PAGES)).with_context(|| format!("cannot open the upcall ring of CPU {cpu}"))?;
             // SAFETY: the buffer owns its descriptor, never changes it and closes it only when dropped.
             let ring = unsafe { AsyncFd::register(ring)? };
-            tokio::spawn(drain(ring, sender.clone(), Arc::clone(lost)));
+            tokio::spawn(drain(ring, sender.clone()));
         }
         Ok(Self { batches })
     }
@@ -44,13 +41,13 @@ impl Upcalls {
     }
 }
 
-async fn drain(mut ring: AsyncFd<PerfEventArrayBuffer<MapData>>, batches: mpsc::Sender<Vec<Upcall>>, lost: Arc<AtomicU64>) {
+async fn drain(mut ring: AsyncFd<PerfEventArrayBuffer<MapData>>, batches: mpsc::Sender<Vec<Upcall>>) {
     loop {
         let batch = match ring.readable_mut().await {
             Ok(mut guard) => {
                 // Before reading: an event that comes meanwhile makes it ready again.
                 guard.clear_ready();
-                read_batch(guard.get_inner_mut(), &lost)
+                read_batch(guard.get_inner_mut())
             }
             Err(error) => return tracing::error!(%error, "an upcall ring failed"),
         };
@@ -60,14 +57,13 @@ async fn drain(mut ring: AsyncFd<PerfEventArrayBuffer<MapData>>, batches: mpsc::
     }
 }
 
-fn read_batch(ring: &mut PerfEventArrayBuffer<MapData>, lost: &AtomicU64) -> Vec<Upcall> {
+fn read_batch(ring: &mut PerfEventArrayBuffer<MapData>) -> Vec<Upcall> {
     let mut batch = Vec::new();
     ring.for_each(|event| match event {
         PerfEvent::Sample { head, tail: [] } => batch.extend(decode(head)),
         PerfEvent::Sample { head, tail } => batch.extend(decode(&[head, tail].concat())),
-        PerfEvent::Lost { count } => {
-            lost.fetch_add(count, Ordering::Relaxed);
-        }
+        // The program counted each of them when it found no room.
+        PerfEvent::Lost { count } => tracing::debug!(count, "the upcall ring was full"),
     });
     batch
 }
