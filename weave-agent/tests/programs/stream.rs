@@ -49,7 +49,8 @@ fn assert_stream(pins: &Path, direct: bool) {
     assert!(largest(&inside.received(), b.container.enter(|| index_of("c"))) > LARGE);
     for mut side in [a, b] {
         let flows = side.ebpf.flows().unwrap();
-        assert!(flows.iter().all(|flow| flow.packets > 100), "{flows:?}");
+        // The way back carries acknowledgements only, as few as the receiver likes.
+        assert!(flows.iter().all(|flow| flow.packets > 0) && flows.iter().any(|flow| flow.packets > 100), "{flows:?}");
         let counters = side.ebpf.counters().unwrap();
         let told = |name| counters.iter().any(|&(counter, count)| counter == name && count != 0);
         assert_eq!((told("upcalls"), told("too-big"), told("kernel"), told("via-stack")), (false, false, false, !direct));
