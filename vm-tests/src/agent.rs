@@ -68,6 +68,16 @@ impl Host<'_> {
         serde_json::from_str(&text).with_context(|| format!("status of {} is no JSON: {text}", self.place))
     }
 
+    /// Whether it knows of `hosts` peers, each with a working tunnel to every other: then broadcasts reach all.
+    pub fn sees_all(&self, hosts: usize) -> Result<bool> {
+        let text = self.weave(["status", "peers", "--json"])?;
+        let peers: Vec<serde_json::Value> = serde_json::from_str(&text).with_context(|| format!("peers of {}: {text}", self.place))?;
+        let edges = |peer: &serde_json::Value| {
+            peer["connections"].as_array().map_or(0, |all| all.iter().filter(|edge| edge["established"] == true).count())
+        };
+        Ok(peers.len() == hosts && peers.iter().all(|peer| edges(peer) + 1 == hosts))
+    }
+
     /// Attaches one of its containers under the address the plan gives it.
     pub fn attach(&self, container: u8) -> Result<()> {
         let netns = self.config.netns(Place::Container(self.number(), container));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process;
+use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -10,7 +11,10 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::node::Node;
 use crate::place::overlay_address;
-use crate::{Host, LabConfig, Place, Record, agent, cut, is_root, lab_dir, underlay};
+use crate::{Host, LabConfig, Place, Record, agent, cut, is_root, lab_dir, underlay, wait_for};
+
+/// What takes milliseconds may take seconds on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Hosts on an underlay, agents on them, containers attached to those.
 #[derive(Debug)]
@@ -22,7 +26,21 @@ impl Lab {
     /// Makes a lab that stays until [`Lab::down`]. If that fails nothing stays behind.
     pub fn up(config: LabConfig) -> Result<Self> {
         let lab = Self::build(config)?;
+        if lab.config().agent.is_some() {
+            lab.meshed()?;
+        }
         lab.settle()
+    }
+
+    /// Waits until every host's agent knows of working tunnels between all hosts.
+    pub fn meshed(&self) -> Result<()> {
+        let hosts = self.config().hosts;
+        wait_for("tunnels between all hosts", PATIENCE, || {
+            (1..=hosts).try_fold(true, |all, host| Ok(all && self.host(host)?.sees_all(hosts.into())?))
+        })?;
+        // Routes and trees follow the last edge within 50 ms.
+        thread::sleep(Duration::from_millis(100));
+        Ok(())
     }
 
     /// Makes a lab for a test: it goes when this value is dropped, also by a panic, and the next scenario of this

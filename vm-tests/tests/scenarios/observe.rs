@@ -14,23 +14,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(15);
 /// A lab in which every host reaches every other by a tunnel of its own.
 pub(crate) fn lab(config: LabConfig) -> Result<Lab> {
     let lab = Lab::scenario(config)?;
-    meshed(&lab)?;
+    lab.meshed()?;
     Ok(lab)
-}
-
-/// Waits until every host's tunnels to all others work.
-pub(crate) fn meshed(lab: &Lab) -> Result<()> {
-    let hosts = lab.config().hosts;
-    wait_for("a tunnel from every host to every other", SOON, || {
-        let mut all = true;
-        for a in 1..=hosts {
-            for b in (1..=hosts).filter(|&b| b != a) {
-                all &= tunnel(&lab.host(a)?, b)?.as_deref() == Some("vxlan");
-            }
-        }
-        Ok(all)
-    })
-    .map(drop)
 }
 
 /// How `host` sends to host `peer`: `vxlan`, `relay`, `down`; none while they are not connected.

@@ -32,7 +32,7 @@ fn killed_and_restarted_agents_lose_no_packet_of_established_flows() -> Result<(
     pinged(pings)?.lossless()?;
     stream.finish()?;
     server.finish()?;
-    crate::observe::meshed(&lab)?;
+    lab.meshed()?;
     // What is attached or new after that works too.
     let (from, to) = (lab.container("h1c2")?, lab.overlay_address("h2c2")?);
     pinged(ping(&from, to, 20, "0.05")?)?.lossless()?;

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use vm_tests::{Lab, LabConfig, Place, root_or_skip, wait_for};
 
-use crate::observe::{SOON, count, lab, memory, meshed, ping, pinged, traffic};
+use crate::observe::{SOON, count, lab, memory, ping, pinged, traffic};
 
 /// Frames a container has received so far.
 fn received(lab: &Lab, name: &str) -> Result<u64> {
@@ -21,7 +21,7 @@ fn a_strangers_vxlan_is_dropped_whatever_its_vni() -> Result<()> {
     let mut bare = Lab::scenario(LabConfig { hosts: 3, containers: 1, ..LabConfig::named("alien") }.without_agents())?;
     bare.start_agents(None)?;
     let h3 = bare.host(3)?;
-    meshed(&bare)?;
+    bare.meshed()?;
     h3.weave(["reset"])?;
     let (h1, h2) = (bare.host(1)?, bare.host(2)?);
     wait_for("h3 to be forgotten", SOON, || Ok(h1.status()?["peers"] == 2 && h2.status()?["peers"] == 2))?;

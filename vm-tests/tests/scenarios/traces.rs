@@ -54,7 +54,7 @@ fn reset_leaves_nothing_behind_with_the_agent_alive_or_dead() -> Result<()> {
         lab.start_agents(None)?;
         let host = lab.host(1)?;
         host.weave(["expose", "10.32.200.1/16"])?;
-        crate::observe::meshed(&lab)?;
+        lab.meshed()?;
         let process = pid(&host)?;
         if dead {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGKILL)?;
