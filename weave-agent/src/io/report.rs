@@ -11,7 +11,7 @@ use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
 use crate::datapath::{Action, FlowEntry, PortId};
-use crate::mesh::status::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
+use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
 use crate::status::{Connection, FdbEntry, Flow, FlowAction, FlowKey, Peer, PeerConnection, Report, Summary, Target, Tunnel};
@@ -119,10 +119,10 @@ impl Snapshot {
             address: connection.address,
             state: word(connection.state).to_owned(),
             peer: connection.peer.clone(),
-            nickname: Some(connection.nickname.clone()).filter(|nickname| !nickname.is_empty()),
+            nickname: connection.nickname.clone().filter(|nickname| !nickname.is_empty()),
             tunnel: switched.map(|peer| self.tunnel(peer)),
             info: Some(connection.info.clone()).filter(|info| !info.is_empty()),
-            retry: connection.retry_in.map(|seconds| seconds as f64),
+            retry: connection.retry_in,
         }
     }
 
@@ -152,12 +152,15 @@ impl Snapshot {
 
     fn peers(&self) -> Vec<Peer> {
         let mesh = &self.router.mesh;
+        let next_hop = |name: &str| mesh.routes.iter().find(|route| route.peer == name)?.next_hop.clone();
+        // What a peer claims may be another's.
+        let short = |name: &str| if name == mesh.name { Some(self.router.switch.short) } else { self.switched(name)?.short };
         let shown = mesh.peers.iter().map(|peer| Peer {
             name: peer.name.clone(),
             nickname: peer.nickname.clone(),
-            short_id: peer.short.map(ShortId::get),
+            short_id: short(&peer.name).map(ShortId::get),
             me: peer.name == mesh.name,
-            next_hop: peer.next_hop.clone(),
+            next_hop: next_hop(&peer.name),
             connections: peer.connections.iter().map(edge).collect(),
         });
         shown.collect()
@@ -228,7 +231,6 @@ fn word(state: ConnectionState) -> &'static str {
         ConnectionState::Established => "established",
         ConnectionState::Pending => "pending",
         ConnectionState::Connecting => "connecting",
-        ConnectionState::Unlinked => "unlinked",
         ConnectionState::Retrying => "retrying",
         ConnectionState::Failed => "failed",
     }
@@ -236,7 +238,7 @@ fn word(state: ConnectionState) -> &'static str {
 
 fn edge(edge: &EdgeStatus) -> PeerConnection {
     PeerConnection {
-        name: edge.peer.clone(),
+        name: edge.name.clone(),
         nickname: Some(edge.nickname.clone()).filter(|nickname| !nickname.is_empty()),
         address: Some(edge.address),
         outbound: edge.outbound,

@@ -1,295 +1,274 @@
-//! Several machines over pipes in memory, on one simulated clock.
+//! A few meshes on one table: pipes for TCP, a rule for tunnels, virtual time. The stories are in `scenarios`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::SocketAddrV4;
 
 use bytes::Bytes;
 
-use super::{Channel, Config, Input, LinkId, Mesh, Output, Target, View};
+use super::{Config, Input, LinkId, Mesh, Output, Status, Target, View};
 use crate::Time;
-use crate::peer::{PeerName, PeerUid, ShortId};
+use crate::peer::{PeerName, PeerUid};
 
-pub(crate) const PORT: u16 = 6783;
-const LATENCY: Duration = Duration::from_millis(1);
-const TUNNEL: Duration = Duration::from_millis(50);
+const LATENCY: Time = Time::from_millis(1);
+/// What the switch takes to find that a tunnel works.
+const TUNNEL_UP: Time = Time::from_millis(100);
+/// What it takes to find that one does not.
+const TUNNEL_DOWN: Time = Time::from_millis(1500);
 
-pub(crate) fn name(number: u8) -> PeerName {
-    PeerName([2, 0, 0, 0, 0, number])
+pub(super) struct World {
+    pub(super) now: Time,
+    pub(super) meshes: Vec<Mesh>,
+    pub(super) queue: BTreeMap<(Time, u64), (usize, u64, Input)>,
+    /// How often each host's agent was started: what was on its way to an earlier one is lost.
+    pub(super) starts: Vec<u64>,
+    sequence: u64,
+    /// Both ends of a link; each knows it by the number it is listed with.
+    pub(super) pipes: BTreeMap<(usize, LinkId), (usize, LinkId)>,
+    /// Pairs of hosts between which nothing passes, and nobody is told.
+    pub(super) cut: BTreeSet<(usize, usize)>,
+    /// Neighbours that each host's switch probes.
+    probed: BTreeMap<usize, BTreeMap<PeerName, usize>>,
+    pub(super) delivered: Vec<Vec<(PeerName, Bytes)>>,
+    pub(super) dials: Vec<usize>,
+    /// Who said when that a link is up or down.
+    pub(super) up_and_down: Vec<(usize, bool)>,
 }
 
-pub(crate) fn address(host: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), PORT)
+pub(super) fn name(host: usize) -> PeerName {
+    PeerName([2, 0, 0, 0, 0, u8::try_from(host).unwrap()])
 }
 
-pub(crate) fn target(host: u8) -> Target {
-    Target { name: format!("10.0.0.{host}"), addresses: vec![address(host)] }
+pub(super) fn address(host: usize) -> SocketAddrV4 {
+    SocketAddrV4::new([10, 0, 0, u8::try_from(host).unwrap()].into(), 6783)
 }
 
-pub(crate) fn config(number: u8, targets: &[u8]) -> Config {
+pub(super) fn target(host: usize) -> Target {
+    Target { name: format!("host{host}"), addresses: vec![address(host)] }
+}
+
+pub(super) fn config(host: usize, targets: &[usize]) -> Config {
     Config {
-        name: name(number),
-        uid: PeerUid(1000 + u64::from(number)),
-        nickname: format!("host{number}"),
-        short: ShortId::new(u16::from(number)),
-        port: PORT,
+        name: name(host),
+        uid: PeerUid(1000 + host as u64),
+        nickname: format!("host{host}"),
+        short: None,
+        port: 6783,
         tunnel_port: 6784,
         discovery: true,
-        connection_limit: 0,
-        targets: targets.iter().map(|host| target(*host)).collect(),
+        connection_limit: 200,
+        targets: targets.iter().copied().map(target).collect(),
     }
 }
 
-pub(crate) struct Host {
-    pub(crate) mesh: Mesh,
-    pub(crate) view: Option<Arc<View>>,
-    pub(crate) views: Vec<(Time, Arc<View>)>,
-    pub(crate) ups: Vec<PeerName>,
-    pub(crate) downs: Vec<PeerName>,
-    pub(crate) delivered: Vec<(Channel, PeerName, Bytes)>,
-    pub(crate) dials: Vec<(Time, SocketAddrV4)>,
-    pub(crate) shorts: Vec<ShortId>,
+pub(super) fn seconds(seconds: u64) -> Time {
+    Time::from_secs(seconds)
 }
 
-#[derive(Default)]
-pub(crate) struct Net {
-    pub(crate) now: Time,
-    pub(crate) hosts: BTreeMap<u8, Host>,
-    /// Each end of a pipe: whose it is, and the other end.
-    pipes: BTreeMap<LinkId, (u8, LinkId)>,
-    events: BTreeMap<(Time, u64), (u8, Input)>,
-    /// Pairs that cannot open connections; low number first.
-    pub(crate) blocked: BTreeSet<(u8, u8)>,
-    next: u64,
+pub(super) fn millis(millis: u64) -> Time {
+    Time::from_millis(millis)
 }
 
-impl Net {
-    pub(crate) fn start(&mut self, host: u8, config: Config) {
-        self.next += 1;
-        let mut seed = [host; 32];
-        seed[..8].copy_from_slice(&self.next.to_be_bytes());
-        let machine = Host {
-            mesh: Mesh::new(config, seed),
-            view: None,
-            views: Vec::new(),
-            ups: Vec::new(),
-            downs: Vec::new(),
-            delivered: Vec::new(),
-            dials: Vec::new(),
-            shorts: Vec::new(),
-        };
-        self.hosts.insert(host, machine);
+impl World {
+    pub(super) fn new(configs: Vec<Config>) -> Self {
+        let count = configs.len();
+        let meshes = configs.into_iter().enumerate().map(|(host, config)| Mesh::new(config, [u8::try_from(host).unwrap(); 32]));
+        Self {
+            now: seconds(1000),
+            meshes: meshes.collect(),
+            queue: BTreeMap::new(),
+            starts: vec![0; count],
+            sequence: 0,
+            pipes: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            probed: BTreeMap::new(),
+            delivered: vec![Vec::new(); count],
+            dials: vec![0; count],
+            up_and_down: Vec::new(),
+        }
+    }
+
+    /// Each host has all lower ones as targets.
+    pub(super) fn full(count: usize) -> Self {
+        Self::new((0..count).map(|host| config(host, &(0..host).collect::<Vec<_>>())).collect())
+    }
+
+    /// Each host has the one before it as target, and looks no further.
+    pub(super) fn line(count: usize) -> Self {
+        let one = |host: usize| Config { discovery: false, ..config(host, &host.checked_sub(1).into_iter().collect::<Vec<_>>()) };
+        Self::new((0..count).map(one).collect())
+    }
+
+    fn is_cut(&self, a: usize, b: usize) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    fn later(&mut self, after: Time, host: usize, input: Input) {
+        self.sequence += 1;
+        self.queue.insert((self.now + after, self.sequence), (host, self.starts[host], input));
+    }
+
+    pub(super) fn input(&mut self, host: usize, input: Input) {
+        self.meshes[host].handle(self.now, input);
         self.drain(host);
     }
 
-    /// Hosts 1 to `count`, each told about the first.
-    pub(crate) fn star(count: u8) -> Self {
-        let mut net = Self::default();
-        for host in 1..=count {
-            net.start(host, config(host, if host == 1 { &[] } else { &[1] }));
-        }
-        net
-    }
-
-    /// Hosts 1 to `count`, each told about the one before; nobody discovers more.
-    pub(crate) fn line(count: u8) -> Self {
-        let mut net = Self::default();
-        for host in 1..=count {
-            let mut config = config(host, if host == 1 { &[] } else { std::slice::from_ref(&SMALLER[usize::from(host)]) });
-            config.discovery = false;
-            net.start(host, config);
-        }
-        net
-    }
-
-    pub(crate) fn later(&mut self, after: Duration, host: u8, input: Input) {
-        self.next += 1;
-        self.events.insert((self.now + after, self.next), (host, input));
-    }
-
-    pub(crate) fn tell(&mut self, host: u8, input: Input) {
-        self.hosts.get_mut(&host).unwrap().mesh.handle(self.now, input);
-        self.drain(host);
-    }
-
-    /// A pair of pipe ends between hosts.
-    fn pipe(&mut self, from: u8, to: u8) -> (LinkId, LinkId) {
-        self.next += 2;
-        let (a, b) = (LinkId(self.next - 1), LinkId(self.next));
-        self.pipes.insert(a, (from, b));
-        self.pipes.insert(b, (to, a));
-        (a, b)
-    }
-
-    pub(crate) fn dial(&mut self, from: u8, to: SocketAddrV4) {
-        let host = to.ip().octets()[3];
-        if !self.hosts.contains_key(&host) || self.blocked.contains(&(from.min(host), from.max(host))) {
-            self.later(LATENCY, from, Input::DialFailed { remote: to, error: "no route".to_owned() });
-            return;
-        }
-        let (ours, theirs) = self.pipe(from, host);
-        let local = SocketAddrV4::new(*address(from).ip(), 40000 + u16::try_from(ours.0 % 10000).unwrap());
-        self.later(LATENCY, host, Input::Accepted { link: theirs, local: to, remote: local });
-        self.later(LATENCY, from, Input::Dialled { link: ours, local, remote: to });
-    }
-
-    /// A connection from somebody who is no mesh; what we say comes to nobody.
-    pub(crate) fn stranger(&mut self, host: u8) -> LinkId {
-        let (ours, _) = self.pipe(host, 0);
-        let remote = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 200), 1);
-        self.tell(host, Input::Accepted { link: ours, local: address(host), remote });
-        ours
-    }
-
-    fn drain(&mut self, host: u8) {
-        while let Some(output) = self.hosts.get_mut(&host).unwrap().mesh.poll_output() {
-            let state = self.hosts.get_mut(&host).unwrap();
-            match output {
-                Output::Dial(to) => {
-                    state.dials.push((self.now, to));
-                    self.dial(host, to);
+    pub(super) fn run(&mut self, time: Time) {
+        let end = self.now + time;
+        for step in 0.. {
+            assert!(step < 1_000_000, "the mesh does not come to rest");
+            let timer = (0..self.meshes.len()).filter_map(|host| Some((self.meshes[host].poll_timeout()?.max(self.now), host))).min();
+            let event = self.queue.first_key_value().map(|((at, _), _)| *at);
+            match (event, timer) {
+                (Some(at), timer) if at <= end && timer.is_none_or(|(due, _)| at <= due) => self.event(at),
+                (_, Some((due, host))) if due <= end => {
+                    self.now = due;
+                    self.meshes[host].handle_timeout(due);
+                    self.drain(host);
                 }
-                Output::Send { link, bytes } => {
-                    if let Some((_, other)) = self.pipes.get(&link).copied()
-                        && let Some((to, _)) = self.pipes.get(&other).copied()
-                    {
-                        // Split, as TCP may.
-                        let (first, second) = bytes.split_at(bytes.len() / 2);
-                        self.later(LATENCY, to, Input::Received { link: other, bytes: Bytes::copy_from_slice(first) });
-                        self.later(LATENCY, to, Input::Received { link: other, bytes: Bytes::copy_from_slice(second) });
-                    }
-                }
-                Output::Close { link } => self.hang_up(link),
-                Output::LinkUp(neighbour) => {
-                    state.ups.push(neighbour.name);
-                    self.later(TUNNEL, host, Input::Tunnel { peer: neighbour.name, up: true });
-                }
-                Output::LinkDown { peer } => state.downs.push(peer),
-                Output::View(view) => {
-                    state.views.push((self.now, view.clone()));
-                    state.view = Some(view);
-                }
-                Output::Delivered { channel, from, payload } => state.delivered.push((channel, from, payload)),
-                Output::Targets(_) => {}
-                Output::ShortId(short) => state.shorts.push(short),
-            }
-        }
-    }
-
-    fn hang_up(&mut self, link: LinkId) {
-        if let Some((_, other)) = self.pipes.remove(&link)
-            && let Some((to, _)) = self.pipes.get(&other).copied()
-        {
-            self.later(LATENCY, to, Input::Closed { link: other, error: "closed by the peer".to_owned() });
-        }
-    }
-
-    /// The process ends; its kernel closes its connections.
-    pub(crate) fn kill(&mut self, host: u8) {
-        self.hosts.remove(&host);
-        let links: Vec<LinkId> = self.pipes.iter().filter(|(_, (owner, _))| *owner == host).map(|(id, _)| *id).collect();
-        for link in links {
-            self.hang_up(link);
-        }
-        self.events.retain(|_, (to, _)| *to != host);
-    }
-
-    /// The machine loses power: nobody is told.
-    pub(crate) fn crash(&mut self, host: u8) {
-        self.hosts.remove(&host);
-        self.pipes.retain(|_, (owner, _)| *owner != host);
-        self.events.retain(|_, (to, _)| *to != host);
-    }
-
-    /// Between two hosts nothing gets through any more.
-    pub(crate) fn cut(&mut self, a: u8, b: u8) {
-        self.blocked.insert((a.min(b), a.max(b)));
-        let between: Vec<LinkId> = self
-            .pipes
-            .iter()
-            .filter(|(_, (owner, other))| *owner == a && self.pipes.get(other).is_some_and(|(owner, _)| *owner == b))
-            .map(|(id, _)| *id)
-            .collect();
-        for link in between {
-            if let Some((_, other)) = self.pipes.remove(&link) {
-                self.pipes.remove(&other);
-            }
-        }
-        self.later(Duration::from_secs(2), a, Input::Tunnel { peer: name(b), up: false });
-        self.later(Duration::from_secs(2), b, Input::Tunnel { peer: name(a), up: false });
-    }
-
-    pub(crate) fn heal(&mut self, a: u8, b: u8) {
-        self.blocked.remove(&(a.min(b), a.max(b)));
-    }
-
-    pub(crate) fn run(&mut self, seconds: f64) {
-        let end = self.now + Duration::from_secs_f64(seconds);
-        let mut spins = 0;
-        loop {
-            let event = self.events.first_key_value().map(|((at, _), _)| *at);
-            let timer = self.hosts.iter().filter_map(|(host, state)| Some((state.mesh.poll_timeout()?, *host))).min();
-            let at = [event, timer.map(|(at, _)| at)].into_iter().flatten().min().filter(|at| *at <= end);
-            let Some(at) = at else { break };
-            spins = if at > self.now { 0 } else { spins + 1 };
-            assert!(spins < 100_000, "time stands still at {at:?}");
-            self.now = self.now.max(at);
-            if event == Some(at) {
-                let (_, (host, input)) = self.events.pop_first().unwrap();
-                // A tunnel works when both ends believe in it.
-                let futile = matches!(input, Input::Tunnel { peer, up: true } if !self.linked(host, peer));
-                if self.hosts.contains_key(&host) && !futile {
-                    self.tell(host, input);
-                }
-            } else if let Some((_, host)) = timer {
-                self.hosts.get_mut(&host).unwrap().mesh.handle_timeout(self.now);
-                self.drain(host);
+                _ => break,
             }
         }
         self.now = end;
     }
 
-    fn linked(&self, host: u8, peer: PeerName) -> bool {
-        let has = |host: u8, peer: PeerName| self.hosts.get(&host).is_some_and(|host| host.mesh.neighbours.contains_key(&peer));
-        has(host, peer) && has(peer.0[5], name(host))
-    }
-
-    pub(crate) fn view(&self, host: u8) -> &View {
-        self.hosts[&host].view.as_deref().unwrap()
-    }
-
-    /// Whom a host's data plane reaches.
-    pub(crate) fn reaches(&self, host: u8) -> BTreeSet<PeerName> {
-        self.view(host).peers.iter().filter(|(_, peer)| peer.next_hop.is_some()).map(|(name, _)| *name).collect()
-    }
-
-    pub(crate) fn assert_all_reach_all(&self) {
-        for host in self.hosts.keys() {
-            let others: BTreeSet<PeerName> = self.hosts.keys().filter(|other| *other != host).map(|other| name(*other)).collect();
-            assert_eq!(self.reaches(*host), others, "host {host} at {:?}", self.now);
+    fn event(&mut self, at: Time) {
+        let (_, (host, start, input)) = self.queue.pop_first().unwrap();
+        self.now = at;
+        if start == self.starts[host] {
+            self.input(host, input);
         }
     }
 
-    /// Each origin's tree reaches every host exactly once, and parents and hops agree.
-    pub(crate) fn assert_trees(&self) {
-        for origin in self.hosts.keys() {
-            let mut got = BTreeMap::from([(*origin, 1)]);
-            let mut todo = vec![*origin];
-            while let Some(at) = todo.pop() {
-                let view = self.view(at);
-                let hops = if at == *origin { &view.hops } else { &view.peers[&name(*origin)].hops };
-                for hop in hops {
-                    let to = hop.0[5];
-                    assert_eq!(self.view(to).peers[&name(*origin)].parent, Some(name(at)));
-                    *got.entry(to).or_insert(0) += 1;
-                    assert!(got[&to] == 1, "{to} gets {origin}'s flood twice");
-                    todo.push(to);
+    fn drain(&mut self, host: usize) {
+        while let Some(output) = self.meshes[host].poll_output() {
+            self.output(host, output);
+        }
+    }
+
+    fn output(&mut self, host: usize, output: Output) {
+        match output {
+            Output::Dial(to) => self.dial(host, to),
+            Output::Send { link, bytes } => self.send(host, link, bytes),
+            Output::Close { link } => self.close(host, link),
+            Output::LinkUp(neighbour) => {
+                self.up_and_down.push((host, true));
+                let there = usize::from(neighbour.remote.octets()[3]);
+                self.probed.entry(host).or_default().insert(neighbour.name, there);
+                if !self.is_cut(host, there) {
+                    self.later(TUNNEL_UP, host, Input::Tunnel { peer: neighbour.name, up: true });
                 }
             }
-            assert_eq!(got.len(), self.hosts.len(), "the tree of {origin}");
+            Output::LinkDown { .. } => self.up_and_down.push((host, false)),
+            Output::Delivered { from, payload, .. } => self.delivered[host].push((from, payload)),
+            Output::View(_) | Output::Targets(_) | Output::ShortId(_) => {}
         }
     }
-}
 
-const SMALLER: [u8; 8] = [0, 0, 1, 2, 3, 4, 5, 6];
+    fn dial(&mut self, host: usize, remote: SocketAddrV4) {
+        self.dials[host] += 1;
+        let to = usize::from(remote.ip().octets()[3]);
+        if to >= self.meshes.len() || self.is_cut(host, to) || remote.port() != 6783 {
+            return self.later(seconds(1), host, Input::DialFailed { remote, error: "no answer".into() });
+        }
+        self.sequence += 1;
+        let (a, b) = (LinkId(2 * self.sequence), LinkId(2 * self.sequence + 1));
+        self.pipes.insert((host, a), (to, b));
+        self.pipes.insert((to, b), (host, a));
+        let local = SocketAddrV4::new(*address(host).ip(), 40_000);
+        self.later(2 * LATENCY, host, Input::Dialled { link: a, local, remote });
+        self.later(LATENCY, to, Input::Accepted { link: b, local: remote, remote: local });
+    }
+
+    fn send(&mut self, host: usize, link: LinkId, bytes: Bytes) {
+        let Some((to, link)) = self.pipes.get(&(host, link)).copied().filter(|(to, _)| !self.is_cut(host, *to)) else { return };
+        // Split, as TCP may.
+        for chunk in bytes.chunks(1000) {
+            self.later(2 * LATENCY, to, Input::Received { link, bytes: Bytes::copy_from_slice(chunk) });
+        }
+    }
+
+    pub(super) fn close(&mut self, host: usize, link: LinkId) {
+        if let Some((to, other)) = self.pipes.remove(&(host, link)) {
+            self.pipes.remove(&(to, other));
+            if !self.is_cut(host, to) {
+                self.later(2 * LATENCY, to, Input::Closed { link: other, error: "end of stream".into() });
+            }
+        }
+    }
+
+    pub(super) fn cut(&mut self, a: usize, b: usize) {
+        self.cut.insert((a.min(b), a.max(b)));
+        self.tunnels(a, b, false, TUNNEL_DOWN);
+    }
+
+    pub(super) fn heal(&mut self, a: usize, b: usize) {
+        self.cut.remove(&(a.min(b), a.max(b)));
+        // After what an earlier cut had in store.
+        self.tunnels(a, b, true, TUNNEL_DOWN + TUNNEL_UP);
+    }
+
+    fn tunnels(&mut self, a: usize, b: usize, up: bool, after: Time) {
+        for (host, there) in [(a, b), (b, a)] {
+            let peers: Vec<_> = self.probed.get(&host).into_iter().flatten().filter(|(_, at)| **at == there).map(|(p, _)| *p).collect();
+            for peer in peers {
+                self.later(after, host, Input::Tunnel { peer, up });
+            }
+        }
+    }
+
+    /// The agent of `host` is replaced by one with another uid; tunnels go on. `silently`: as after a power cut.
+    pub(super) fn restart(&mut self, host: usize, config: Config, silently: bool) {
+        self.starts[host] += 1;
+        let links: Vec<_> = self.pipes.keys().filter(|(at, _)| *at == host).map(|(_, link)| *link).collect();
+        for link in links {
+            if silently {
+                self.pipes.remove(&(host, link)).and_then(|other| self.pipes.remove(&other));
+            } else {
+                self.close(host, link);
+            }
+        }
+        self.probed.remove(&host);
+        self.delivered[host].clear();
+        let seed = [u8::try_from(self.starts[host]).unwrap() ^ 0x80; 32];
+        self.meshes[host] = Mesh::new(config, seed);
+    }
+
+    pub(super) fn view(&self, host: usize) -> &View {
+        self.meshes[host].view.as_ref().unwrap()
+    }
+
+    pub(super) fn status(&self, host: usize) -> Status {
+        self.meshes[host].status(self.now)
+    }
+
+    pub(super) fn next_hop(&self, from: usize, to: usize) -> Option<PeerName> {
+        self.view(from).peers.get(&name(to)).and_then(|peer| peer.next_hop)
+    }
+
+    pub(super) fn links(&self, host: usize) -> usize {
+        self.meshes[host].neighbours().len()
+    }
+
+    /// What every peer says of itself, as `host` knows it.
+    pub(super) fn records(&self, host: usize) -> String {
+        serde_json::to_string(&self.status(host).peers).unwrap()
+    }
+
+    pub(super) fn assert_agreed(&self) {
+        for host in 1..self.meshes.len() {
+            assert_eq!(self.records(host), self.records(0), "hosts {host} and 0 disagree");
+        }
+    }
+
+    pub(super) fn assert_full(&self) {
+        self.assert_agreed();
+        for (from, to) in self.pairs() {
+            assert_eq!(self.next_hop(from, to), Some(name(to)), "from {from} to {to}");
+        }
+    }
+
+    pub(super) fn pairs(&self) -> Vec<(usize, usize)> {
+        let count = self.meshes.len();
+        (0..count * count).map(|n| (n % count, n / count)).filter(|(a, b)| a != b).collect()
+    }
+}

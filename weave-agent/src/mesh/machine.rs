@@ -1,50 +1,50 @@
-//! The machine: takes inputs, keeps time, says outputs.
+//! The mesh as one machine: takes inputs apart, watches the clock, and draws the conclusions from what changed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-use super::dialler::{Dialler, End, World};
-use super::link::{HEARTBEAT, Link, State};
-use super::message::{self, Hello, MAX_NICKNAME, MAX_PEERS, Message, Reject, kind};
-use super::status::Counters;
-use super::topology::{Edge, PeerRecord, Topology};
-use super::{Input, LinkId, Output, Target, View, routes, short_ids};
+use super::adjacency::Edge;
+use super::channels::Channels;
+use super::collision::Collisions;
+use super::dialler::{Dialler, Ending, Linked};
+use super::link::{Due, Link};
+use super::message::{Heartbeat, MAX_NICKNAME, MAX_PEERS, Message, Record};
+use super::publisher::Publisher;
+use super::routes::Routes;
+use super::topology::Topology;
+use super::{Counters, Input, LinkId, Output, PeerView, Target, View, short_ids};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid, ShortId};
 
-/// Local changes wait so long for others.
-const ANNOUNCE: Duration = Duration::from_millis(10);
-/// Between full states to all neighbours.
-const FULL: Duration = Duration::from_secs(30);
-/// Connections accepted whose handshake is not done.
-const MAX_PENDING: usize = 64;
-/// Discovered addresses considered.
-const MAX_DISCOVERED: usize = 2 * MAX_PEERS;
+/// Peers that nobody reaches are forgotten so long after a change: what comes and goes within it costs nothing.
+const GARBAGE: Time = Time::from_secs(1);
 
-/// What a mesh is made with.
+/// Routes are computed at once, but not more often than this: in a full mesh of 200 it takes some 10 ms, and when a host
+/// dies all others say so.
+const BREATH: Time = Time::from_millis(50);
+
+/// Who we are and how we meet others.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Our name, from the state directory.
     pub name: PeerName,
-    /// Random at every start.
+    /// This incarnation.
     pub uid: PeerUid,
-    /// Free text, for people.
+    /// Free text, for people; control characters are left out, and what is beyond 255 bytes.
     pub nickname: String,
-    /// From the state directory; chosen if there is none.
+    /// The short id of our last incarnation, so that flows that name it stay right.
     pub short: Option<ShortId>,
-    /// Where we accept links, and what addresses without a port mean.
+    /// TCP port we accept links on (6783).
     pub port: u16,
-    /// UDP port of our tunnels.
+    /// UDP port of our tunnels (6784).
     pub tunnel_port: u16,
-    /// Whether to dial peers' peers.
+    /// Dial peers that other peers are connected to.
     pub discovery: bool,
-    /// The most links; 0 for no limit.
+    /// Most links at a time; 0 is no limit. The default is 200.
     pub connection_limit: usize,
     /// What to dial.
     pub targets: Vec<Target>,
@@ -55,419 +55,265 @@ pub struct Config {
 pub struct Mesh {
     pub(super) config: Config,
     pub(super) rng: StdRng,
-    pub(super) now: Time,
-    pub(super) short: ShortId,
+    pub(super) outputs: VecDeque<Output>,
     pub(super) links: BTreeMap<LinkId, Link>,
-    /// The one link in use with each neighbour.
-    pub(super) neighbours: BTreeMap<PeerName, LinkId>,
-    /// Neighbours whose tunnels work, as we were told last.
+    /// Our own edges, by neighbour.
+    pub(super) edges: BTreeMap<PeerName, Edge>,
+    /// Neighbours whose tunnel works.
     pub(super) tunnels: BTreeSet<PeerName>,
     pub(super) topology: Topology,
-    pub(super) dialler: Dialler,
-    pub(super) seen: super::gossip::Seen,
-    pub(super) impostors: super::gossip::Impostors,
-    pub(super) collisions: super::handshake::Collisions,
-    pub(super) counters: Counters,
-    pub(super) outputs: VecDeque<Output>,
-    pub(super) view: Option<Arc<View>>,
-    pub(super) announce_at: Option<Time>,
-    full_at: Time,
-    started: bool,
-    /// The topology or our neighbours changed.
-    pub(super) dirty: bool,
-    /// Something that decides whom to dial changed.
+    /// The topology changed since routes were computed.
+    pub(super) stale: bool,
+    /// When they were.
+    computed: Option<Time>,
+    /// Links, targets or others' connections changed since the dialler looked.
     pub(super) redial: bool,
+    pub(super) linked: Linked,
+    pub(super) reachable: BTreeSet<PeerName>,
+    /// Established edges.
+    pub(super) data: Routes,
+    /// Edges with a link.
+    pub(super) gossip: Routes,
+    pub(super) view: Option<Arc<View>>,
+    pub(super) publisher: Publisher,
+    pub(super) garbage: Option<Time>,
+    pub(super) channels: Channels,
+    pub(super) dialler: Dialler,
+    pub(super) collisions: Collisions,
+    pub(super) counters: Counters,
 }
 
 impl Mesh {
-    /// A mesh of one.
+    /// A mesh without links. `seed` is all the randomness it ever uses.
     pub fn new(mut config: Config, seed: [u8; 32]) -> Self {
         let mut rng = StdRng::from_seed(seed);
-        let mut outputs = VecDeque::new();
-        let mut end = config.nickname.len().min(MAX_NICKNAME);
-        while !config.nickname.is_char_boundary(end) {
-            end -= 1;
-        }
-        config.nickname.truncate(end);
-        let chosen = config.short.or_else(|| short_ids::choose(&mut rng, &BTreeMap::new()));
-        // With no claims at all one is always free.
-        let short = chosen.or(ShortId::new(0)).unwrap_or_else(|| unreachable!("0 fits 12 bits"));
-        if config.short.is_none() {
-            outputs.push_back(Output::ShortId(short));
-        }
-        let own = PeerRecord {
+        config.nickname = clean(&config.nickname);
+        let short = config.short.or_else(|| short_ids::pick(&BTreeMap::new(), &mut rng)).unwrap_or(short_ids::LOWEST);
+        let announce = (config.short != Some(short)).then_some(Output::ShortId(short));
+        let record = Record {
             name: config.name,
-            nickname: config.nickname.clone(),
-            uid: config.uid,
             version: 1,
-            short: Some(short),
+            uid: config.uid,
+            short,
+            nickname: config.nickname.clone(),
             connections: BTreeMap::new(),
         };
-        let mut mesh = Self {
-            dialler: Dialler::new(config.port, std::mem::take(&mut config.targets)),
-            topology: Topology::new(own),
+        let publisher = Publisher::new(&mut rng);
+        Self {
+            dialler: Dialler::new(std::mem::take(&mut config.targets)),
+            channels: Channels::new(rng.next_u64()),
+            reachable: BTreeSet::from([config.name]),
             config,
             rng,
-            now: Time::ZERO,
-            short,
+            outputs: announce.into_iter().collect(),
             links: BTreeMap::new(),
-            neighbours: BTreeMap::new(),
+            edges: BTreeMap::new(),
             tunnels: BTreeSet::new(),
-            seen: super::gossip::Seen::default(),
-            impostors: super::gossip::Impostors::default(),
-            collisions: super::handshake::Collisions::default(),
-            counters: Counters::default(),
-            outputs,
-            view: None,
-            announce_at: None,
-            full_at: FULL,
-            started: false,
-            dirty: true,
+            topology: Topology::new(record),
+            stale: true,
+            computed: None,
             redial: true,
-        };
-        mesh.update_view();
-        mesh
+            linked: Linked::default(),
+            data: Routes::default(),
+            gossip: Routes::default(),
+            view: None,
+            publisher,
+            garbage: None,
+            collisions: Collisions::default(),
+            counters: Counters::default(),
+        }
     }
 
-    /// Takes in what happened.
+    /// Something happened.
     pub fn handle(&mut self, now: Time, input: Input) {
-        self.now = now;
         match input {
             Input::Accepted { link, local, remote } => self.accepted(now, link, local, remote),
-            Input::Dialled { link, local, remote } => self.open(now, link, local, remote, true),
+            Input::Dialled { link, local, remote } => self.dialled(now, link, local, remote),
             Input::DialFailed { remote, error } => {
-                self.counters.dials_failed += 1;
-                self.dialler.ended(now, &mut self.rng, remote, End::Failed, &error, None);
-                self.redial = true;
+                self.dialler.ended(now, remote, None, Ending::Failed, &error, &mut self.rng);
             }
             Input::Received { link, bytes } => self.received(now, link, &bytes),
-            Input::Closed { link, error } => self.ended(now, link, End::Failed, &error),
-            Input::AddressGone(address) => {
-                let bound: Vec<LinkId> = self.links.iter().filter(|(_, link)| *link.local.ip() == address).map(|(id, _)| *id).collect();
-                for id in bound {
-                    self.close(now, id, End::Failed, &format!("our address {address} is gone"));
-                }
-            }
-            Input::Connect { targets, replace } => self.change_targets(|dialler| dialler.connect(targets, replace)),
-            Input::Forget { targets } => self.change_targets(|dialler| dialler.forget(&targets)),
-            Input::Resolved(target) => self.change_targets(|dialler| dialler.resolved(target)),
-            Input::Tunnel { peer, up } => {
-                if up {
-                    self.tunnels.insert(peer);
-                } else {
-                    self.tunnels.remove(&peer);
-                }
-                self.update_edge(now, peer);
-            }
-            Input::Broadcast { channel, payload } => self.broadcast(channel, &payload),
+            Input::Closed { link, error } => self.closed(now, link, &error),
+            Input::AddressGone(address) => self.address_gone(now, address),
+            Input::Connect { targets, replace } => self.retarget(|dialler| dialler.connect(now, targets, replace)),
+            Input::Forget { targets } => self.retarget(|dialler| dialler.forget(&targets)),
+            Input::Resolved(target) => self.retarget(|dialler| dialler.resolved(target)),
+            Input::Tunnel { peer, up } => self.tunnel(now, peer, up),
+            Input::Broadcast { channel, payload } => self.broadcast(now, channel, payload),
+            Input::Unicast { channel, to, payload } => self.unicast(now, channel, to, payload),
+            Input::Gossip { channel, payload } => self.spread(now, channel, payload),
         }
         self.settle(now);
     }
 
-    /// Does what is due.
+    /// Does what is due; call it when [`Mesh::poll_timeout`] says so. Harmless at any other time.
     pub fn handle_timeout(&mut self, now: Time) {
-        self.now = now;
-        self.started = true;
-        let ids: Vec<LinkId> = self.links.keys().copied().collect();
-        for id in ids {
-            self.link_timeout(now, id);
+        let due: Vec<_> = self.links.iter().filter_map(|(id, link)| Some((*id, link.due(now)?))).collect();
+        for (id, due) in due {
+            match due {
+                Due::Heartbeat => self.send(now, id, &Message::Heartbeat(Heartbeat::Idle)),
+                Due::Dead(why) => self.close(now, id, why),
+            }
         }
-        if self.topology.handle_timeout(now) {
-            self.dirty = true;
+        if self.topology.release(now) {
+            self.changed(now);
         }
-        if self.announce_at.is_some_and(|at| at <= now) {
-            self.announce_at = None;
-            let own = self.topology.get(self.config.name).cloned();
-            self.gossip(own, None);
+        if self.garbage.take_if(|at| *at <= now).is_some() {
+            self.collect_garbage();
         }
-        if self.full_at <= now {
-            self.full_at = now + FULL;
-            let all: Vec<PeerRecord> = self.topology.records().cloned().collect();
-            self.gossip(all, None);
-        }
-        self.redial |= self.dialler.attempts().any(|(_, attempt)| attempt.is_due(now));
         self.settle(now);
+        self.publish_due(now);
     }
 
-    /// What the mesh wants done next.
+    /// The next thing wanted done. To be drained after every `handle` and `handle_timeout`.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When to call [`Mesh::handle_timeout`].
+    /// When [`Mesh::handle_timeout`] wants to be called; a time that has passed means at once.
     pub fn poll_timeout(&self) -> Option<Time> {
-        if !self.started {
-            return Some(Time::ZERO);
-        }
-        let links = self.links.values().map(|link| match link.state {
-            State::Handshake => link.deadline(),
-            _ => link.deadline().min(link.heartbeat),
-        });
-        links
-            .chain(self.topology.poll_timeout())
-            .chain(self.announce_at)
-            .chain([self.full_at])
-            .chain(self.dialler.poll_timeout(self.now))
-            .min()
+        let links = self.links.values().filter_map(Link::deadline).min();
+        let first = self.redial.then_some(Time::ZERO).or_else(|| self.stale.then(|| self.computed.map_or(Time::ZERO, |at| at + BREATH)));
+        let dial = self.room().and_then(|_| self.dialler.deadline(&self.linked));
+        [links, first, dial, self.topology.hold_until(), self.garbage, self.publisher.deadline()].into_iter().flatten().min()
     }
 
-    fn change_targets(&mut self, change: impl FnOnce(&mut Dialler)) {
-        let before = self.dialler.names();
+    fn address_gone(&mut self, now: Time, address: Ipv4Addr) {
+        let bound: Vec<_> = self.links.iter().filter(|(_, link)| *link.local.ip() == address).map(|(id, _)| *id).collect();
+        for id in bound {
+            self.close(now, id, &format!("our address {address} is gone"));
+        }
+    }
+
+    fn retarget(&mut self, change: impl FnOnce(&mut Dialler)) {
+        let before = self.dialler.targets();
         change(&mut self.dialler);
-        let after = self.dialler.names();
+        let after = self.dialler.targets();
+        self.redial = true;
         if before != after {
             self.outputs.push_back(Output::Targets(after));
         }
-        self.redial = true;
     }
 
-    fn accepted(&mut self, now: Time, link: LinkId, local: SocketAddrV4, remote: SocketAddrV4) {
-        self.counters.accepted += 1;
-        if self.links.values().filter(|link| link.up().is_none() && !link.outbound).count() >= MAX_PENDING {
-            self.counters.too_many_handshakes += 1;
-            self.outputs.push_back(Output::Close { link });
+    /// The record of somebody changed.
+    pub(super) fn changed(&mut self, now: Time) {
+        (self.stale, self.redial) = (true, true);
+        self.garbage.get_or_insert(now + GARBAGE);
+    }
+
+    fn collect_garbage(&mut self) {
+        let gone = self.topology.retain(&self.topology.reachable());
+        if gone.is_empty() {
             return;
         }
-        self.open(now, link, local, remote, false);
-    }
-
-    fn open(&mut self, now: Time, id: LinkId, local: SocketAddrV4, remote: SocketAddrV4, outbound: bool) {
-        let connection = self.rng.next_u64();
-        self.links.insert(id, Link::new(now, local, remote, outbound, connection));
-        self.outputs.push_back(Output::Send { link: id, bytes: Bytes::copy_from_slice(&message::header()) });
-        let hello = Hello {
-            name: self.config.name,
-            uid: self.config.uid,
-            nickname: self.config.nickname.clone(),
-            short: self.short,
-            connection,
-            port: self.config.port,
-            tunnel_port: self.config.tunnel_port,
-        };
-        self.send(id, &Message::Hello(hello));
-    }
-
-    pub(super) fn send(&mut self, link: LinkId, message: &Message) {
-        if let Some(bytes) = message.frame() {
-            self.outputs.push_back(Output::Send { link, bytes });
+        for peer in &gone {
+            tracing::info!(%peer, "forgot a peer that nobody reaches");
         }
+        self.channels.forget(&gone);
+        self.edges.retain(|peer, edge| edge.counts() || !gone.contains(peer));
+        (self.stale, self.redial) = (true, true);
     }
 
-    fn received(&mut self, now: Time, id: LinkId, bytes: &[u8]) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        link.heard = now;
-        link.decoder.push(bytes);
-        self.heard_from_neighbour(now, id);
-        self.drain(now, id);
-    }
-
-    /// Handles what a link has to say, until it ends or is parked.
-    pub(super) fn drain(&mut self, now: Time, id: LinkId) {
-        loop {
-            let Some(link) = self.links.get_mut(&id) else { return };
-            if matches!(link.state, State::Parked { .. }) {
-                if link.decoder.waiting() > message::MAX_FRAME {
-                    self.garbage(now, id, &message::Garbage::Flooded);
-                }
-                return;
-            }
-            let up = link.up().is_some();
-            let next = link.decoder.next();
-            let result = match next {
-                Ok(None) => return,
-                Err(garbage) => Err(garbage),
-                Ok(Some(message)) => match message {
-                    Message::Hello(_) if up => Err(message::Garbage::SecondHello),
-                    Message::Hello(hello) => {
-                        self.hello(now, id, hello);
-                        Ok(())
-                    }
-                    Message::Reject(reject) => {
-                        self.rejected(now, id, &reject);
-                        Ok(())
-                    }
-                    message if !up => Err(message::Garbage::TooEarly(message.name())),
-                    Message::Heartbeat => Ok(()),
-                    Message::Topology(records) => {
-                        self.learn(now, id, records);
-                        Ok(())
-                    }
-                    Message::Broadcast(broadcast) => {
-                        self.relay(id, broadcast);
-                        Ok(())
-                    }
-                },
-            };
-            if let Err(garbage) = result {
-                self.garbage(now, id, &garbage);
-            }
-        }
-    }
-
-    fn garbage(&mut self, now: Time, id: LinkId, garbage: &message::Garbage) {
-        *self.counters.garbage.entry(garbage.name()).or_default() += 1;
-        self.close(now, id, End::Failed, &garbage.to_string());
-    }
-
-    fn link_timeout(&mut self, now: Time, id: LinkId) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        if link.deadline() <= now {
-            match link.state {
-                State::Handshake => {
-                    self.counters.slow_handshakes += 1;
-                    self.close(now, id, End::Failed, "no hello in time");
-                }
-                State::Parked { .. } => self.replace_silent(now, id),
-                State::Up { .. } => {
-                    self.counters.silent += 1;
-                    self.close(now, id, End::Failed, "silent for too long");
-                }
-            }
-            return;
-        }
-        if link.heartbeat <= now && !matches!(link.state, State::Handshake) {
-            link.heartbeat = now + HEARTBEAT;
-            self.send(id, &Message::Heartbeat);
-        }
-    }
-
-    /// Closes a link and says why if the other end should know.
-    pub(super) fn reject(&mut self, now: Time, id: LinkId, kind: u8, reason: &str) {
-        let end = match kind {
-            kind::COLLISION => End::Collision,
-            kind::OURSELVES => End::Ourselves,
-            kind::DUPLICATE => End::Duplicate,
-            _ => End::Failed,
-        };
-        self.send(id, &Message::Reject(Reject { kind, reason: reason.to_owned() }));
-        self.close(now, id, end, reason);
-    }
-
-    pub(super) fn close(&mut self, now: Time, id: LinkId, end: End, error: &str) {
-        if self.links.contains_key(&id) {
-            self.outputs.push_back(Output::Close { link: id });
-            self.ended(now, id, end, error);
-        }
-    }
-
-    fn ended(&mut self, now: Time, id: LinkId, end: End, error: &str) {
-        let Some(link) = self.links.remove(&id) else { return };
-        let peer = link.up().map(|hello| hello.name);
-        if link.outbound {
-            let known = match &link.state {
-                State::Up { hello } | State::Parked { hello, .. } => Some(hello.name),
-                State::Handshake => None,
-            };
-            self.dialler.ended(now, &mut self.rng, link.remote, end, error, known);
-        }
-        self.redial = true;
-        if let Some(peer) = peer.filter(|peer| self.neighbours.get(peer) == Some(&id)) {
-            self.neighbours.remove(&peer);
-            self.counters.links_down += 1;
-            self.outputs.push_back(Output::LinkDown { peer });
-            self.update_edge(now, peer);
-        }
-    }
-
-    /// Makes our edge to `peer` what link and tunnel say.
-    pub(super) fn update_edge(&mut self, now: Time, peer: PeerName) {
-        let established = self.tunnels.contains(&peer);
-        let link = self.neighbours.get(&peer).and_then(|id| self.links.get(id));
-        let linked = link.and_then(|link| {
-            let hello = link.up()?;
-            Some(Edge { address: link.listens_at(hello), outbound: link.outbound, established, linked: true })
-        });
-        let changed = self.topology.change_own(now, |own| {
-            let earlier = own.connections.get(&peer).copied();
-            let edge = linked.or_else(|| earlier.filter(|_| established).map(|edge| Edge { linked: false, established, ..edge }));
-            match edge {
-                Some(edge) => own.connections.insert(peer, edge),
-                None => own.connections.remove(&peer),
-            };
-            edge != earlier
-        });
-        if changed {
-            self.announce(now);
-        }
-    }
-
-    /// Tells all neighbours about ourselves, soon.
-    pub(super) fn announce(&mut self, now: Time) {
-        self.announce_at.get_or_insert(now + ANNOUNCE);
-        self.dirty = true;
-    }
-
-    /// Draws the consequences.
+    /// Draws the conclusions from whatever changed.
     fn settle(&mut self, now: Time) {
-        self.unpark(now);
-        if std::mem::take(&mut self.dirty) {
-            self.arbitrate(now);
-            self.dirty = false;
-            self.update_view();
-            self.redial = true;
+        if self.computed.is_none_or(|at| at + BREATH <= now) {
+            self.refresh_routes(now);
         }
-        if self.started && std::mem::take(&mut self.redial) {
-            self.dial(now);
+        self.dial(now);
+    }
+
+    /// Brings routes, view and short id in line with the topology.
+    pub(super) fn refresh_routes(&mut self, now: Time) {
+        // A lost short id changes our record, which is a change itself; the new one is free, so there is no third turn.
+        while std::mem::take(&mut self.stale) {
+            self.recompute(now);
+            self.keep_short_id(now);
         }
     }
 
-    /// Gives way if our short id is another's.
-    fn arbitrate(&mut self, now: Time) {
-        let owners = short_ids::owners(self.topology.records());
-        if owners.get(&self.short) == Some(&self.config.name) {
-            return;
-        }
-        let Some(short) = short_ids::choose(&mut self.rng, &owners) else { return };
-        self.short = short;
-        self.topology.change_own(now, |own| {
-            own.short = Some(short);
-            true
-        });
-        self.outputs.push_back(Output::ShortId(short));
-        self.announce(now);
-    }
-
-    fn update_view(&mut self) {
-        let view = routes::view(&self.topology, self.config.name, self.short);
+    fn recompute(&mut self, now: Time) {
+        self.computed = Some(now);
+        let reachable = self.topology.reachable();
+        self.publisher.reached(now, &self.reachable, &reachable);
+        self.reachable = reachable;
+        self.redial = true;
+        self.data = Routes::new(&self.topology.data_graph(), self.config.name);
+        self.gossip = Routes::new(&self.topology.gossip_graph(), self.config.name);
+        let view = self.make_view();
         if self.view.as_deref() != Some(&view) {
             let view = Arc::new(view);
-            self.view = Some(view.clone());
-            self.counters.views += 1;
+            self.view = Some(Arc::clone(&view));
             self.outputs.push_back(Output::View(view));
         }
     }
 
-    fn dial(&mut self, now: Time) {
-        let linked: BTreeSet<PeerName> = self.neighbours.keys().copied().collect();
-        let addresses: BTreeSet<SocketAddrV4> =
-            self.links.values().filter_map(|link| link.up().map(|hello| link.listens_at(hello))).collect();
-        let discovered = if self.config.discovery { self.discovered() } else { BTreeSet::new() };
-        let room = match self.config.connection_limit {
-            0 => usize::MAX,
-            limit => limit.saturating_sub(self.neighbours.len()),
+    fn owners(&self) -> BTreeMap<ShortId, PeerName> {
+        short_ids::owners(self.topology.records().map(|record| (record.name, record.short)))
+    }
+
+    fn make_view(&self) -> View {
+        let owners = self.owners();
+        let others = self.topology.records().filter(|record| record.name != self.config.name);
+        let peer = |record: &Record| {
+            let branch = self.data.branches.get(&record.name);
+            let view = PeerView {
+                nickname: record.nickname.clone(),
+                short: Some(record.short).filter(|short| owners.get(short) == Some(&record.name)),
+                next_hop: self.data.next_hops.get(&record.name).copied(),
+                parent: branch.and_then(|branch| branch.parent),
+                hops: branch.map(|branch| branch.hops.clone()).unwrap_or_default(),
+            };
+            (record.name, view)
         };
-        let world = World { linked: &linked, addresses: &addresses, discovered: &discovered, room };
-        for address in self.dialler.dial(now, &world) {
-            self.counters.dials += 1;
-            self.outputs.push_back(Output::Dial(address));
-        }
+        let hops = self.data.hops(self.config.name).to_vec();
+        View { name: self.config.name, short: self.topology.me().short, peers: others.map(peer).collect(), hops }
     }
 
-    /// Where peers that are not our neighbours listen, as others say.
-    fn discovered(&self) -> BTreeSet<SocketAddrV4> {
-        let mut discovered = BTreeSet::new();
-        for record in self.topology.records() {
-            for (name, edge) in &record.connections {
-                if *name != self.config.name && !self.neighbours.contains_key(name) && discovered.len() < MAX_DISCOVERED {
-                    discovered.insert(self.dialler.complete(edge.address));
-                }
-            }
+    fn keep_short_id(&mut self, now: Time) {
+        let (owners, short) = (self.owners(), self.topology.me().short);
+        if owners.get(&short) == Some(&self.config.name) {
+            return;
         }
-        discovered
+        // With all 4,096 taken we stay without one until a peer is forgotten.
+        let Some(new) = short_ids::pick(&owners, &mut self.rng) else { return };
+        tracing::info!(%short, %new, "a peer with a lower name has our short id: taking another");
+        self.edit_me(now, |me| me.short = new);
+        self.outputs.push_back(Output::ShortId(new));
     }
 
-    /// A random number for a broadcast.
-    pub(super) fn random_id(&mut self) -> u64 {
-        self.rng.random()
+    /// Changes our own record and tells everyone.
+    pub(super) fn edit_me(&mut self, now: Time, edit: impl FnOnce(&mut Record)) {
+        self.topology.edit_me(edit);
+        self.publisher.own_changed(now);
+        self.changed(now);
     }
+
+    /// How many more links we may have; `None` if no more.
+    fn room(&self) -> Option<usize> {
+        let limit = if self.config.connection_limit == 0 { MAX_PEERS } else { self.config.connection_limit };
+        let links = self.links.values().filter(|link| link.outbound || link.peer().is_some()).count();
+        limit.checked_sub(links + self.dialler.dialling()).filter(|room| *room > 0)
+    }
+
+    fn dial(&mut self, now: Time) {
+        if std::mem::take(&mut self.redial) {
+            self.linked = self.linked();
+            let discovered = if self.config.discovery { self.discover(now) } else { BTreeMap::new() };
+            self.dialler.refresh(now, discovered);
+        }
+        let Some(room) = self.room() else { return };
+        let addresses = self.dialler.dial(now, &self.linked, room);
+        self.outputs.extend(addresses.into_iter().map(Output::Dial));
+    }
+}
+
+fn clean(nickname: &str) -> String {
+    let mut text: String = nickname.chars().filter(|c| !c.is_control()).collect();
+    text.truncate(text.floor_char_boundary(MAX_NICKNAME));
+    text
+}
+
+/// A number that names a connection: its end's half.
+pub(super) fn connection_id(rng: &mut StdRng) -> u64 {
+    rng.random()
 }

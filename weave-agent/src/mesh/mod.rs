@@ -1,24 +1,28 @@
 //! The control plane: peers, links, topology gossip, routes, short ids.
 
+mod adjacency;
+mod admission;
+mod channels;
+mod collision;
 mod dialler;
-mod gossip;
-mod handshake;
+mod frame;
+#[cfg(test)]
+mod harness;
 mod link;
 mod machine;
 mod message;
+mod publisher;
+mod receiver;
 mod routes;
+#[cfg(test)]
+mod scenarios;
 mod short_ids;
-pub mod status;
+mod status;
 mod topology;
 mod view;
 
-#[cfg(test)]
-mod harness;
-#[cfg(test)]
-mod tests;
-
 pub use machine::{Config, Mesh};
-pub use status::Status;
+pub use status::{CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status, TargetStatus};
 pub use view::{Neighbour, PeerView, View};
 
 use std::net::SocketAddrV4;
@@ -26,9 +30,6 @@ use std::net::SocketAddrV4;
 use bytes::Bytes;
 
 use crate::peer::PeerName;
-
-/// How long a link waits until it is clear whether its peer restarted or has a clone.
-pub(crate) const PARKED: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A TCP connection, numbered by `io` when it is accepted or dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +107,22 @@ pub enum Input {
         /// The message.
         payload: Bytes,
     },
+    /// Tell one peer something, hop by hop; lost (and counted) when there is no way to it.
+    Unicast {
+        /// Gossip channel.
+        channel: Channel,
+        /// Who is to get it.
+        to: PeerName,
+        /// The message.
+        payload: Bytes,
+    },
+    /// Hand state (all or a delta) to a random subset of the neighbours, each of which passes on what it had not seen lately.
+    Gossip {
+        /// Gossip channel.
+        channel: Channel,
+        /// The message.
+        payload: Bytes,
+    },
 }
 
 /// A gossip channel; peers that do not know one pass its messages on all the same.
@@ -124,9 +141,10 @@ pub struct Target {
 /// What the mesh wants done.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// Open a TCP connection; answered by `Dialled` or `DialFailed`.
+    /// Open a TCP connection; always answered by `Dialled` or `DialFailed`, within some 10 s: the address is not dialled
+    /// again before.
     Dial(SocketAddrV4),
-    /// Send bytes on a link.
+    /// Send bytes on a link. The queue is the caller's: it must bound it and close a link that does not drain.
     Send {
         /// Which link.
         link: LinkId,
@@ -147,7 +165,7 @@ pub enum Output {
     },
     /// Routes, peers or short ids changed.
     View(std::sync::Arc<View>),
-    /// Something another peer broadcast on a channel that belongs to the agent's other parts.
+    /// Something another peer broadcast (or sent to us, or gossiped) on a channel that belongs to the agent's other parts.
     Delivered {
         /// Gossip channel.
         channel: Channel,

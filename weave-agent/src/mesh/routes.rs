@@ -1,236 +1,222 @@
-//! Which way everything goes: breadth first over two graphs, the lowest names first, so that all peers agree.
+//! Ways through the mesh, for one graph of it: the data plane's or the gossip's.
+//!
+//! Everything follows from one breadth-first search per origin, in which every level is gone through by ascending name
+//! and the first to find a peer becomes its parent. Peers that agree on the graph so agree on every origin's tree: the
+//! hops of each are its children, and p has q among its hops if and only if q has p for its parent.
 
 use std::collections::BTreeMap;
 
-use super::short_ids;
-use super::topology::{PeerRecord, Topology};
-use super::view::{PeerView, View};
-use crate::peer::{PeerName, ShortId};
+use crate::peer::PeerName;
 
-/// Peers by rank of their names, with their neighbours in ascending order.
-#[derive(Debug)]
-struct Graph {
+/// Directed edges between peers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Graph {
+    /// Ascending, so that the order of numbers is the order of names.
     names: Vec<PeerName>,
-    adjacent: Vec<Vec<usize>>,
+    neighbours: Vec<Vec<usize>>,
 }
 
 impl Graph {
-    fn new(topology: &Topology, counts: impl Fn(PeerName, PeerName, super::topology::Edge) -> bool) -> Self {
-        let names: Vec<PeerName> = topology.records().map(|record| record.name).collect();
-        let adjacent = names
-            .iter()
-            .map(|from| {
-                topology
-                    .edges(*from)
-                    .filter(|(to, edge)| counts(*from, *to, *edge))
-                    .filter_map(|(to, _)| names.binary_search(&to).ok())
-                    .collect()
-            })
-            .collect();
-        Self { names, adjacent }
+    /// Edges to peers that are not themselves keys lead nowhere and are left out.
+    pub(super) fn new(edges: &BTreeMap<PeerName, Vec<PeerName>>) -> Self {
+        let names: Vec<_> = edges.keys().copied().collect();
+        let number = |name| names.binary_search(name).ok();
+        let neighbours = edges.values().map(|to| to.iter().filter_map(number).collect()).collect();
+        Self { names, neighbours }
     }
 
-    fn index(&self, name: PeerName) -> Option<usize> {
-        self.names.binary_search(&name).ok()
-    }
-
-    /// Everyone's parent in the tree of `root`, which is its own; ends early once `us` and all others are decided.
+    /// Everyone's parent in the tree of `root`, which is its own; `None` for those it does not reach.
     fn tree(&self, root: usize) -> Vec<Option<usize>> {
         let mut parents = vec![None; self.names.len()];
-        let mut left = self.names.len().saturating_sub(1);
         parents[root] = Some(root);
-        let mut level = vec![root];
+        let (mut level, mut left) = (vec![root], self.names.len() - 1);
+        // In a full mesh the first peer reaches all others: stopping there makes a tree linear in peers, not in edges.
         while !level.is_empty() && left > 0 {
-            let mut next = Vec::new();
-            for &from in &level {
-                for &to in &self.adjacent[from] {
-                    if parents[to].is_none() {
-                        parents[to] = Some(from);
-                        left -= 1;
-                        next.push(to);
-                    }
-                }
-                if left == 0 {
-                    break;
-                }
-            }
-            next.sort_unstable();
-            level = next;
+            level = self.next_level(&level, &mut parents);
+            left -= level.len();
         }
         parents
     }
 
-    /// To whom `of` passes on what `root` says.
-    fn hops(&self, parents: &[Option<usize>], of: usize) -> Vec<PeerName> {
-        // Only the root is its own parent, and nobody is adjacent to itself.
-        self.adjacent[of].iter().filter(|&&to| parents[to] == Some(of)).map(|&to| self.names[to]).collect()
-    }
-}
-
-/// The data plane as `us` sees it.
-pub(crate) fn view(topology: &Topology, us: PeerName, short: ShortId) -> View {
-    let graph =
-        Graph::new(topology, |from, to, edge| edge.established && topology.edge(to, from).is_some_and(|opposite| opposite.established));
-    let owners = short_ids::owners(topology.records());
-    let mut view = View { name: us, short, peers: BTreeMap::new(), hops: Vec::new() };
-    let Some(own) = graph.index(us) else { return view };
-    let from_us = graph.tree(own);
-    view.hops = graph.hops(&from_us, own);
-    for record in topology.records().filter(|record| record.name != us) {
-        let Some(root) = graph.index(record.name) else { continue };
-        let mut peer = described(record, &owners);
-        if from_us[root].is_some() {
-            peer.next_hop = first_hop(&from_us, own, root).map(|hop| graph.names[hop]);
-            let parents = graph.tree(root);
-            peer.parent = parents[own].map(|parent| graph.names[parent]);
-            peer.hops = graph.hops(&parents, own);
+    fn next_level(&self, level: &[usize], parents: &mut [Option<usize>]) -> Vec<usize> {
+        let mut next = Vec::new();
+        for &from in level {
+            for &to in &self.neighbours[from] {
+                if parents[to].is_none() {
+                    parents[to] = Some(from);
+                    next.push(to);
+                }
+            }
         }
-        view.peers.insert(record.name, peer);
+        next.sort_unstable();
+        next
     }
-    view
+
+    /// The peers that `root` reaches, itself included if it is in the graph.
+    pub(super) fn reachable(&self, root: PeerName) -> Vec<PeerName> {
+        let Ok(root) = self.names.binary_search(&root) else { return Vec::new() };
+        let parents = self.tree(root);
+        self.names.iter().zip(parents).filter_map(|(name, parent)| parent.map(|_| *name)).collect()
+    }
 }
 
-fn described(record: &PeerRecord, owners: &BTreeMap<ShortId, PeerName>) -> PeerView {
-    let short = record.short.filter(|short| owners.get(short) == Some(&record.name));
-    PeerView { nickname: record.nickname.clone(), short, ..PeerView::default() }
+/// Where we are in one origin's tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Branch {
+    /// Who passes the origin's messages on to us; `None` for our own tree.
+    pub(super) parent: Option<PeerName>,
+    /// Whom we pass them on to.
+    pub(super) hops: Vec<PeerName>,
 }
 
-fn first_hop(parents: &[Option<usize>], own: usize, to: usize) -> Option<usize> {
-    let mut at = to;
-    loop {
-        match parents[at]? {
-            parent if parent == own => return Some(at),
-            parent => at = parent,
+/// The ways from and to one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Routes {
+    /// The neighbour to go through, for each peer that can be reached.
+    pub(super) next_hops: BTreeMap<PeerName, PeerName>,
+    /// Our branch of the tree of each peer that reaches us, ourselves included.
+    pub(super) branches: BTreeMap<PeerName, Branch>,
+}
+
+impl Routes {
+    pub(super) fn new(graph: &Graph, me: PeerName) -> Self {
+        let Ok(me) = graph.names.binary_search(&me) else { return Self::default() };
+        let branches = (0..graph.names.len()).filter_map(|origin| Some((graph.names[origin], branch(graph, origin, me)?)));
+        Self { next_hops: next_hops(graph, me), branches: branches.collect() }
+    }
+
+    /// Whom we pass on to what `origin` broadcast.
+    pub(super) fn hops(&self, origin: PeerName) -> &[PeerName] {
+        self.branches.get(&origin).map_or(&[], |branch| &branch.hops)
+    }
+}
+
+fn branch(graph: &Graph, origin: usize, me: usize) -> Option<Branch> {
+    let parents = graph.tree(origin);
+    let parent = parents[me]?;
+    let children = graph.neighbours[me].iter().filter(|child| parents[**child] == Some(me) && **child != me && **child != origin);
+    let mut hops: Vec<_> = children.map(|child| graph.names[*child]).collect();
+    hops.sort_unstable();
+    hops.dedup();
+    Some(Branch { parent: (me != origin).then(|| graph.names[parent]), hops })
+}
+
+fn next_hops(graph: &Graph, me: usize) -> BTreeMap<PeerName, PeerName> {
+    let parents = graph.tree(me);
+    let mut next_hops = BTreeMap::new();
+    for to in (0..parents.len()).filter(|to| *to != me) {
+        if let Some(hop) = first_hop(&parents, me, to) {
+            next_hops.insert(graph.names[to], graph.names[hop]);
         }
     }
+    next_hops
 }
 
-/// The control plane's trees: to whom `us` passes on what `origin` broadcasts; `None` if no tree of its leads here.
-pub(crate) fn relays(topology: &Topology, us: PeerName, origin: PeerName) -> Option<Vec<PeerName>> {
-    let graph = Graph::new(topology, |_, _, edge| edge.linked);
-    let (own, root) = (graph.index(us)?, graph.index(origin)?);
-    let parents = graph.tree(root);
-    parents[own].map(|_| graph.hops(&parents, own))
+fn first_hop(parents: &[Option<usize>], me: usize, to: usize) -> Option<usize> {
+    let mut hop = to;
+    while parents[hop]? != me {
+        hop = parents[hop]?;
+    }
+    Some(hop)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::net::{Ipv4Addr, SocketAddrV4};
-
     use proptest::prelude::*;
 
-    use super::super::topology::Edge;
     use super::*;
-    use crate::Time;
-    use crate::peer::PeerUid;
 
-    fn name(number: usize) -> PeerName {
-        PeerName([2, 0, 0, 0, 0, u8::try_from(number).unwrap()])
+    fn name(last: usize) -> PeerName {
+        PeerName([2, 0, 0, 0, 0, u8::try_from(last).unwrap()])
     }
 
-    /// What each peer believes if edges are as listed: from, to, established.
-    fn topologies(count: usize, edges: &[(usize, usize, bool)]) -> Vec<Topology> {
-        let record = |number: usize| PeerRecord {
-            name: name(number),
-            nickname: String::new(),
-            uid: PeerUid(1),
-            version: 1,
-            short: ShortId::new(u16::try_from(number).unwrap()),
-            connections: edges
-                .iter()
-                .filter(|(from, to, _)| *from % count == number && *to % count != number)
-                .map(|(_, to, established)| {
-                    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-                    (name(to % count), Edge { address, outbound: true, established: *established, linked: true })
-                })
-                .collect(),
-        };
-        (0..count)
-            .map(|us| {
-                let mut topology = Topology::new(record(us));
-                topology.apply(Time::ZERO, (0..count).filter(|other| *other != us).map(record).collect());
-                topology
-            })
-            .collect()
-    }
-
-    /// Who gets what `origin` says, in which order, if each passes it on to `hops`.
-    fn flood(origin: usize, hops: impl Fn(usize) -> Vec<PeerName>) -> Vec<(usize, usize)> {
-        let mut got = Vec::new();
-        let mut todo = vec![origin];
-        while let Some(at) = todo.pop() {
-            for hop in hops(at) {
-                got.push((at, usize::from(hop.0[5])));
-                todo.push(usize::from(hop.0[5]));
-                assert!(got.len() < 1000, "a loop");
-            }
+    fn graph(peers: usize, edges: &[(usize, usize)]) -> Graph {
+        let mut map: BTreeMap<_, Vec<_>> = (0..peers).map(|peer| (name(peer), Vec::new())).collect();
+        for (from, to) in edges {
+            map.get_mut(&name(*from)).unwrap().push(name(*to));
         }
-        got
+        Graph::new(&map)
+    }
+
+    fn symmetric(edges: &[(usize, usize)]) -> Vec<(usize, usize)> {
+        edges.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]).collect()
+    }
+
+    #[test]
+    fn of_two_ways_as_short_the_lower_name_is_taken() {
+        let diamond = graph(4, &symmetric(&[(0, 2), (0, 1), (2, 3), (1, 3)]));
+        let routes = Routes::new(&diamond, name(0));
+        assert_eq!(routes.next_hops, BTreeMap::from([(name(1), name(1)), (name(2), name(2)), (name(3), name(1))]));
+        assert_eq!(Routes::new(&diamond, name(1)).hops(name(0)), [name(3)]);
+        assert!(Routes::new(&diamond, name(2)).hops(name(0)).is_empty());
+    }
+
+    #[test]
+    fn a_peer_outside_has_no_route_and_no_branch() {
+        let routes = Routes::new(&graph(3, &symmetric(&[(0, 1)])), name(0));
+        assert!(!routes.next_hops.contains_key(&name(2)) && !routes.branches.contains_key(&name(2)));
+    }
+
+    #[test]
+    fn an_edge_to_oneself_or_given_twice_changes_nothing() {
+        let routes = Routes::new(&graph(2, &[(0, 0), (0, 1), (0, 1), (1, 0)]), name(0));
+        assert_eq!(routes.branches[&name(0)], Branch { parent: None, hops: vec![name(1)] });
+    }
+
+    fn edges() -> impl Strategy<Value = (usize, Vec<(usize, usize)>)> {
+        (1..=12_usize).prop_flat_map(|peers| (Just(peers), prop::collection::vec((0..peers, 0..peers), 0..40)))
+    }
+
+    fn reach(graph: &Graph, from: PeerName) -> Vec<PeerName> {
+        let mut reached = vec![from];
+        let mut at = 0;
+        while let Some(&peer) = reached.get(at) {
+            let number = graph.names.binary_search(&peer).unwrap();
+            let new: Vec<_> = graph.neighbours[number].iter().map(|n| graph.names[*n]).collect();
+            reached.extend(new.into_iter().filter(|n| !reached.contains(n)).collect::<std::collections::BTreeSet<_>>());
+            at += 1;
+        }
+        reached.sort_unstable();
+        reached
     }
 
     proptest! {
         #[test]
-        fn every_tree_comes_once_to_each_peer_that_can_be_reached(
-            count in 1_usize..12,
-            edges in prop::collection::vec((0_usize..12, 0_usize..12, prop::bool::weighted(0.9)), 0..60),
-            symmetric in any::<bool>(),
-        ) {
-            let mut edges = edges;
-            if symmetric {
-                let back: Vec<_> = edges.iter().map(|(from, to, established)| (*to, *from, *established)).collect();
-                edges.extend(back);
+        fn a_broadcast_reaches_every_reachable_peer_exactly_once((peers, edges) in edges(), origin in 0..12_usize) {
+            let (graph, origin) = (graph(peers, &edges), name(origin % peers));
+            let routes: BTreeMap<_, _> = graph.names.iter().map(|me| (*me, Routes::new(&graph, *me))).collect();
+            let (mut got, mut queue) = (vec![origin], vec![origin]);
+            while let Some(peer) = queue.pop() {
+                queue.extend(routes[&peer].hops(origin));
+                got.extend(routes[&peer].hops(origin));
             }
-            let topologies = topologies(count, &edges);
-            let views: Vec<View> =
-                topologies.iter().enumerate().map(|(us, topology)| view(topology, name(us), ShortId::new(0).unwrap())).collect();
-            for origin in 0..count {
-                let reachable: BTreeSet<usize> = (0..count)
-                    .filter(|peer| *peer != origin && views[origin].peers[&name(*peer)].next_hop.is_some())
-                    .collect();
-                let got = flood(origin, |at| {
-                    if at == origin { views[at].hops.clone() } else { views[at].peers[&name(origin)].hops.clone() }
-                });
-                let to: BTreeSet<usize> = got.iter().map(|(_, to)| *to).collect();
-                prop_assert_eq!(to.len(), got.len(), "a copy came twice");
-                prop_assert_eq!(&to, &reachable);
-                for (from, to) in &got {
-                    prop_assert_eq!(views[*to].peers[&name(origin)].parent, Some(name(*from)));
-                }
-                for peer in (0..count).filter(|peer| *peer != origin && !reachable.contains(peer)) {
-                    prop_assert_eq!(views[peer].peers[&name(origin)].parent, None);
-                }
-                // Each next hop is one step nearer.
-                for peer in &reachable {
-                    let (mut at, mut steps) = (origin, 0);
-                    while at != *peer {
-                        at = usize::from(views[at].peers[&name(*peer)].next_hop.unwrap().0[5]);
-                        steps += 1;
-                        prop_assert!(steps < count);
-                    }
-                }
-                // The control plane needs no symmetry.
-                let relayed = flood(origin, |at| relays(&topologies[at], name(at), name(origin)).unwrap());
-                prop_assert_eq!(relayed.iter().map(|(_, to)| *to).collect::<BTreeSet<_>>().len(), relayed.len());
+            got.sort_unstable();
+            prop_assert_eq!(&got, &reach(&graph, origin));
+            prop_assert_eq!(got, graph.reachable(origin));
+        }
+
+        #[test]
+        fn a_peer_is_a_hop_if_and_only_if_we_are_its_parent((peers, edges) in edges()) {
+            let graph = graph(peers, &edges);
+            let routes: BTreeMap<_, _> = graph.names.iter().map(|me| (*me, Routes::new(&graph, *me))).collect();
+            for (p, q, origin) in (0..peers.pow(3)).map(|n| (name(n % peers), name(n / peers % peers), name(n / peers / peers))) {
+                let parent = routes[&q].branches.get(&origin).and_then(|branch| branch.parent);
+                prop_assert_eq!(routes[&p].hops(origin).contains(&q), parent == Some(p));
             }
         }
-    }
 
-    #[test]
-    fn an_edge_that_only_one_end_calls_established_carries_nothing() {
-        let topologies = topologies(2, &[(0, 1, true), (1, 0, false)]);
-        let view = view(&topologies[0], name(0), ShortId::new(0).unwrap());
-        assert_eq!(view.hops, []);
-        assert_eq!(view.peers[&name(1)].next_hop, None);
-        assert_eq!(relays(&topologies[0], name(0), name(0)), Some(vec![name(1)]));
-    }
-
-    #[test]
-    fn of_equally_long_ways_the_one_through_the_lowest_name_is_taken() {
-        let edges: Vec<_> = [(0, 1), (0, 2), (1, 3), (2, 3)].iter().flat_map(|(a, b)| [(*a, *b, true), (*b, *a, true)]).collect();
-        let view = view(&topologies(4, &edges)[0], name(0), ShortId::new(0).unwrap());
-        assert_eq!(view.peers[&name(3)].next_hop, Some(name(1)));
-        assert_eq!(view.peers[&name(3)].parent, Some(name(1)));
-        assert_eq!(view.peers[&name(3)].hops, [], "2 hears 3 itself");
+        #[test]
+        fn following_next_hops_arrives((peers, edges) in edges()) {
+            let graph = graph(peers, &symmetric(&edges));
+            let routes: BTreeMap<_, _> = graph.names.iter().map(|me| (*me, Routes::new(&graph, *me))).collect();
+            for (from, to) in (0..peers * peers).map(|n| (name(n % peers), name(n / peers))) {
+                let (mut at, mut steps) = (from, 0);
+                while at != to && let Some(next) = routes[&at].next_hops.get(&to) {
+                    (at, steps) = (*next, steps + 1);
+                    prop_assert!(steps < peers);
+                }
+                prop_assert_eq!(at == to, reach(&graph, from).contains(&to));
+            }
+        }
     }
 }

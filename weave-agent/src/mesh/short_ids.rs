@@ -1,72 +1,68 @@
-//! Who owns a short id: of all that claim it, the peer with the lowest name.
+//! Who owns which of the 4,096 short ids: the claimant with the lowest name. Losers choose again.
+//!
+//! Ownership is a function of the topology, so there is no table to keep in step. An id that was freed may be given out
+//! again at once, without tombstones: a [`super::View`] says which name has which id, so the switch sees in one step that
+//! an id went from one peer to another or to nobody, and drops what it had cached for the old owner before it points the
+//! id's slot elsewhere. What is on the wire meanwhile carries the id for a path's delay only.
 
 use std::collections::BTreeMap;
 
-use rand::RngExt;
-use rand::rngs::StdRng;
+use rand::{Rng, RngExt};
 
-use super::topology::PeerRecord;
+use super::message::MAX_PEERS;
 use crate::peer::{PeerName, ShortId};
 
-const PROBES: usize = 10;
-const COUNT: u16 = 1 << 12;
+/// The lowest.
+pub(super) const LOWEST: ShortId = match ShortId::new(0) {
+    Some(short) => short,
+    None => panic!("0 fits 12 bits"),
+};
 
-/// Each claimed short id's owner.
-pub(crate) fn owners<'a>(records: impl Iterator<Item = &'a PeerRecord>) -> BTreeMap<ShortId, PeerName> {
+/// Everyone's claim to who owns what.
+pub(super) fn owners(claims: impl Iterator<Item = (PeerName, ShortId)>) -> BTreeMap<ShortId, PeerName> {
     let mut owners = BTreeMap::new();
-    for record in records {
-        if let Some(short) = record.short {
-            let owner = owners.entry(short).or_insert(record.name);
-            *owner = record.name.min(*owner);
-        }
+    for (name, short) in claims {
+        owners.entry(short).and_modify(|owner: &mut PeerName| *owner = name.min(*owner)).or_insert(name);
     }
     owners
 }
 
-/// One that nobody claims; `None` if all are taken.
-pub(crate) fn choose(rng: &mut StdRng, owners: &BTreeMap<ShortId, PeerName>) -> Option<ShortId> {
-    let free = |short: &ShortId| !owners.contains_key(short);
-    for _ in 0..PROBES {
-        if let Some(short) = ShortId::new(rng.random_range(0..COUNT)).filter(free) {
-            return Some(short);
-        }
-    }
-    let all: Vec<ShortId> = (0..COUNT).filter_map(ShortId::new).filter(free).collect();
-    if all.is_empty() { None } else { Some(all[rng.random_range(0..all.len())]) }
+/// An id that nobody owns, or `None` if all are taken.
+pub(super) fn pick(owners: &BTreeMap<ShortId, PeerName>, rng: &mut impl Rng) -> Option<ShortId> {
+    let free: Vec<_> = all().filter(|short| !owners.contains_key(short)).collect();
+    (!free.is_empty()).then(|| free[rng.random_range(0..free.len())])
+}
+
+fn all() -> impl Iterator<Item = ShortId> {
+    (0..MAX_PEERS).filter_map(|id| ShortId::new(u16::try_from(id).ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
+    use rand::rngs::StdRng;
 
     use super::*;
-    use crate::peer::PeerUid;
 
-    fn claim(number: u16, short: u16) -> PeerRecord {
-        let [a, b] = number.to_be_bytes();
-        PeerRecord {
-            name: PeerName([2, 0, 0, 0, a, b]),
-            nickname: String::new(),
-            uid: PeerUid(1),
-            version: 1,
-            short: ShortId::new(short),
-            connections: BTreeMap::new(),
+    fn name(last: u8) -> PeerName {
+        PeerName([2, 0, 0, 0, 0, last])
+    }
+
+    #[test]
+    fn the_lowest_name_owns_a_contested_id() {
+        let short = ShortId::new(7).unwrap();
+        for order in [[1, 2, 3], [3, 2, 1], [2, 1, 3]] {
+            assert_eq!(owners(order.map(|n| (name(n), short)).into_iter())[&short], name(1));
         }
     }
 
     #[test]
-    fn the_lowest_name_owns_what_several_claim() {
-        let claims = [claim(3, 7), claim(2, 7), claim(9, 8)];
-        let owners = owners(claims.iter());
-        assert_eq!(owners, BTreeMap::from([(ShortId::new(7).unwrap(), claims[1].name), (ShortId::new(8).unwrap(), claims[2].name)]));
-    }
-
-    #[test]
-    fn the_last_free_one_is_found_and_none_is_none() {
-        let mut rng = StdRng::from_seed([1; 32]);
-        let mut claims: Vec<PeerRecord> = (0..COUNT).filter(|short| *short != 1234).map(|short| claim(short, short)).collect();
-        assert_eq!(choose(&mut rng, &owners(claims.iter())), ShortId::new(1234));
-        claims.push(claim(1234, 1234));
-        assert_eq!(choose(&mut rng, &owners(claims.iter())), None);
+    fn the_last_free_id_is_found_and_then_there_is_none() {
+        let mut owners: BTreeMap<_, _> = all().map(|short| (short, name(1))).collect();
+        let mut rng = StdRng::from_seed([0; 32]);
+        assert_eq!(pick(&owners, &mut rng), None);
+        let short = ShortId::new(1234).unwrap();
+        owners.remove(&short);
+        assert_eq!(pick(&owners, &mut rng), Some(short));
     }
 }

@@ -1,45 +1,50 @@
-//! What `weave-agent status` shows of the mesh.
+//! What people want to know about the mesh. Names and numbers that may exceed 2^53 are text, for readers in JavaScript.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 use serde::Serialize;
 
-use super::dialler::Phase;
-use super::link::State;
-use super::machine::Mesh;
-use super::message::Counts;
+use super::admission::FEATURES;
+use super::collision::Report;
+use super::dialler::{Attempt, State};
+use super::link::{Link, Phase};
+use super::message::{Connection, Hello, Record};
+use super::{Mesh, PeerView, Target};
 use crate::Time;
-use crate::peer::{PeerName, ShortId};
+use crate::peer::{PeerName, PeerUid};
 
-/// The mesh at one moment. Names are text, as people see them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The mesh at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
     /// Our name.
     pub name: String,
-    /// Our uid, in hexadecimal.
+    /// This incarnation, decimal.
     pub uid: String,
-    /// Our nickname.
+    /// Free text.
     pub nickname: String,
     /// Our short id.
-    pub short: ShortId,
-    /// Where we accept links.
-    pub port: u16,
-    /// Whether we dial peers' peers.
-    pub discovery: bool,
-    /// What the user told us to connect to.
+    pub short: u16,
+    /// Of weave-agent.
+    pub version: String,
+    /// Version of our own topology record.
+    pub record_version: u64,
+    /// What we were told to connect to.
     pub targets: Vec<TargetStatus>,
-    /// Links, and addresses that are dialled.
+    /// Links, dials and addresses to retry.
     pub connections: Vec<ConnectionStatus>,
-    /// All known peers, with ourselves.
+    /// Every peer known, ourselves included.
     pub peers: Vec<PeerStatus>,
-    /// What happened how often.
+    /// The data plane's routes to and from every other peer.
+    pub routes: Vec<RouteStatus>,
+    /// Events since the start.
     pub counters: Counters,
-    /// Peers that have another's name.
+    /// Peers that share a name: ours, or that of a neighbour.
     pub collisions: Vec<CollisionStatus>,
 }
 
-/// A target as it was given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A target and what it means now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TargetStatus {
     /// As given.
     pub name: String,
@@ -47,237 +52,236 @@ pub struct TargetStatus {
     pub addresses: Vec<SocketAddrV4>,
 }
 
-/// How far a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionState {
-    /// The link and its tunnel work.
+    /// The tunnel works.
     Established,
-    /// The link works, its tunnel does not (yet).
+    /// TCP is up; handshake or tunnel not yet.
     Pending,
-    /// Dialling, or the handshake is under way.
+    /// Dialling.
     Connecting,
-    /// The link is gone, its tunnel still works.
-    Unlinked,
-    /// To be dialled again.
+    /// Waiting to dial again.
     Retrying,
-    /// Never dialled again: it is ourselves.
+    /// Not dialled again, or only slowly: our own address, a name collision.
     Failed,
 }
 
-/// A link, or an address that is dialled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// One link, dial or address to retry.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ConnectionStatus {
     /// The other end.
     pub address: SocketAddrV4,
-    /// Whether we dialled.
+    /// We dialled.
     pub outbound: bool,
-    /// How far it is.
+    /// How far it has come.
     pub state: ConnectionState,
-    /// The last error, if any.
+    /// What is going on, or the last error.
     pub info: String,
-    /// Who is there, if known.
+    /// Seconds until it is dialled again.
+    pub retry_in: Option<f64>,
+    /// Who it is, once known.
     pub peer: Option<String>,
     /// Its nickname.
-    pub nickname: String,
-    /// Seconds to the next attempt.
-    pub retry_in: Option<u64>,
+    pub nickname: Option<String>,
 }
 
-/// One peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A peer and what it says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PeerStatus {
     /// Its name.
     pub name: String,
-    /// Its nickname.
+    /// Free text.
     pub nickname: String,
-    /// Its uid, in hexadecimal.
+    /// Its incarnation, decimal.
     pub uid: String,
-    /// The version of its record.
+    /// Its short id.
+    pub short: u16,
+    /// Version of its record.
     pub version: u64,
-    /// The short id it claims.
-    pub short: Option<ShortId>,
-    /// The neighbour through which the data plane reaches it.
-    pub next_hop: Option<String>,
-    /// Its connections.
+    /// Its edges.
     pub connections: Vec<EdgeStatus>,
 }
 
-/// One end of a connection between peers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// One edge of a peer's record.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EdgeStatus {
-    /// The other peer.
-    pub peer: String,
-    /// Its nickname.
+    /// The neighbour's name.
+    pub name: String,
+    /// Its nickname, if its record is known.
     pub nickname: String,
-    /// Where it accepts links.
+    /// Where it listens, as that peer sees it.
     pub address: SocketAddrV4,
-    /// Whether the owner dialled.
+    /// That peer dialled.
     pub outbound: bool,
-    /// Whether the tunnel works.
-    pub established: bool,
-    /// Whether there is a link.
+    /// The TCP link is up.
     pub linked: bool,
+    /// The tunnel is up.
+    pub established: bool,
 }
 
-/// Two agents with one name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The data plane's ways to and from one other peer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RouteStatus {
+    /// The peer.
+    pub peer: String,
+    /// The neighbour that unicast goes through.
+    pub next_hop: Option<String>,
+    /// The neighbour its floods come from.
+    pub parent: Option<String>,
+    /// The neighbours its floods are passed on to.
+    pub hops: Vec<String>,
+}
+
+/// A peer that has another's name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CollisionStatus {
-    /// The name.
-    pub name: String,
-    /// Where one of them is, if it has a link.
-    pub address: Option<SocketAddrV4>,
-    /// What to do about it.
+    /// Its uid, decimal.
+    pub uid: String,
+    /// What happened and what to do about it.
     pub text: String,
     /// Seconds since it was last seen.
-    pub seconds_ago: u64,
+    pub seen: f64,
 }
 
-/// What happened how often since the start.
+/// Events since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Dials begun.
-    pub dials: u64,
-    /// Dials that failed.
-    pub dials_failed: u64,
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Connections closed because too many handshakes were under way.
-    pub too_many_handshakes: u64,
-    /// Links that came up.
-    pub links_up: u64,
-    /// Links that went down.
-    pub links_down: u64,
-    /// Links closed because we already had a better one.
+    /// Links that ended, our own address not counted.
+    pub terminations: u64,
+    /// Messages with a tag we do not know.
+    pub unknown_messages: u64,
+    /// Messages longer than we know them.
+    pub trailing_bytes: u64,
+    /// Links closed for what was received on them.
+    pub bad_input: u64,
+    /// Links closed at once because their source had too many unfinished ones.
+    pub refused: u64,
+    /// Unicasts and broadcasts without a way, or too long.
+    pub undeliverable: u64,
+    /// Copies of broadcasts and gossip that had come before.
     pub duplicates: u64,
-    /// Links closed for want of room.
-    pub over_limit: u64,
-    /// Peers that sent a reject.
-    pub rejected: u64,
-    /// Links on which nothing came for too long.
-    pub silent: u64,
-    /// Handshakes that took too long.
-    pub slow_handshakes: u64,
-    /// Name collisions seen.
-    pub collisions: u64,
-    /// Links closed for nonsense, by kind.
-    pub garbage: Counts,
-    /// Records of other peers that were new to us.
-    pub records: u64,
-    /// Records refused because there are too many peers.
-    pub records_refused: u64,
-    /// Broadcasts of our own.
-    pub broadcasts_sent: u64,
-    /// Broadcasts of others.
-    pub broadcasts_received: u64,
-    /// Broadcasts that came twice.
-    pub broadcasts_repeated: u64,
-    /// Broadcasts too long to send.
-    pub broadcasts_too_long: u64,
-    /// Views told to the switch.
-    pub views: u64,
+    /// Records refused for want of room.
+    pub refused_records: u64,
+    /// Messages delivered to us by channel; the channels beyond the first 64 are counted as `other`.
+    pub delivered: BTreeMap<String, u64>,
+    /// Messages passed on by channel, likewise.
+    pub relayed: BTreeMap<String, u64>,
 }
 
 impl Mesh {
-    /// The mesh as it is now.
+    /// What people want to know.
     pub fn status(&self, now: Time) -> Status {
-        let target = |target: &super::Target| TargetStatus { name: target.name.clone(), addresses: target.addresses.clone() };
-        let collision = |(name, collision): (PeerName, &super::handshake::Collision)| CollisionStatus {
-            name: name.to_string(),
-            address: collision.address,
-            text: collision.text.clone(),
-            seconds_ago: now.saturating_sub(collision.at).as_secs(),
-        };
+        let me = self.topology.me();
         Status {
-            name: self.config.name.to_string(),
-            uid: format!("{:016x}", self.config.uid.0),
-            nickname: self.config.nickname.clone(),
-            short: self.short,
-            port: self.config.port,
-            discovery: self.config.discovery,
-            targets: self.dialler.targets().iter().map(target).collect(),
-            connections: self.connections(now),
-            peers: self.topology.records().map(|record| self.peer(record)).collect(),
+            name: me.name.to_string(),
+            uid: me.uid.0.to_string(),
+            nickname: me.nickname.clone(),
+            short: me.short.get(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            record_version: me.version,
+            targets: self.dialler.all().map(TargetStatus::new).collect(),
+            connections: self.connection_status(now),
+            peers: self.topology.records().map(|record| self.peer_status(record)).collect(),
+            routes: self.view.iter().flat_map(|view| &view.peers).map(|(name, peer)| RouteStatus::new(*name, peer)).collect(),
             counters: self.counters.clone(),
-            collisions: self.collisions.recent(now).map(collision).collect(),
+            collisions: self.collisions.reports(now).map(|(uid, report)| CollisionStatus::new(now, uid, report)).collect(),
         }
     }
 
-    fn connections(&self, now: Time) -> Vec<ConnectionStatus> {
-        let mut connections = Vec::new();
-        for link in self.links.values() {
-            let (hello, state) = match &link.state {
-                State::Handshake => (None, ConnectionState::Connecting),
-                State::Parked { hello, .. } => (Some(hello), ConnectionState::Connecting),
-                State::Up { hello } if self.tunnels.contains(&hello.name) => (Some(hello), ConnectionState::Established),
-                State::Up { hello } => (Some(hello), ConnectionState::Pending),
-            };
-            connections.push(ConnectionStatus {
-                address: link.remote,
-                outbound: link.outbound,
-                state,
-                info: String::new(),
-                peer: hello.map(|hello| hello.name.to_string()),
-                nickname: hello.map(|hello| hello.nickname.clone()).unwrap_or_default(),
-                retry_in: None,
-            });
-        }
-        for (peer, edge) in self.topology.get(self.config.name).iter().flat_map(|own| &own.connections) {
-            if !edge.linked {
-                connections.push(ConnectionStatus {
-                    address: edge.address,
-                    outbound: edge.outbound,
-                    state: ConnectionState::Unlinked,
-                    info: "the link is gone, the tunnel works".to_owned(),
-                    peer: Some(peer.to_string()),
-                    nickname: self.topology.nickname(*peer).to_owned(),
-                    retry_in: None,
-                });
-            }
-        }
-        for (address, attempt) in self.dialler.attempts() {
-            if self.links.values().any(|link| link.outbound && link.remote == address)
-                || attempt.peer.is_some_and(|peer| self.neighbours.contains_key(&peer))
-                || self.links.values().any(|link| link.up().is_some_and(|hello| link.listens_at(hello) == address))
-            {
-                continue;
-            }
-            let (state, retry_in) = match attempt.phase {
-                Phase::Waiting(at) => (ConnectionState::Retrying, Some(at.saturating_sub(now).as_secs())),
-                Phase::Attempting | Phase::Up(_) => (ConnectionState::Connecting, None),
-                Phase::Never => (ConnectionState::Failed, None),
-            };
-            connections.push(ConnectionStatus {
-                address,
-                outbound: true,
-                state,
-                info: attempt.error.clone(),
-                peer: attempt.peer.map(|peer| peer.to_string()),
-                nickname: attempt.peer.map(|peer| self.topology.nickname(peer).to_owned()).unwrap_or_default(),
-                retry_in,
-            });
-        }
-        connections
+    fn connection_status(&self, now: Time) -> Vec<ConnectionStatus> {
+        let links = self.links.values().map(|link| self.link_status(link));
+        let open = self.dialler.open(&self.linked).map(|(address, attempt)| self.attempt_status(now, address, attempt));
+        links.chain(open).collect()
     }
 
-    fn peer(&self, record: &super::topology::PeerRecord) -> PeerStatus {
-        let hop = self.view.as_ref().and_then(|view| view.peers.get(&record.name)?.next_hop);
-        let edge = |(peer, edge): (&PeerName, &super::topology::Edge)| EdgeStatus {
-            peer: peer.to_string(),
-            nickname: self.topology.nickname(*peer).to_owned(),
+    fn link_status(&self, link: &Link) -> ConnectionStatus {
+        let tunnel = link.peer().is_some_and(|peer| self.edges.get(&peer.name).is_some_and(|edge| edge.tunnel));
+        let (state, info) = match &link.phase {
+            Phase::Preamble | Phase::Hello | Phase::Welcomed(_) => (ConnectionState::Pending, "handshake".to_owned()),
+            Phase::Held(_) => (ConnectionState::Pending, "asking whether an older link lives".to_owned()),
+            Phase::Up(..) if !tunnel => (ConnectionState::Pending, "no tunnel yet".to_owned()),
+            Phase::Up(hello, _) => (ConnectionState::Established, common_features(hello)),
+        };
+        ConnectionStatus {
+            address: link.remote,
+            outbound: link.outbound,
+            state,
+            info,
+            retry_in: None,
+            peer: link.claimed().map(|hello| hello.name.to_string()),
+            nickname: link.claimed().map(|hello| hello.nickname.clone()),
+        }
+    }
+
+    fn attempt_status(&self, now: Time, address: SocketAddrV4, attempt: &Attempt) -> ConnectionStatus {
+        let state = match attempt.state {
+            State::Dialling | State::Linked(_) => ConnectionState::Connecting,
+            State::Waiting(_) => ConnectionState::Retrying,
+            State::Refused(_) | State::Myself => ConnectionState::Failed,
+        };
+        ConnectionStatus {
+            address,
+            outbound: true,
+            state,
+            info: attempt.error.clone().unwrap_or_default(),
+            retry_in: attempt.due().map(|due| due.saturating_sub(now).as_secs_f64()),
+            peer: attempt.peer.map(|peer| peer.to_string()),
+            nickname: attempt.peer.map(|peer| self.nickname(peer)),
+        }
+    }
+
+    fn nickname(&self, peer: PeerName) -> String {
+        self.topology.get(peer).map(|record| record.nickname.clone()).unwrap_or_default()
+    }
+
+    fn peer_status(&self, record: &Record) -> PeerStatus {
+        let edge = |(name, edge): (&PeerName, &Connection)| EdgeStatus {
+            name: name.to_string(),
+            nickname: self.nickname(*name),
             address: edge.address,
             outbound: edge.outbound,
-            established: edge.established,
             linked: edge.linked,
+            established: edge.established,
         };
         PeerStatus {
             name: record.name.to_string(),
             nickname: record.nickname.clone(),
-            uid: format!("{:016x}", record.uid.0),
+            uid: record.uid.0.to_string(),
+            short: record.short.get(),
             version: record.version,
-            short: record.short,
-            next_hop: hop.map(|hop| hop.to_string()),
             connections: record.connections.iter().map(edge).collect(),
         }
     }
+}
+
+impl TargetStatus {
+    fn new(target: &Target) -> Self {
+        Self { name: target.name.clone(), addresses: target.addresses.clone() }
+    }
+}
+
+impl RouteStatus {
+    fn new(peer: PeerName, view: &PeerView) -> Self {
+        let text = |name: PeerName| name.to_string();
+        Self {
+            peer: text(peer),
+            next_hop: view.next_hop.map(text),
+            parent: view.parent.map(text),
+            hops: view.hops.iter().copied().map(text).collect(),
+        }
+    }
+}
+
+impl CollisionStatus {
+    fn new(now: Time, uid: PeerUid, report: &Report) -> Self {
+        Self { uid: uid.0.to_string(), text: report.text.clone(), seen: now.saturating_sub(report.seen).as_secs_f64() }
+    }
+}
+
+fn common_features(hello: &Hello) -> String {
+    let common = hello.features.iter().filter(|feature| FEATURES.contains(&feature.0.as_str()));
+    let names: Vec<_> = common.map(|feature| feature.0.as_str()).collect();
+    format!("features: {}", names.join(" "))
 }

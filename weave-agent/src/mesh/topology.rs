@@ -1,338 +1,381 @@
-//! What every peer says about itself, and how two opinions are merged.
+//! What every peer says of itself, merged from everyone's gossip.
+//!
+//! A peer's record is written by that peer alone, whole, under a version that goes up; of two records the greater
+//! (version, then uid, then the rest) is kept. That is a maximum, so merging commutes, associates and may be repeated.
+//!
+//! **Hold-down.** A restarted agent announces a record with a new uid and few edges, while the data plane of its last
+//! incarnation still carries frames. So a record that replaces one with another uid inherits its established edges, as
+//! far as routes go, for [`HOLD_DOWN`]. An inherited edge ends early when the new incarnation announces it as
+//! established: from then on its own word counts. This is local and never gossiped. An edge needs both ends, so one that
+//! really died is gone as soon as the other end says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::message::MAX_PEERS;
+use super::message::{Connection, MAX_PEERS, Record};
+use super::routes::Graph;
 use crate::Time;
-use crate::peer::{PeerName, PeerUid, ShortId};
+use crate::peer::PeerName;
 
-/// From a change to the removal of peers that nobody reaches any more.
-pub(crate) const GC_DELAY: Duration = Duration::from_secs(1);
-/// How long a restarted peer's earlier edges count.
-pub(crate) const KEPT: Duration = Duration::from_secs(5);
+/// How long a restarted peer has to find its neighbours again: a tunnel is probed every 0.5 s once the link is there, and a
+/// link that broke is dialled again within 3 s, or within some 10 s if the peer was down for that long.
+pub(super) const HOLD_DOWN: Time = Time::from_secs(15);
 
-/// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Edge {
-    /// Where the remote peer accepts links, as seen by the owner.
-    pub(crate) address: SocketAddrV4,
-    /// Whether the owner dialled.
-    pub(crate) outbound: bool,
-    /// Whether the tunnel works: part of the data plane.
-    pub(crate) established: bool,
-    /// Whether there is a TCP link: part of the control plane.
-    pub(crate) linked: bool,
+/// Records beyond this version are not believed: nobody gets there by counting, and we could not outbid them.
+const MAX_VERSION: u64 = 1 << 48;
+
+/// All records.
+#[derive(Clone, Debug)]
+pub(super) struct Topology {
+    me: PeerName,
+    peers: BTreeMap<PeerName, Peer>,
 }
 
-/// What a peer says about itself; only the peer itself makes new versions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PeerRecord {
-    pub(crate) name: PeerName,
-    pub(crate) nickname: String,
-    pub(crate) uid: PeerUid,
-    pub(crate) version: u64,
-    pub(crate) short: Option<ShortId>,
-    pub(crate) connections: BTreeMap<PeerName, Edge>,
+#[derive(Clone, Debug)]
+struct Peer {
+    record: Record,
+    held: Option<Held>,
 }
 
-impl PeerRecord {
-    /// Whether it replaces `other`: a total order, so that all peers end with the same record whatever order they hear them in.
-    pub(crate) fn newer_than(&self, other: &Self) -> bool {
-        (self.version, self.uid) > (other.version, other.uid)
-    }
+/// Edges of the last incarnation.
+#[derive(Clone, Debug)]
+struct Held {
+    edges: BTreeSet<PeerName>,
+    until: Time,
 }
 
-#[derive(Debug)]
-struct Entry {
-    record: PeerRecord,
-    /// Edges of the peer's earlier incarnation, until when.
-    kept: Option<(BTreeMap<PeerName, Edge>, Time)>,
-}
-
-impl Entry {
-    fn edge(&self, to: PeerName) -> Option<Edge> {
-        let own = self.record.connections.get(&to).copied();
-        let kept = self.kept.as_ref().and_then(|(edges, _)| edges.get(&to)).copied();
-        match (own, kept) {
-            (Some(own), Some(kept)) => Some(Edge { established: own.established || kept.established, ..own }),
-            // The TCP link of the earlier incarnation is gone for certain.
-            (None, Some(kept)) => Some(Edge { linked: false, ..kept }),
-            (own, None) => own,
-        }
-    }
-
-    fn edges(&self) -> impl Iterator<Item = (PeerName, Edge)> {
-        let kept = self.kept.iter().flat_map(|(edges, _)| edges.keys());
-        let names: BTreeSet<PeerName> = self.record.connections.keys().chain(kept).copied().collect();
-        names.into_iter().filter_map(|name| self.edge(name).map(|edge| (name, edge)))
-    }
-
-    /// Goes on with `edges` of an earlier incarnation for a while.
-    fn keep(&mut self, now: Time, edges: BTreeMap<PeerName, Edge>) {
-        if !edges.is_empty() {
-            self.kept = Some((edges, now + KEPT));
-        }
-    }
-}
-
-/// What came of a topology message.
-#[derive(Debug, Default)]
-pub(crate) struct Applied {
-    /// Whose records were new: to be passed on.
-    pub(crate) fresh: BTreeSet<PeerName>,
-    /// Somebody says something about us that we did not say: uid and version.
-    pub(crate) impostor: Option<(PeerUid, u64)>,
-    /// Records not taken because there are too many peers.
-    pub(crate) refused: u64,
-}
-
-#[derive(Debug)]
-pub(crate) struct Topology {
-    us: PeerName,
-    entries: BTreeMap<PeerName, Entry>,
-    gc_at: Option<Time>,
+/// What a merge brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Merged {
+    /// Peers whose record is new.
+    pub(super) changed: BTreeSet<PeerName>,
+    /// Records of our own name that beat ours: an earlier incarnation's, or a clone's.
+    pub(super) claims: Vec<Record>,
+    /// Records for which there was no room, or that nobody can have made.
+    pub(super) refused: u64,
 }
 
 impl Topology {
-    pub(crate) fn new(own: PeerRecord) -> Self {
-        Self { us: own.name, entries: BTreeMap::from([(own.name, Entry { record: own, kept: None })]), gc_at: None }
+    pub(super) fn new(me: Record) -> Self {
+        Self { me: me.name, peers: BTreeMap::from([(me.name, Peer { record: me, held: None })]) }
     }
 
-    pub(crate) fn get(&self, name: PeerName) -> Option<&PeerRecord> {
-        self.entries.get(&name).map(|entry| &entry.record)
+    pub(super) fn me(&self) -> &Record {
+        &self.peers[&self.me].record
     }
 
-    pub(crate) fn records(&self) -> impl Iterator<Item = &PeerRecord> {
-        self.entries.values().map(|entry| &entry.record)
-    }
-
-    pub(crate) fn nickname(&self, name: PeerName) -> &str {
-        self.get(name).map_or("", |record| &record.nickname)
-    }
-
-    /// The edge that counts, which may be one of the peer's earlier incarnation.
-    pub(crate) fn edge(&self, from: PeerName, to: PeerName) -> Option<Edge> {
-        self.entries.get(&from)?.edge(to)
-    }
-
-    /// All edges that count.
-    pub(crate) fn edges(&self, from: PeerName) -> impl Iterator<Item = (PeerName, Edge)> {
-        self.entries.get(&from).into_iter().flat_map(Entry::edges)
-    }
-
-    /// Changes our own record, and makes it a new version if `change` says so.
-    pub(crate) fn change_own(&mut self, now: Time, change: impl FnOnce(&mut PeerRecord) -> bool) -> bool {
-        let Some(entry) = self.entries.get_mut(&self.us) else { return false };
-        let changed = change(&mut entry.record);
-        if changed {
-            entry.record.version += 1;
-            self.gc_at.get_or_insert(now + GC_DELAY);
+    /// Changes our own record; the version goes up with it.
+    pub(super) fn edit_me(&mut self, edit: impl FnOnce(&mut Record)) {
+        if let Some(me) = self.peers.get_mut(&self.me) {
+            edit(&mut me.record);
+            me.record.version = me.record.version.saturating_add(1);
+            me.trim();
         }
-        changed
     }
 
-    /// A placeholder for a neighbour whose own record has not come yet.
-    pub(crate) fn meet(&mut self, record: PeerRecord) {
-        self.entries.entry(record.name).or_insert(Entry { record, kept: None });
+    /// We are who restarted, and others still have what our last incarnation said: its edges count for us, too.
+    pub(super) fn inherit(&mut self, now: Time, last: &Record) {
+        if let Some(me) = self.peers.get_mut(&self.me).filter(|me| me.held.is_none() && me.record.uid != last.uid) {
+            me.held = Some(Held { edges: established(last), until: now + HOLD_DOWN });
+            me.trim();
+        }
     }
 
-    pub(crate) fn apply(&mut self, now: Time, records: Vec<PeerRecord>) -> Applied {
-        let mut applied = Applied::default();
-        for mut record in records {
-            let name = record.name;
-            record.connections.remove(&name);
-            let room = self.entries.len() < MAX_PEERS;
-            let Some(entry) = self.entries.get_mut(&name) else {
-                if room {
-                    self.entries.insert(name, Entry { record, kept: None });
-                    applied.fresh.insert(name);
-                } else {
-                    applied.refused += 1;
-                }
-                continue;
-            };
-            if name == self.us {
-                let own = &entry.record;
-                if record.uid != own.uid && record.version >= own.version || record.uid == own.uid && record.version > own.version {
-                    if applied.impostor.is_none_or(|(_, version)| version < record.version) {
-                        applied.impostor = Some((record.uid, record.version));
-                    }
-                    if record.uid != own.uid && entry.kept.is_none() {
-                        entry.keep(now, record.connections);
-                    }
-                }
-                continue;
-            }
-            if record.newer_than(&entry.record) {
-                let earlier = std::mem::replace(&mut entry.record, record);
-                if earlier.uid != entry.record.uid {
-                    entry.keep(now, earlier.connections);
-                }
-                applied.fresh.insert(name);
+    pub(super) fn get(&self, name: PeerName) -> Option<&Record> {
+        self.peers.get(&name).map(|peer| &peer.record)
+    }
+
+    /// Whether somebody calls it a neighbour, or itself a peer.
+    pub(super) fn mentions(&self, name: PeerName) -> bool {
+        self.peers.contains_key(&name) || self.records().any(|record| record.connections.contains_key(&name))
+    }
+
+    /// By ascending name, our own included.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.peers.values().map(|peer| &peer.record)
+    }
+
+    pub(super) fn merge(&mut self, now: Time, records: Vec<Record>) -> Merged {
+        let mut merged = Merged::default();
+        for record in records {
+            if record.version > MAX_VERSION {
+                merged.refused += 1;
+            } else if record.name != self.me {
+                self.merge_one(now, record, &mut merged);
+            } else if record > *self.me() {
+                merged.claims.push(record);
             }
         }
-        if !applied.fresh.is_empty() {
-            self.gc_at.get_or_insert(now + GC_DELAY);
-        }
-        applied
+        merged
     }
 
-    /// Makes our version the newest there is.
-    pub(crate) fn outbid(&mut self, version: u64) {
-        if let Some(entry) = self.entries.get_mut(&self.us) {
-            entry.record.version = entry.record.version.max(version) + 1;
-        }
-    }
-
-    pub(crate) fn poll_timeout(&self) -> Option<Time> {
-        let kept = self.entries.values().filter_map(|entry| entry.kept.as_ref().map(|(_, until)| *until));
-        kept.chain(self.gc_at).min()
-    }
-
-    /// Ends what was only kept and forgets peers that nobody reaches; whether anything changed.
-    pub(crate) fn handle_timeout(&mut self, now: Time) -> bool {
-        let mut changed = false;
-        for entry in self.entries.values_mut() {
-            if entry.kept.as_ref().is_some_and(|(_, until)| *until <= now) {
-                entry.kept = None;
-                changed = true;
+    fn merge_one(&mut self, now: Time, record: Record, merged: &mut Merged) {
+        let (name, full) = (record.name, self.peers.len() >= MAX_PEERS);
+        match self.peers.get_mut(&name) {
+            Some(peer) if record > peer.record => {
+                peer.replace(now, record);
+                merged.changed.insert(name);
+            }
+            Some(_) => {}
+            None if full => merged.refused += 1,
+            None => {
+                self.peers.insert(name, Peer { record, held: None });
+                merged.changed.insert(name);
             }
         }
-        if changed {
-            self.gc_at = Some(now);
-        }
-        if self.gc_at.is_some_and(|at| at <= now) {
-            self.gc_at = None;
-            let reached = self.reached();
-            let before = self.entries.len();
-            self.entries.retain(|name, _| reached.contains(name));
-            changed |= self.entries.len() != before;
-        }
-        changed
     }
 
-    /// Over all edges, whoever lists them.
-    fn reached(&self) -> BTreeSet<PeerName> {
-        let mut reached = BTreeSet::from([self.us]);
-        let mut todo = vec![self.us];
-        while let Some(name) = todo.pop() {
-            for (next, _) in self.edges(name) {
-                if reached.insert(next) {
-                    todo.push(next);
-                }
-            }
-        }
-        reached
+    /// When the next hold-down ends.
+    pub(super) fn hold_until(&self) -> Option<Time> {
+        self.peers.values().filter_map(|peer| Some(peer.held.as_ref()?.until)).min()
     }
+
+    /// Ends hold-downs that are due; says whether there were any.
+    pub(super) fn release(&mut self, now: Time) -> bool {
+        let mut any = false;
+        for peer in self.peers.values_mut() {
+            any |= peer.held.take_if(|held| held.until <= now).is_some();
+        }
+        any
+    }
+
+    /// Everyone that we reach over any edge, held-down ones included; and ourselves.
+    pub(super) fn reachable(&self) -> BTreeSet<PeerName> {
+        let mut edges = self.edges(|_| true);
+        for (name, peer) in &self.peers {
+            // Whoever is behind a restarted peer that has not found it again yet is still there.
+            edges.entry(*name).or_default().extend(peer.held.iter().flat_map(|held| &held.edges));
+        }
+        Graph::new(&edges).reachable(self.me).into_iter().collect()
+    }
+
+    /// Forgets all but these (and never ourselves); answers with who was forgotten.
+    pub(super) fn retain(&mut self, keep: &BTreeSet<PeerName>) -> Vec<PeerName> {
+        let forget = |name: &&PeerName| **name != self.me && !keep.contains(name);
+        let forgotten: Vec<_> = self.peers.keys().filter(forget).copied().collect();
+        for name in &forgotten {
+            self.peers.remove(name);
+        }
+        forgotten
+    }
+
+    /// Edges that frames can take: established, held-down ones included, as both ends see it.
+    pub(super) fn data_graph(&self) -> Graph {
+        let established = |from: PeerName, to: PeerName| self.peers.get(&from).is_some_and(|peer| peer.established(to));
+        let edges = self.peers.iter().map(|(name, peer)| {
+            let held = peer.held.iter().flat_map(|held| &held.edges);
+            let all: BTreeSet<_> = peer.record.connections.keys().chain(held).copied().collect();
+            (*name, all.into_iter().filter(|to| established(*name, *to) && established(*to, *name)).collect())
+        });
+        Graph::new(&edges.collect())
+    }
+
+    /// Edges that gossip can take: those with a link, as the sending end sees it. A neighbour of ours is there from the
+    /// first moment, even if its record still is on its way.
+    pub(super) fn gossip_graph(&self) -> Graph {
+        let mut edges = self.edges(|edge| edge.linked);
+        for neighbour in self.me().connections.keys() {
+            edges.entry(*neighbour).or_default();
+        }
+        Graph::new(&edges)
+    }
+
+    fn edges(&self, keep: impl Fn(&Connection) -> bool) -> BTreeMap<PeerName, Vec<PeerName>> {
+        let edges = self.peers.iter().map(|(name, peer)| {
+            let edges = peer.record.connections.iter().filter(|(_, edge)| keep(edge));
+            (*name, edges.map(|(to, _)| *to).collect())
+        });
+        edges.collect()
+    }
+}
+
+impl Peer {
+    fn replace(&mut self, now: Time, record: Record) {
+        if record.uid != self.record.uid {
+            let mut edges = established(&self.record);
+            // A second restart within the hold-down: the first had no time to announce what still works.
+            edges.extend(self.held.take().map(|held| held.edges).unwrap_or_default());
+            self.held = Some(Held { edges, until: now + HOLD_DOWN });
+        }
+        self.record = record;
+        self.trim();
+    }
+
+    /// What is announced as established needs not be held.
+    fn trim(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.edges.retain(|to| !self.record.connections.get(to).is_some_and(|edge| edge.established));
+        }
+        self.held.take_if(|held| held.edges.is_empty());
+    }
+
+    fn established(&self, to: PeerName) -> bool {
+        let own_word = self.record.connections.get(&to).is_some_and(|edge| edge.established);
+        own_word || self.held.as_ref().is_some_and(|held| held.edges.contains(&to))
+    }
+}
+
+fn established(record: &Record) -> BTreeSet<PeerName> {
+    record.connections.iter().filter(|(_, edge)| edge.established).map(|(to, _)| *to).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mesh::short_ids::LOWEST;
+    use crate::peer::{PeerUid, ShortId};
 
-    const NOW: Time = Time::from_secs(100);
-
-    pub(super) fn name(number: u8) -> PeerName {
-        PeerName([2, 0, 0, 0, 0, number])
+    fn name(last: u8) -> PeerName {
+        PeerName([2, 0, 0, 0, 0, last])
     }
 
-    fn edge(established: bool) -> Edge {
-        Edge { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1), outbound: false, established, linked: true }
+    fn edge(established: bool) -> Connection {
+        Connection { address: "192.0.2.1:6783".parse().unwrap(), outbound: true, linked: true, established }
     }
 
-    fn record(number: u8, uid: u64, version: u64, to: &[u8]) -> PeerRecord {
-        PeerRecord {
-            name: name(number),
-            nickname: String::new(),
-            uid: PeerUid(uid),
-            version,
-            short: ShortId::new(u16::from(number)),
-            connections: to.iter().map(|to| (name(*to), edge(true))).collect(),
+    fn record(peer: u8, version: u64, uid: u64, edges: &[(u8, bool)]) -> Record {
+        let connections = edges.iter().map(|(to, established)| (name(*to), edge(*established))).collect();
+        Record { name: name(peer), version, uid: PeerUid(uid), short: LOWEST, nickname: String::new(), connections }
+    }
+
+    fn topology(edges: &[(u8, bool)]) -> Topology {
+        Topology::new(record(0, 1, 1, edges))
+    }
+
+    /// Whether frames go both ways between ourselves and peer 1.
+    fn adjacent(topology: &Topology) -> bool {
+        topology.data_graph().reachable(name(0)).contains(&name(1))
+    }
+
+    #[test]
+    fn an_edge_carries_frames_only_if_both_ends_say_so() {
+        for (ours, theirs) in [(true, true), (true, false), (false, true)] {
+            let mut topology = topology(&[(1, ours)]);
+            topology.merge(Time::ZERO, vec![record(1, 1, 1, &[(0, theirs)])]);
+            assert_eq!(adjacent(&topology), ours && theirs);
         }
     }
 
-    /// The owner makes one record per uid and version, so contents follow from them.
-    fn any_record() -> impl Strategy<Value = PeerRecord> {
-        (1_u8..5, 1_u64..4, 0_u64..5).prop_map(|(number, uid, version)| {
-            let to: Vec<u8> = (0..8).filter(|to| (uid * 31 + version * 7) >> to & 1 == 1 && *to != number).collect();
-            record(number, uid, version, &to)
-        })
+    #[test]
+    fn a_restarted_peer_keeps_its_edges_for_fifteen_seconds() {
+        let mut topology = topology(&[(1, true)]);
+        topology.merge(Time::ZERO, vec![record(1, 9, 1, &[(0, true)])]);
+        topology.merge(Time::from_secs(10), vec![record(1, 10, 2, &[])]);
+        assert!(adjacent(&topology));
+        assert_eq!(topology.hold_until(), Some(Time::from_secs(25)));
+        assert!(!topology.release(Time::from_secs(24)) && adjacent(&topology));
+        assert!(topology.release(Time::from_secs(25)) && !adjacent(&topology));
+        assert_eq!(topology.hold_until(), None);
     }
 
-    fn merged(records: &[PeerRecord]) -> Vec<PeerRecord> {
-        let mut topology = Topology::new(record(0, 1, 1, &[]));
-        topology.apply(NOW, records.to_vec());
+    #[test]
+    fn the_word_of_the_new_incarnation_counts_once_it_has_one() {
+        let mut topology = topology(&[(1, true)]);
+        topology.merge(Time::ZERO, vec![record(1, 9, 1, &[(0, true)])]);
+        topology.merge(Time::ZERO, vec![record(1, 10, 2, &[(0, false)])]);
+        assert!(adjacent(&topology));
+        topology.merge(Time::ZERO, vec![record(1, 11, 2, &[(0, true)])]);
+        assert_eq!((adjacent(&topology), topology.hold_until()), (true, None));
+        topology.merge(Time::ZERO, vec![record(1, 12, 2, &[(0, false)])]);
+        assert!(!adjacent(&topology));
+    }
+
+    #[test]
+    fn the_other_end_of_an_edge_held_down_still_has_its_say() {
+        let mut topology = topology(&[(1, true)]);
+        topology.merge(Time::ZERO, vec![record(1, 9, 1, &[(0, true)])]);
+        topology.merge(Time::ZERO, vec![record(1, 10, 2, &[])]);
+        topology.edit_me(|me| me.connections.clear());
+        assert!(!adjacent(&topology));
+    }
+
+    #[test]
+    fn whoever_is_behind_a_restarted_peer_is_still_reached() {
+        let mut topology = topology(&[(1, true)]);
+        topology.merge(Time::ZERO, vec![record(1, 9, 1, &[(0, true), (2, true)]), record(2, 1, 1, &[(1, true)])]);
+        topology.merge(Time::ZERO, vec![record(1, 10, 2, &[(0, true)])]);
+        assert!(topology.reachable().contains(&name(2)) && topology.data_graph().reachable(name(0)).contains(&name(2)));
+        topology.release(HOLD_DOWN);
+        assert!(!topology.reachable().contains(&name(2)));
+    }
+
+    #[test]
+    fn what_others_remember_of_our_last_incarnation_counts_until_we_know_better() {
+        let mut topology = topology(&[]);
+        topology.merge(Time::ZERO, vec![record(1, 1, 1, &[(0, true)])]);
+        topology.inherit(Time::ZERO, &record(0, 9, 9, &[(1, true), (2, false)]));
+        assert!(adjacent(&topology) && topology.reachable().contains(&name(1)));
+        topology.edit_me(|me| me.connections.extend([(name(1), edge(true))]));
+        assert_eq!(topology.hold_until(), None);
+        topology.edit_me(|me| me.connections.clear());
+        assert!(!adjacent(&topology));
+    }
+
+    #[test]
+    fn only_a_greater_record_of_ours_is_a_claim() {
+        let mut topology = topology(&[]);
+        let merged =
+            topology.merge(Time::ZERO, vec![record(0, 1, 1, &[]), record(0, 0, 7, &[]), record(0, 1, 7, &[]), record(0, 2, 0, &[])]);
+        assert_eq!(merged.claims.iter().map(|claim| (claim.version, claim.uid.0)).collect::<Vec<_>>(), [(1, 7), (2, 0)]);
+        assert!(merged.changed.is_empty());
+    }
+
+    #[test]
+    fn records_beyond_belief_and_beyond_room_are_refused() {
+        let mut topology = topology(&[]);
+        assert_eq!(topology.merge(Time::ZERO, vec![record(1, u64::MAX, 1, &[]), record(0, u64::MAX, 2, &[])]).refused, 2);
+        let many = (0..MAX_PEERS).map(|n| Record { name: PeerName([4, 0, 0, 0, (n >> 8) as u8, n as u8]), ..record(1, 1, 1, &[]) });
+        assert_eq!(topology.merge(Time::ZERO, many.collect()).refused, 1);
+    }
+
+    #[test]
+    fn those_not_to_be_kept_are_forgotten_but_never_ourselves() {
+        let mut topology = topology(&[(1, false)]);
+        topology.merge(Time::ZERO, vec![record(1, 1, 1, &[(2, false)]), record(2, 1, 1, &[]), record(3, 1, 1, &[(0, true)])]);
+        let reachable = topology.reachable();
+        assert_eq!(reachable, [name(0), name(1), name(2)].into());
+        assert_eq!(topology.retain(&reachable), [name(3)]);
+        assert_eq!(topology.retain(&BTreeSet::new()), [name(1), name(2)]);
+        assert_eq!(topology.me().name, name(0));
+    }
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let edges = prop::collection::vec((0..5_u8, any::<bool>()), 0..4);
+        let one = (1..5_u8, 0..3_u64, 0..3_u64, 0..3_u16, edges).prop_map(|(peer, version, uid, short, edges)| Record {
+            short: ShortId::new(short).unwrap(),
+            ..record(peer, version, uid, &edges)
+        });
+        prop::collection::vec(one, 0..8)
+    }
+
+    fn merged(batches: &[&[Record]]) -> Vec<Record> {
+        let mut topology = topology(&[]);
+        for batch in batches {
+            topology.merge(Time::ZERO, batch.to_vec());
+        }
         topology.records().cloned().collect()
     }
 
     proptest! {
         #[test]
-        fn records_merge_to_the_same_in_any_order_and_any_number(
-            (records, shuffled) in prop::collection::vec(any_record(), 0..12)
-                .prop_flat_map(|records| (Just(records.clone()), Just(records).prop_shuffle())),
-            again in 0_usize..12,
-        ) {
-            let expected = merged(&records);
-            prop_assert_eq!(&merged(&shuffled), &expected);
-            let repeated: Vec<PeerRecord> = records.iter().chain(records.iter().take(again)).cloned().collect();
-            prop_assert_eq!(&merged(&repeated), &expected);
-            // What was merged in parts, merged.
-            let (one, other) = records.split_at(again.min(records.len()));
-            let parts: Vec<PeerRecord> = merged(one).into_iter().chain(merged(other)).collect();
-            prop_assert_eq!(&merged(&parts), &expected);
+        fn merging_commutes_associates_and_may_be_repeated(a in records(), b in records(), c in records()) {
+            let all = merged(&[&a, &b, &c]);
+            prop_assert_eq!(&all, &merged(&[&c, &b, &a]));
+            prop_assert_eq!(&all, &merged(&[&b, &a, &c]));
+            prop_assert_eq!(&all, &merged(&[&a, &merged(&[&b, &c])]));
+            prop_assert_eq!(&all, &merged(&[&a, &b, &c, &b, &a]));
         }
 
         #[test]
-        fn what_is_known_is_not_fresh(records in prop::collection::vec(any_record(), 0..12)) {
-            let mut topology = Topology::new(record(0, 1, 1, &[]));
-            topology.apply(NOW, records.clone());
-            prop_assert!(topology.apply(NOW, records).fresh.is_empty());
+        fn a_merge_says_exactly_what_changed(a in records(), b in records()) {
+            let mut topology = topology(&[]);
+            topology.merge(Time::ZERO, a);
+            let before = topology.clone();
+            let changed = topology.merge(Time::ZERO, b).changed;
+            for record in topology.records() {
+                prop_assert_eq!(before.get(record.name) != Some(record), changed.contains(&record.name));
+            }
         }
-    }
-
-    #[test]
-    fn a_restarted_peer_keeps_its_edges_for_five_seconds() {
-        let mut topology = Topology::new(record(0, 1, 1, &[1]));
-        topology.apply(NOW, vec![record(1, 5, 9, &[0, 2]), record(2, 6, 9, &[1])]);
-        assert!(topology.apply(NOW, vec![record(1, 7, 2, &[])]).fresh.is_empty(), "its version is lower still");
-        topology.apply(NOW, vec![record(1, 7, 10, &[])]);
-        let kept = topology.edge(name(1), name(2)).unwrap();
-        assert!(kept.established && !kept.linked);
-        topology.handle_timeout(NOW + GC_DELAY);
-        assert!(topology.get(name(2)).is_some());
-        assert_eq!(topology.poll_timeout(), Some(NOW + KEPT));
-        assert!(topology.handle_timeout(NOW + KEPT));
-        assert!(topology.edge(name(1), name(2)).is_none());
-        assert!(topology.get(name(2)).is_none() && topology.get(name(1)).is_some());
-    }
-
-    #[test]
-    fn nobody_else_makes_versions_of_our_record() {
-        let mut topology = Topology::new(record(0, 1, 3, &[]));
-        assert!(topology.apply(NOW, vec![record(0, 9, 2, &[])]).impostor.is_none(), "ours is newer already");
-        assert_eq!(topology.apply(NOW, vec![record(0, 9, 8, &[1])]).impostor, Some((PeerUid(9), 8)));
-        topology.outbid(8);
-        let own = topology.get(name(0)).unwrap();
-        assert_eq!((own.uid, own.version), (PeerUid(1), 9));
-        assert!(topology.edge(name(0), name(1)).is_some(), "our earlier incarnation's edges count for a while");
-    }
-
-    #[test]
-    fn there_are_never_more_peers_than_short_ids() {
-        let mut topology = Topology::new(record(0, 1, 1, &[]));
-        let many = (0..5000_u16).map(|number| {
-            let [a, b] = number.to_be_bytes();
-            PeerRecord { name: PeerName([6, 0, 0, 0, a, b]), ..record(1, 1, 1, &[]) }
-        });
-        let applied = topology.apply(NOW, many.collect());
-        assert_eq!((topology.records().count(), applied.refused), (MAX_PEERS, 5001 - MAX_PEERS as u64));
     }
 }

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use weave_agent::peer::ShortId;
-
 use crate::run::Run;
 use crate::settle::Group;
 use crate::wire::HostId;
 
 /// What an agent believes of one peer: uid, version, short id, edges (to whom, whether link and tunnel work).
-type Belief = (String, u64, Option<ShortId>, BTreeMap<String, bool>);
+type Belief = (String, u64, u16, BTreeMap<String, bool>);
 
 impl Run {
     /// Property 4: within a group all know the same of every member.
@@ -49,7 +47,7 @@ impl Run {
             .into_iter()
             .filter(|peer| names.contains(&peer.name))
             .map(|peer| {
-                let edges = peer.connections.into_iter().map(|edge| (edge.peer, edge.linked && edge.established)).collect();
+                let edges = peer.connections.into_iter().map(|edge| (edge.name, edge.linked && edge.established)).collect();
                 (peer.name, (peer.uid, peer.version, peer.short, edges))
             })
             .collect();

@@ -1,0 +1,287 @@
+//! Who gets a link: limits, our own address, name collisions, duplicates; and how links end.
+
+use std::net::SocketAddrV4;
+
+use super::dialler::Ending;
+use super::frame;
+use super::link::{Link, PROBE, Phase};
+use super::machine::connection_id;
+use super::message::{Feature, Heartbeat, Hello, Message, Reason, Reject, Welcome};
+use super::{LinkId, Mesh, Output};
+use crate::Time;
+use crate::peer::{PeerName, PeerUid};
+
+/// Unfinished inbound links from one address: anyone can open them.
+const UNFINISHED_PER_SOURCE: usize = 16;
+/// Unfinished inbound links in all.
+const UNFINISHED: usize = 256;
+/// What we can do beyond the protocol version: passing on channels that we know nothing about.
+pub(super) const FEATURES: [&str; 1] = ["surrogate"];
+
+/// What is to be done about a hello.
+enum Verdict {
+    Welcome,
+    /// Both ends keep this link and drop that one.
+    Replace(LinkId),
+    /// Another incarnation has a link: does it live?
+    Probe(LinkId),
+    Reject(Reject),
+}
+
+impl Mesh {
+    pub(super) fn accepted(&mut self, now: Time, id: LinkId, local: SocketAddrV4, remote: SocketAddrV4) {
+        let unfinished = || self.links.values().filter(|link| !link.outbound && link.peer().is_none());
+        let from_there = unfinished().filter(|link| link.remote.ip() == remote.ip()).count();
+        if from_there >= UNFINISHED_PER_SOURCE || unfinished().count() >= UNFINISHED {
+            self.counters.refused += 1;
+            self.outputs.push_back(Output::Close { link: id });
+            return;
+        }
+        self.open(now, id, local, remote, false);
+    }
+
+    pub(super) fn dialled(&mut self, now: Time, id: LinkId, local: SocketAddrV4, remote: SocketAddrV4) {
+        self.dialler.dialled(remote, id);
+        self.open(now, id, local, remote, true);
+    }
+
+    fn open(&mut self, now: Time, id: LinkId, local: SocketAddrV4, remote: SocketAddrV4, outbound: bool) {
+        let connection = connection_id(&mut self.rng);
+        self.links.insert(id, Link::new(now, local, remote, outbound, connection));
+        self.outputs.push_back(Output::Send { link: id, bytes: frame::preamble() });
+    }
+
+    pub(super) fn greet(&mut self, now: Time, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let hello = Hello {
+            name: self.config.name,
+            uid: self.config.uid,
+            connection: link.connection,
+            short: self.topology.me().short,
+            port: self.config.port,
+            tunnel_port: self.config.tunnel_port,
+            nickname: self.config.nickname.clone(),
+            features: FEATURES.map(|feature| Feature(feature.to_owned())).to_vec(),
+        };
+        self.send(now, id, &Message::Hello(hello));
+    }
+
+    /// The other end said who it is.
+    pub(super) fn meet(&mut self, now: Time, id: LinkId, hello: Hello) {
+        match self.judge(now, id, &hello) {
+            Verdict::Welcome => self.welcome(now, id, hello),
+            Verdict::Replace(old) => {
+                self.reject(now, old, reject(Reason::Duplicate, "another link between the two is kept".into()));
+                self.welcome(now, id, hello);
+            }
+            Verdict::Probe(old) => self.probe(now, old, id, hello),
+            Verdict::Reject(reject) => self.reject(now, id, reject),
+        }
+    }
+
+    fn judge(&mut self, now: Time, id: LinkId, hello: &Hello) -> Verdict {
+        let Some(link) = self.links.get(&id) else { return Verdict::Reject(reject(Reason::Unexpected, "closed".into())) };
+        let (outbound, remote, connection) = (link.outbound, link.remote, link.id(hello));
+        if outbound {
+            self.dialler.met(remote, hello.name);
+        }
+        if hello.name == self.config.name {
+            return Verdict::Reject(self.judge_namesake(now, id, hello));
+        }
+        let discovered = outbound && self.dialler.get(remote).is_some_and(|attempt| !attempt.target);
+        if discovered && !self.topology.mentions(hello.name) {
+            let text = format!("{remote} was another peer's, but {} ({}) answers there", hello.name, hello.nickname);
+            return Verdict::Reject(reject(Reason::Unexpected, text));
+        }
+        match self.other(id, hello.name) {
+            Some((old, uid, _)) if uid != hello.uid => Verdict::Probe(old),
+            // Both ends see both ids, so they agree.
+            Some((old, _, older)) if connection < older => Verdict::Replace(old),
+            Some(_) => Verdict::Reject(reject(Reason::Duplicate, "another link between the two is kept".into())),
+            None if self.full() => Verdict::Reject(reject(Reason::Limit, format!("{} has as many links as it may", self.config.name))),
+            None => Verdict::Welcome,
+        }
+    }
+
+    /// Our own name at the other end.
+    fn judge_namesake(&mut self, now: Time, id: LinkId, hello: &Hello) -> Reject {
+        if hello.uid == self.config.uid {
+            return reject(Reason::Myself, "this is our own address".into());
+        }
+        let (ours, theirs) = match self.links.get(&id) {
+            Some(link) => (link.local, link.listening(hello)),
+            None => return reject(Reason::Unexpected, "closed".into()),
+        };
+        self.collision(now, hello.uid, collision(hello.name, &hello.nickname, hello.uid, theirs));
+        let text = collision(self.config.name, &self.config.nickname, self.config.uid, ours);
+        Reject { reason: Reason::Collision, uid: Some(self.config.uid), text }
+    }
+
+    /// Another link that we want with a peer of this name: its number, the peer's uid, the connection's id.
+    fn other(&self, id: LinkId, name: PeerName) -> Option<(LinkId, PeerUid, u64)> {
+        self.links.iter().filter(|(other, _)| **other != id).find_map(|(other, link)| {
+            let peer = link.welcomed().filter(|peer| peer.name == name)?;
+            Some((*other, peer.uid, link.id(peer)))
+        })
+    }
+
+    fn full(&self) -> bool {
+        let limit = self.config.connection_limit;
+        limit > 0 && self.links.values().filter(|link| link.welcomed().is_some()).count() >= limit
+    }
+
+    fn welcome(&mut self, now: Time, id: LinkId, hello: Hello) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.phase = Phase::Welcomed(hello);
+            self.send(now, id, &Message::Welcome(Welcome {}));
+        }
+    }
+
+    /// Both ends want the link.
+    pub(super) fn admit(&mut self, now: Time, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(hello) = link.welcomed().cloned() else { return };
+        link.phase = Phase::Up(hello.clone(), now);
+        self.edge_up(now, id, &hello);
+        self.send_everything(now, id);
+    }
+
+    /// Holds a new link until it is known whether the older one, of another incarnation, lives. One at a time.
+    fn probe(&mut self, now: Time, old: LinkId, new: LinkId, hello: Hello) {
+        let older_held = self.held(hello.name).is_some_and(|(held, _)| held != new);
+        if older_held || self.links.get(&old).is_none_or(|link| link.peer().is_none()) {
+            return self.reject(now, new, reject(Reason::Duplicate, "an earlier link is still being judged".into()));
+        }
+        if let Some(link) = self.links.get_mut(&new) {
+            link.phase = Phase::Held(hello);
+        }
+        if let Some(link) = self.links.get_mut(&old) {
+            link.probe.get_or_insert(now + PROBE);
+        }
+        self.send(now, old, &Message::Heartbeat(Heartbeat::Question));
+    }
+
+    fn held(&self, name: PeerName) -> Option<(LinkId, &Hello)> {
+        self.links.iter().find_map(|(id, link)| match &link.phase {
+            Phase::Held(hello) if hello.name == name => Some((*id, hello)),
+            _ => None,
+        })
+    }
+
+    /// An older link answered: its peer lives, so the one held for it has the same name by mistake. Both are told.
+    pub(super) fn answered(&mut self, now: Time, old: LinkId) {
+        let Some(link) = self.links.get_mut(&old) else { return };
+        let (Some(_), Some(peer)) = (link.probe.take(), link.peer().cloned()) else { return };
+        let Some((new, hello)) = self.held(peer.name).map(|(id, hello)| (id, hello.clone())) else { return };
+        let text_of = |id, hello: &Hello| {
+            let address = self.links.get(&id).map_or(SocketAddrV4::new([0; 4].into(), 0), |link: &Link| link.listening(hello));
+            collision(hello.name, &hello.nickname, hello.uid, address)
+        };
+        let (about_old, about_new) = (text_of(old, &peer), text_of(new, &hello));
+        self.collision(now, hello.uid, about_new.clone());
+        let notice = Reject { reason: Reason::Collision, uid: Some(hello.uid), text: about_new };
+        self.send(now, old, &Message::Notice(notice));
+        self.reject(now, new, Reject { reason: Reason::Collision, uid: Some(peer.uid), text: about_old });
+    }
+
+    /// Notes that two peers have one name, and tells people if it is news.
+    pub(super) fn collision(&mut self, now: Time, uid: PeerUid, text: String) {
+        if uid != self.config.uid && self.collisions.report(now, uid, text.clone()) {
+            tracing::warn!("{text}");
+        }
+    }
+
+    /// The other end does not want this link.
+    pub(super) fn rejected(&mut self, now: Time, id: LinkId, reject: Reject) {
+        self.noticed(now, &reject);
+        let error = format!("the other end says: {}", reject.text);
+        // That an address is our own we see by ourselves: nobody else can keep us from dialling.
+        let reason = Some(reject.reason).filter(|reason| *reason != Reason::Myself);
+        self.end(now, id, &error, reason, true);
+    }
+
+    /// The other end tells us something that does not concern this link.
+    pub(super) fn noticed(&mut self, now: Time, reject: &Reject) {
+        if reject.reason == Reason::Collision
+            && let Some(uid) = reject.uid
+        {
+            self.collision(now, uid, reject.text.clone());
+        }
+    }
+
+    /// Tells the other end why, and closes.
+    pub(super) fn reject(&mut self, now: Time, id: LinkId, reject: Reject) {
+        let (reason, error) = (reject.reason, reject.text.clone());
+        if self.links.get(&id).is_some_and(|link| !matches!(link.phase, Phase::Preamble)) {
+            self.send(now, id, &Message::Reject(reject));
+        }
+        self.end(now, id, &error, Some(reason), true);
+    }
+
+    pub(super) fn close(&mut self, now: Time, id: LinkId, error: &str) {
+        self.end(now, id, error, None, true);
+    }
+
+    /// The stream ended. After a close of our own there is nothing left to do.
+    pub(super) fn closed(&mut self, now: Time, id: LinkId, error: &str) {
+        self.end(now, id, error, None, false);
+    }
+
+    fn end(&mut self, now: Time, id: LinkId, error: &str, reason: Option<Reason>, close: bool) {
+        let Some(link) = self.links.remove(&id) else { return };
+        if close {
+            self.outputs.push_back(Output::Close { link: id });
+        }
+        tracing::info!(remote = %link.remote, outbound = link.outbound, error, "link ended");
+        self.counters.terminations += u64::from(reason != Some(Reason::Myself));
+        self.note_ending(now, id, &link, error, reason);
+        self.redial = true;
+        match link.phase {
+            Phase::Up(hello, _) => {
+                self.edge_down(now, id, hello.name);
+                self.resume(now, hello.name);
+            }
+            Phase::Held(hello) => self.stop_probe(hello.name),
+            Phase::Preamble | Phase::Hello | Phase::Welcomed(_) => {}
+        }
+    }
+
+    fn note_ending(&mut self, now: Time, id: LinkId, link: &Link, error: &str, reason: Option<Reason>) {
+        let address = match link.claimed() {
+            Some(hello) => link.listening(hello),
+            None if link.outbound => link.remote,
+            None => return,
+        };
+        let ending = match (reason, link.lived(now)) {
+            (Some(Reason::Myself), _) => Ending::Myself,
+            (Some(Reason::Collision), _) => Ending::Collision,
+            (_, Some(lived)) => Ending::Lived(lived),
+            (_, None) => Ending::Failed,
+        };
+        self.dialler.ended(now, address, Some(id), ending, error, &mut self.rng);
+    }
+
+    /// The link that one was held for is gone: judge that again.
+    fn resume(&mut self, now: Time, name: PeerName) {
+        if let Some((id, hello)) = self.held(name).map(|(id, hello)| (id, hello.clone())) {
+            self.meet(now, id, hello);
+            self.pump(now, id);
+        }
+    }
+
+    fn stop_probe(&mut self, name: PeerName) {
+        for link in self.links.values_mut().filter(|link| link.peer().is_some_and(|peer| peer.name == name)) {
+            link.probe = None;
+        }
+    }
+}
+
+fn reject(reason: Reason, text: String) -> Reject {
+    Reject { reason, uid: None, text }
+}
+
+/// What to tell people about a peer that has a name it should not have.
+pub(super) fn collision(name: PeerName, nickname: &str, uid: PeerUid, address: impl std::fmt::Display) -> String {
+    let uid = uid.0;
+    format!("peer name collision: {name} is also {nickname:?} (uid {uid}) at {address}; run `weave-agent reset` on one of the two")
+}
