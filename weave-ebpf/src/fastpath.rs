@@ -133,13 +133,8 @@ pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, conf
         return Verdict::Pass;
     };
     let (to, _) = short_ids(outer.vni);
-    if to == config.short {
-        if src == NO_MAC && dst == NO_MAC {
-            return heartbeat(packet, tables, config, &outer, &source);
-        }
-        if !decapsulates(packet, config) {
-            return Verdict::Pass;
-        }
+    if to == config.short && src == NO_MAC && dst == NO_MAC {
+        return heartbeat(packet, tables, config, &outer, &source);
     }
     let key = tunnel_key(outer.vni, outer.src, src, dst, config);
     let bytes = packet.len() - OUTER as u32;
@@ -323,20 +318,21 @@ fn look_up<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Confi
     }
     let (action, target, flags) = (flow.action(), flow.target(), flow.flags());
     // Not counted: it is met again, and counted, on the vxlan device.
-    if arrival.on_underlay && needs_stack(tables, action, target, flags) {
+    if arrival.on_underlay && needs_stack(packet, tables, config, action, target, flags) {
         return Verdict::Pass;
     }
     flow.count(packet.segments(), arrival.bytes);
     obey(tables, config, &key, action, target, flags)
 }
 
-/// Whether a tunnel packet must meet the stack: for a port that cannot be delivered to directly, and for a peer whose
-/// next hop is not known.
+/// Whether a tunnel packet must meet the stack: for a port that cannot be delivered to directly, for a peer whose next
+/// hop is not known, and if its headers have to come off but the program cannot take them off.
 #[inline(always)]
-fn needs_stack<T: Tables>(tables: &T, action: u32, target: u32, flags: u32) -> bool {
+fn needs_stack<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, action: u32, target: u32, flags: u32) -> bool {
     match action {
-        action::PORT => !delivers_directly(flags),
+        action::PORT => !delivers_directly(flags) || !decapsulates(packet, config),
         action::PEER => matches!(tables.peer(target), Some(slot) if slot.flags & (slot::VALID | slot::DIRECT) == slot::VALID),
+        action::FLOOD => !decapsulates(packet, config),
         _ => false,
     }
 }

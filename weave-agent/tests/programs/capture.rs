@@ -69,12 +69,19 @@ impl Capture {
             return None;
         };
         let mut bytes = buffer[..len].to_vec();
+        assert_protocol(&bytes, u16::from_be(from.sll_protocol));
         // SAFETY: the kernel filled the header in.
         if let Some(tag) = unsafe { tag(&header) } {
             bytes.splice(12..12, tag);
         }
         Some((from.sll_pkttype, Seen { ifindex: from.sll_ifindex as u32, bytes }))
     }
+}
+
+/// What the kernel believes a frame carries, and would give it to, is what its EtherType says. (Below 1,536 it is a length.)
+fn assert_protocol(frame: &[u8], believed: u16) {
+    let said = u16::from_be_bytes([frame[12], frame[13]]);
+    assert!(said < 1_536 || said == believed, "taken for {believed:04x}: {frame:02x?}");
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ use weave_ebpf::flow::{EXECUTE_MARK, FlowKey, INGRESS_TUNNEL, vni};
 use weave_ebpf::vxlan::RELAY_TTL;
 
 use crate::capture::{Capture, Seen};
-use crate::host::{BY_STACK, DIRECT, Host, OWN, address, arp, container, short, tunnelled, udp, with_tag};
+use crate::host::{BY_STACK, DIRECT, Host, OWN, address, arp, container, ipv6, short, tunnelled, udp, with_tag};
 use crate::outside::{Outside, Sender};
 use crate::place::private_async;
 use crate::wires::{LOCAL, TUNNEL_PORT};
@@ -34,16 +34,21 @@ fn a_frame_for_a_peer_leaves_with_the_same_headers_whoever_writes_them() {
         let outside = Outside::open(&host.wires);
         let mut by_stack = 0;
         for peer in [DIRECT[0], DIRECT[1], BY_STACK] {
-            for frame in [udp(1, container(2)), arp(1, container(2)), with_tag(&udp(1, container(2))), with_tag(&arp(1, container(2)))] {
+            for frame in frames() {
                 host.cache(0, &frame, Action::Peer(short(peer)));
                 outside.send_from(0, &frame);
                 let wire = outside.wire(usize::from(address(peer).octets()[1]));
                 assert_eq!(outside.arrivals(1), [Seen { ifindex: wire, bytes: host.sent_to(peer, &frame) }]);
-                by_stack += u64::from(peer == BY_STACK || frame[12..14] != [8, 0]);
+                by_stack += u64::from(peer == BY_STACK || !matches!(frame[12..14], [8, 0] | [0x86, 0xdd]));
                 assert_eq!((host.count("via-stack"), host.matched()), (by_stack, 1));
             }
         }
     });
+}
+
+fn frames() -> [Vec<u8>; 5] {
+    let (there, tagged) = (container(2), with_tag(&udp(1, container(2))));
+    [udp(1, there), ipv6(1, there), arp(1, there), tagged, with_tag(&arp(1, there))]
 }
 
 /// `redirect_peer` puts the frame into the container's namespace without passing the port.
@@ -52,12 +57,13 @@ fn a_frame_from_a_peer_goes_straight_into_the_container() {
     private_async(|pins| async move {
         let mut host = Host::new(&pins, None);
         let (outside, capture) = (Outside::open(&host.wires), Capture::open());
-        let frame = udp(9, container(1));
-        host.cache_tunnel(2, &frame, Action::Port(PortId(host.wires.ports[0])));
-        outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
-        assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.container(0), bytes: frame }]);
-        assert_eq!(capture.sent(), []);
-        assert_eq!((host.matched(), host.count("vxlan-in")), (1, 0));
+        for frame in [udp(9, container(1)), ipv6(9, container(1))] {
+            host.cache_tunnel(2, &frame, Action::Port(PortId(host.wires.ports[0])));
+            outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
+            assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.container(0), bytes: frame }]);
+            assert_eq!(capture.sent(), []);
+            assert_eq!((host.matched(), host.count("vxlan-in")), (1, 0));
+        }
     });
 }
 

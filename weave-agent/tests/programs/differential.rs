@@ -23,8 +23,8 @@ use crate::world::{SHORTS, World};
 
 const WORLDS: usize = 40;
 const PACKETS: usize = 250;
-/// Longest time between two timer interrupts, ns: the kernel notes the last match as of the one before it.
-const TICK: u64 = 10_000_000;
+/// How far the coarse clock, by which the kernel notes the last match, may be behind: a busy machine loses timer ticks.
+const LATE: u64 = 1_000_000_000;
 
 /// Which program a packet is for.
 #[derive(Clone, Copy, Debug)]
@@ -188,7 +188,7 @@ fn compare_flows(bench: &Bench, world: &World, before: u64, what: &str) {
     for ((key, flow), (expected_key, cell)) in flows.into_iter().zip(&world.memory.flows) {
         let mut expected = cell.get();
         if expected.used_ns >= before {
-            assert!(flow.used_ns + TICK >= before && flow.used_ns <= expected.used_ns, "last match of {key:?}, {what}");
+            assert!(flow.used_ns + LATE >= before && flow.used_ns <= expected.used_ns, "last match of {key:?}, {what}");
             expected.used_ns = flow.used_ns;
         }
         assert_eq!((&key, flow), (expected_key, expected), "{what}");

@@ -4,7 +4,7 @@ use weave_agent::datapath::{Action, Op};
 use weave_ebpf::flow::vni;
 
 use crate::capture::Seen;
-use crate::host::{BROADCAST, BY_STACK, DIRECT, Host, OWN, address, arp, short, tunnelled, udp, with_tag};
+use crate::host::{BROADCAST, BY_STACK, DIRECT, Host, OWN, address, arp, ipv6, short, tunnelled, udp, with_tag};
 use crate::outside::Outside;
 use crate::place::private_async;
 
@@ -14,7 +14,8 @@ fn a_container_s_flood_reaches_every_port_and_neighbour_once() {
     private_async(|pins| async move {
         let mut host = Host::new(&pins, None);
         let outside = Outside::open(&host.wires);
-        for frame in [udp(1, BROADCAST), arp(1, BROADCAST), with_tag(&udp(1, BROADCAST)), with_tag(&arp(1, BROADCAST))] {
+        let (plain, arp) = (udp(1, BROADCAST), arp(1, BROADCAST));
+        for frame in [ipv6(1, BROADCAST), with_tag(&plain), with_tag(&arp), plain, arp] {
             host.cache(0, &frame, Action::Flood(short(OWN)));
             outside.clear();
             outside.send_from(0, &frame);
@@ -26,7 +27,7 @@ fn a_container_s_flood_reaches_every_port_and_neighbour_once() {
             expected.sort();
             assert_eq!(outside.arrivals(6), expected);
         }
-        assert_eq!(host.count("flooded"), 4);
+        assert_eq!(host.count("flooded"), 5);
         assert_eq!(host.count("kernel"), 0);
     });
 }
@@ -39,7 +40,7 @@ fn a_neighbour_s_flood_goes_to_all_ports_and_on_along_its_tree() {
         let outside = Outside::open(&host.wires);
         let (parent, origin) = (address(2), short(2));
         host.op(Op::SetTree { origin, parent: Some(parent), hops: vec![short(3), short(BY_STACK), short(2)] });
-        for frame in [udp(9, BROADCAST), arp(9, BROADCAST), with_tag(&udp(9, BROADCAST))] {
+        for frame in [udp(9, BROADCAST), ipv6(9, BROADCAST), arp(9, BROADCAST), with_tag(&udp(9, BROADCAST))] {
             host.cache_tunnel(2, &frame, Action::Flood(origin));
             outside.clear();
             outside.send_to_underlay(0, &tunnelled(&host.wires, 2, vni(OWN.into(), 2), &frame));
@@ -52,9 +53,9 @@ fn a_neighbour_s_flood_goes_to_all_ports_and_on_along_its_tree() {
             // On the interface and on the vxlan device together.
             assert_eq!(host.matched(), 1);
         }
-        // Two of the three are not IP, or tagged: the stack takes their headers off.
+        // Two of the four are not IP, or tagged: the stack takes their headers off.
         assert_eq!(host.count("vxlan-in"), 2);
-        assert_eq!(host.count("reflected"), 3);
+        assert_eq!(host.count("reflected"), 4);
     });
 }
 

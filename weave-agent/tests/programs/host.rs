@@ -154,6 +154,13 @@ pub(crate) fn udp(src: u8, dst: [u8; 6]) -> Vec<u8> {
     frame
 }
 
+pub(crate) fn ipv6(src: u8, dst: [u8; 6]) -> Vec<u8> {
+    let mut frame = [dst, container(src)].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 17, 64]);
+    frame.resize(14 + 60, src);
+    frame
+}
+
 pub(crate) fn arp(src: u8, dst: [u8; 6]) -> Vec<u8> {
     let mut frame = [dst, container(src)].concat();
     frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
