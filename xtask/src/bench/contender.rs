@@ -75,14 +75,14 @@ impl Bed {
         Ok(Path { from: lab.node(places[0])?, to: lab.node(places[1])?, address })
     }
 
-    /// Offloads and packet steering as the scenario wants them.
+    /// Offloads as the scenario wants them. No packet steering: it picks a CPU by each run's ports, and runs fall into two classes.
     pub(crate) fn prepare(&self, scenario: Scenario) -> Result<()> {
         for lab in [&self.bare, &self.ours] {
             for host in [1, 2] {
                 offloads(&lab.node(Place::Host(host))?, scenario != Scenario::Wire)?;
             }
             for place in lab.config().places() {
-                steer(&lab.node(place)?, scenario == Scenario::Packets)?;
+                forget_between_runs(&lab.node(place)?)?;
             }
         }
         Ok(())
@@ -98,12 +98,9 @@ fn offloads(host: &Node<'_>, on: bool) -> Result<()> {
     host.exec(words).map(drop)
 }
 
-/// Receive packet steering on every interface: both CPUs, or none.
-fn steer(place: &Node<'_>, both: bool) -> Result<()> {
-    let mask = if both { 3 } else { 0 };
-    // The namespace's own /sys: sysfs shows the interfaces of the namespace it was mounted in.
-    let script = format!("mount -t sysfs none /sys && for f in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {mask} > $f; done");
-    place.exec(["unshare", "--mount", "sh", "-c", &script]).map(drop)
+/// A connection must not start with what an earlier one, perhaps of another contender, learned of the path.
+fn forget_between_runs(place: &Node<'_>) -> Result<()> {
+    place.exec(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_no_metrics_save"]).map(drop)
 }
 
 fn bridge(lab: &Lab) -> Result<()> {
