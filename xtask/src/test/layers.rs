@@ -103,7 +103,7 @@ const LAYERS: &[Layer] = &[
         root: true,
         programs: true,
         test: Some(("vm-tests", "underlay")),
-        work: cargo("test --package vm-tests --release --test * -- --test-threads=1"),
+        work: cargo("test --package vm-tests --release -- --test-threads=1"),
     },
 ];
 
