@@ -39,7 +39,7 @@ fn a_flood_of_random_macs_leaves_other_flows_alone() -> Result<()> {
     ensure!(used < 200 << 20, "an agent uses {used} bytes");
     let dropped = count(&h1, "upcall-rate")?;
     ensure!(dropped > 100_000, "only {dropped} upcalls were refused");
-    // The figure itself is `cargo xtask bench`'s; here it only must not collapse.
+    // Two single runs differ by more than the flood costs: here the stream only must not collapse, and the figures are printed.
     ensure!(loud > quiet / 2.0, "{loud} Gbit/s instead of {quiet}");
     Ok(())
 }

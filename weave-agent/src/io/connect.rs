@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::event::{Event, Events, Stream};
 
-/// Connections accepted at once, and how often one more may be: as Weave Net has it.
+/// Connections accepted at once, and how often one more may be. Weave Net's 50 ms would keep a few hundred peers that come
+/// back together waiting for many seconds.
 const BURST: u32 = 20;
 const INTERVAL: Duration = Duration::from_millis(5);
 /// A dial that takes longer has failed.

@@ -325,7 +325,7 @@ impl Ebpf {
             tree.len += 1;
         }
         if hops.len() > MAX_FANOUT {
-            tracing::warn!(%origin, neighbours = hops.len(), limit = MAX_FANOUT, "floods do not reach all neighbours");
+            tracing::warn!(%origin, neighbours = hops.len(), limit = MAX_FANOUT, "too many neighbours for the kernel: floods go through user space");
         }
         self.tables.trees.set(origin.get().into(), &tree)
     }
@@ -337,7 +337,7 @@ impl Ebpf {
             list.len += 1;
         }
         if ports.len() > MAX_FANOUT {
-            tracing::warn!(ports = ports.len(), limit = MAX_FANOUT, "floods do not reach all ports");
+            tracing::warn!(ports = ports.len(), limit = MAX_FANOUT, "too many ports for the kernel: floods go through user space");
         }
         self.tables.flood_ports.set(0, &list)
     }
