@@ -20,6 +20,15 @@ const PACE: Duration = Duration::from_micros(50);
 /// How often all programs are replaced while frames flow.
 const SWAPS: usize = 5;
 
+/// Ends a thread when it goes out of scope.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn programs_are_replaced_under_traffic_and_nothing_is_lost() {
     for tcx in [true, false] {
@@ -39,13 +48,14 @@ fn programs_are_replaced_under_traffic_and_nothing_is_lost() {
                         thread::sleep(PACE);
                     }
                 });
+                // The scope waits for its threads, also after a panic.
+                let _stop = Stop(&stop);
                 for _ in 0..SWAPS {
                     let (mut ebpf, upcalls) = host.successor();
                     attach(&mut ebpf, &host.wires);
                     (host.ebpf, host.upcalls) = (ebpf, upcalls);
                     arrived += outside.arrived();
                 }
-                stop.store(true, Ordering::Relaxed);
             });
             arrived += outside.arrivals(0).len();
             let sent = sent.into_inner();

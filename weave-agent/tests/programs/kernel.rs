@@ -7,6 +7,7 @@ use aya::VerifierLogLevel;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerfEventArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use weave_agent::io::datapath::ebpf::verify;
 use weave_agent::io::object::OBJECT;
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, Source, Tree, UpcallHeader};
 use weave_ebpf::stats::COUNTERS;
@@ -49,7 +50,7 @@ impl Kernel {
         let mut object = aya::EbpfLoader::new().verifier_log_level(log_level()).default_map_pin_directory(pins).load(OBJECT).unwrap();
         let names: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
         for name in &names {
-            program_mut(&mut object, name).load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            verify(program_mut(&mut object, name)).unwrap_or_else(|error| panic!("{name}: {error:?}"));
         }
         Self { object }
     }

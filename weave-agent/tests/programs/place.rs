@@ -12,6 +12,9 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+/// No test needs a tenth of it.
+const LIMIT: Duration = Duration::from_secs(300);
+
 /// A bpffs on a directory of its own.
 struct Bpffs(TempDir);
 
@@ -37,6 +40,8 @@ pub(crate) fn private(test: impl FnOnce(&Path) + Send + 'static) {
         ip("link set lo up");
         test(pins.0.path());
     });
+    // A test that hangs fails alone; its thread ends with the process.
+    vm_tests::wait_for("the test to end", LIMIT, || Ok(thread.is_finished())).unwrap();
     if let Err(panic) = thread.join() {
         resume_unwind(panic);
     }

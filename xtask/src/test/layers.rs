@@ -1,10 +1,15 @@
 //! The layers, as a table: a new one is a new entry.
 
+use std::process::Command;
+
 use anyhow::Result;
-use vm_tests::process;
+use vm_tests::{is_ci, process};
 
 use crate::build_ebpf;
 use crate::workspace::Workspace;
+
+/// No layer needs a third of it: one that hangs fails by name, and the others still run.
+const LIMIT: &str = "25m";
 
 /// One thing that CI checks.
 #[derive(Debug)]
@@ -127,10 +132,26 @@ impl Layer {
             Work::Cargo { words, env } => {
                 let mut words = words.split(' ');
                 let mut cargo = workspace.cargo(words.next().unwrap_or_default());
-                process::run(cargo.args(words).envs(env))
+                cargo.args(words).envs(env);
+                process::run(&mut if is_ci() { limited(&cargo) } else { cargo })
             }
         }
     }
+}
+
+/// The same command, ended with all it started after [`LIMIT`]. Only where nobody watches: `timeout` makes a process
+/// group of its own, which a terminal's Ctrl-C does not reach.
+fn limited(command: &Command) -> Command {
+    let mut limited = Command::new("timeout");
+    limited.args(["--verbose", "--kill-after=10", LIMIT]).arg(command.get_program()).args(command.get_args());
+    limited.current_dir(command.get_current_dir().unwrap_or_else(|| ".".as_ref()));
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
 }
 
 #[cfg(test)]

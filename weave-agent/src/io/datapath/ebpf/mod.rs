@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::KernelVersion;
 use weave_ebpf::flow::{
     self, Bucket, Config, FloodPorts, Flow, FlowKey, HEARTBEAT_BUCKET, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree,
@@ -33,6 +33,8 @@ use crate::switch::{self, Adopted};
 /// microseconds, so a port that floods takes 4 % of one core.
 const UPCALL_RATE: u32 = 4_000;
 const UPCALL_BURST: u32 = 4_096;
+/// A signal twice in a row was seen; libbpf gives up after 5.
+const VERIFY_ATTEMPTS: usize = 30;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -91,7 +93,8 @@ impl Ebpf {
             .load(object)
             .context("cannot load the BPF object")?;
         for hook in Hook::ALL {
-            program(&mut object, hook)?.load().with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
+            let program = program(&mut object, hook)?;
+            verify(program).with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
         }
         logs::start(&mut object)?;
         let ring = object.take_map("UPCALLS").context("the BPF object has no map UPCALLS")?;
@@ -385,6 +388,21 @@ fn maps_path(pins: &Path) -> PathBuf {
 fn program(object: &mut aya::Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
     let program = object.program_mut(hook.program()).with_context(|| format!("the BPF object has no program {}", hook.program()))?;
     Ok(program.try_into()?)
+}
+
+/// Loads a program. The verifier stops with EAGAIN when the thread has a signal to see to (Linux 4.20, commit
+/// c3494801cd17), which says nothing about the program.
+///
+/// # Errors
+/// When the kernel refuses the program.
+pub fn verify(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    for _ in 1..VERIFY_ATTEMPTS {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    program.load()
 }
 
 /// What an earlier agent configured, with what this one was told.
