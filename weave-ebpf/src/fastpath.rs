@@ -357,7 +357,7 @@ fn ask<T: Tables>(tables: &T, config: &Config, kind: u32, key: FlowKey, bucket: 
     if !tables.admit(bucket, config) {
         return Verdict::drop(DropReason::UpcallRate);
     }
-    tables.count(Counter::Upcalls);
+    tables.count(if kind == upcall::HEARTBEAT { Counter::HeartbeatReplies } else { Counter::Upcalls });
     Verdict::Upcall { kind, key }
 }
 

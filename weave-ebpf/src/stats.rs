@@ -69,10 +69,12 @@ counters! {
         ViaStack = "via-stack",
         /// Frames copied to ports and peers.
         Flooded = "flooded",
-        /// Upcalls made.
+        /// Upcalls made: frames that no flow says anything of.
         Upcalls = "upcalls",
         /// Heartbeats answered in the kernel.
         Heartbeats = "heartbeats",
+        /// Answers to our heartbeats, given to user space.
+        HeartbeatReplies = "heartbeat-replies",
     }
 }
 
