@@ -5,9 +5,9 @@ use std::path::PathBuf;
 /// The directories of one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// Socket, pid, log, pins: gone with a reboot.
+    /// Socket, pid, log, pins, the note of what was stored last: gone with a reboot.
     pub run: PathBuf,
-    /// Name, short id, targets: stays.
+    /// Name, short id, targets, addresses, names: stays.
     pub state: PathBuf,
 }
 
@@ -32,8 +32,18 @@ impl Paths {
         self.run.join("bpf")
     }
 
-    /// What is kept.
+    /// What is kept: a database.
     pub fn state_file(&self) -> PathBuf {
+        self.state.join("agent.redb")
+    }
+
+    /// Where earlier versions kept it.
+    pub fn old_state_file(&self) -> PathBuf {
         self.state.join("agent.json")
+    }
+
+    /// Says what was stored last in this boot.
+    pub fn latest(&self) -> PathBuf {
+        self.run.join("agent.latest")
     }
 }

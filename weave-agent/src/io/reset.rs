@@ -23,9 +23,15 @@ pub async fn remove_everything(paths: &Paths) -> Removed {
     let mut done = Removed::default();
     done.interfaces().await;
     done.pins(&paths.pins());
-    done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log"));
-    done.files(&paths.state, |name| name == "agent.json.new" || name == "agent.json" || name.starts_with("agent.json.damaged-"));
+    done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.latest"));
+    done.files(&paths.state, is_kept);
     done
+}
+
+/// Of this version or an earlier one, whole or set aside.
+fn is_kept(name: &str) -> bool {
+    let ours = |kept: &str| name.strip_prefix(kept).is_some_and(|rest| matches!(rest, "" | ".new") || rest.starts_with(".damaged-"));
+    ours("agent.redb") || ours("agent.json")
 }
 
 impl Removed {

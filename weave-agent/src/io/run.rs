@@ -22,7 +22,7 @@ use super::net::{self, Netlink, PortWatch, Underlay, ports};
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::signals::Signals;
-use super::store::{self, State};
+use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
 use super::{bpffs, connect};
 use crate::config::Config;
@@ -55,10 +55,10 @@ fn claim(paths: &Paths) -> anyhow::Result<PidFile> {
 
 async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
     let mut rng = StdRng::try_from_rng(&mut SysRng).context("the system has no randomness")?;
-    let state = remembered(&config, paths, &mut rng)?;
+    let (store, state) = remembered(&config, paths, &mut rng)?;
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
-    let keeper = tokio::spawn(store::keep(paths.state_file(), kept));
+    let keeper = tokio::spawn(store::keep(store, kept));
     let ran = start(config, paths, listener, state, rng).await;
     // The last sender of the state has gone with the agent: what is not on disk yet is being written.
     if timeout(LAST_WORDS, keeper).await.is_err() {
@@ -68,8 +68,8 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// What an earlier agent kept, and what the user says now.
-fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Result<State> {
-    let mut state = State::load(&paths.state_file(), rng)?;
+fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Result<(Store, State)> {
+    let (store, mut state) = Store::open(paths, rng)?;
     let before = state.clone();
     if let Some(name) = config.name.filter(|name| *name != state.name) {
         tracing::info!(old = %state.name, new = %name, "this peer gets a new name");
@@ -83,9 +83,9 @@ fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Resul
         state.short_id = Some((rng.next_u32() & 0xfff) as u16);
     }
     if state != before {
-        state.save(&paths.state_file())?;
+        store.commit(&Changes { state: Some(state.clone()), ..Changes::default() })?;
     }
-    Ok(state)
+    Ok((store, state))
 }
 
 async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Sender<State>, mut rng: StdRng) -> anyhow::Result<()> {
