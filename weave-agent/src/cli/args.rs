@@ -87,9 +87,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Put this host itself on the network
-    #[command(after_help = "Example: weave-agent expose 10.32.0.1/16")]
+    /// Put this host itself on the network, and the network behind this host
+    #[command(
+        after_help = "Containers that use the address as their gateway reach whatever this host reaches, in its name; what this host routes to\n\
+        them comes from its address. It takes `nft`, and turns on forwarding.\n\nExample: weave-agent expose 10.32.0.1/16"
+    )]
     Expose {
+        /// No NAT: the host has the addresses, and that is all
+        #[arg(long)]
+        no_masq: bool,
         /// Addresses as `10.32.0.1/16`
         #[arg(required = true, value_name = "CIDR")]
         addresses: Vec<String>,

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::show::{print, print_json};
 use super::{meant, render};
-use crate::io::api::body::{Changed, Connect, Connected, Expose, Forget, Hide};
+use crate::io::api::body::{Changed, Connect, Connected, Expose, Exposed, Forget, Hide};
 use crate::io::api::client::Client;
 
 pub(super) async fn connect(client: &Client, peers: &[String], replace: bool) -> anyhow::Result<()> {
@@ -28,8 +28,14 @@ pub(super) async fn detach(client: &Client, words: &[String], json: bool) -> any
     change(client, "/detach", &meant::detach(words)?, json).await
 }
 
-pub(super) async fn expose(client: &Client, addresses: &[String], json: bool) -> anyhow::Result<()> {
-    change(client, "/expose", &Expose { addresses: meant::cidrs(addresses)? }, json).await
+pub(super) async fn expose(client: &Client, addresses: &[String], no_masq: bool, json: bool) -> anyhow::Result<()> {
+    let asked = Expose { addresses: meant::cidrs(addresses)?, no_masq };
+    if json {
+        return print_json(&answered::<serde_json::Value>(client, "/expose", &asked).await?);
+    }
+    let exposed: Exposed = answered(client, "/expose", &asked).await?;
+    exposed.notes.iter().for_each(|note| eprintln!("{note}"));
+    print(&render::changed(&exposed.changed))
 }
 
 pub(super) async fn hide(client: &Client, addresses: &[String], json: bool) -> anyhow::Result<()> {

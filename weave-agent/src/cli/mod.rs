@@ -40,7 +40,7 @@ fn carry_out(args: &Args) -> anyhow::Result<()> {
         Command::Forget { peers } => block_on(change::forget(&client, peers)),
         Command::Attach { words, json } => block_on(change::attach(&client, words, *json)),
         Command::Detach { words, json } => block_on(change::detach(&client, words, *json)),
-        Command::Expose { addresses, json } => block_on(change::expose(&client, addresses, *json)),
+        Command::Expose { no_masq, addresses, json } => block_on(change::expose(&client, addresses, *no_masq, *json)),
         Command::Hide { addresses, json } => block_on(change::hide(&client, addresses, *json)),
         Command::Status { what, json } => block_on(show::status(&client, *what, *json)),
         Command::Ps { targets, json } => block_on(show::ps(&client, targets, *json)),

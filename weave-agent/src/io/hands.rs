@@ -1,4 +1,4 @@
-//! Attach, detach, expose, hide: what takes time, done beside the loop.
+//! Attach and detach: what takes time, done beside the loop. Expose and hide are in [`super::exposure`].
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,7 +11,7 @@ use super::net::docker::Docker;
 use super::net::{
     self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Netlink, Netns, Port, PortKind, Target,
 };
-use super::net::{EXPOSE_IFNAME, TargetError, ports};
+use super::net::{TargetError, ports};
 use super::store::State;
 use crate::status::Attachment;
 
@@ -67,44 +67,11 @@ impl Hands {
         self.gone(detached).await
     }
 
-    /// `POST /expose`
-    pub async fn expose(&self, asked: body::Expose) -> Answer {
-        let exposed = self.expose_now(&asked.addresses).await?;
-        self.state.send_modify(|state| state.exposed.clone_from(&exposed.port.addrs));
-        answer(&body::Changed { changed: exposed.added, addresses: exposed.port.addrs })
-    }
-
-    /// `POST /hide`
-    pub async fn hide(&self, asked: body::Hide) -> Answer {
-        let hidden = net::hide(&self.host, &bare(&asked.addresses)).await.map_err(refused_detach)?;
-        self.state.send_modify(|state| state.exposed.clone_from(&hidden.left));
-        self.gone(hidden).await
-    }
-
-    /// What an agent before us exposed: after a reboot the host has lost it.
-    pub async fn expose_again(&self) {
-        let addresses = self.state.borrow().exposed.clone();
-        if addresses.is_empty() {
-            return;
-        }
-        if let Err(refusal) = self.expose_now(&addresses).await {
-            tracing::error!("cannot expose the host again: {refusal}");
-        }
-    }
-
     /// `GET /ps`
     pub async fn attachments(&self) -> Result<Vec<Attachment>, Refusal> {
         let ports = ports::list(&self.host).await.map_err(Refusal::internal)?;
         let state = self.state.borrow();
         Ok(ports.iter().map(|port| attachment(port, &state)).collect())
-    }
-
-    async fn expose_now(&self, addresses: &[IpNet]) -> Result<Attached, Refusal> {
-        let exposed = net::expose(&self.host, addresses, self.mtu().await).await.map_err(refused_attach)?;
-        self.plug(&exposed.port).await?;
-        let host = Netns::own().map_err(Refusal::internal)?;
-        log_unannounced(net::announce(&host, EXPOSE_IFNAME, exposed.port.mac, &exposed.added).await, "the host");
-        Ok(exposed)
     }
 
     /// What `ps` calls it; the names of ports that are gone are forgotten on the way.
@@ -124,7 +91,7 @@ impl Hands {
         })
     }
 
-    async fn plug(&self, port: &Port) -> Result<(), Refusal> {
+    pub(super) async fn plug(&self, port: &Port) -> Result<(), Refusal> {
         let (port, redirect_peer) = (port.id, port.kind != PortKind::Host);
         let plugged = self.events.carry_out(|done| Event::Plug { port, redirect_peer, done }).await;
         plugged.map_err(|error| Refusal::internal(format!("{error:#}")))
@@ -139,7 +106,7 @@ impl Hands {
         Err(refusal)
     }
 
-    async fn gone(&self, detached: Detached) -> Answer {
+    pub(super) async fn gone(&self, detached: Detached) -> Answer {
         if detached.left.is_empty() {
             self.events.send(Event::Unplug(detached.port)).await.map_err(|_| Refusal::ending())?;
         }
@@ -159,18 +126,18 @@ fn attachment(port: &Port, state: &State) -> Attachment {
     }
 }
 
-fn bare(addresses: &[IpNet]) -> Vec<IpAddr> {
+pub(super) fn bare(addresses: &[IpNet]) -> Vec<IpAddr> {
     addresses.iter().map(IpNet::addr).collect()
 }
 
 /// The frames flow all the same; neighbours' caches are right within a minute.
-fn log_unannounced(announced: Result<(), net::Error>, who: &str) {
+pub(super) fn log_unannounced(announced: Result<(), net::Error>, who: &str) {
     if let Err(error) = announced {
         tracing::warn!(%error, "cannot announce the addresses of {who}");
     }
 }
 
-fn refused_attach(error: AttachError) -> Refusal {
+pub(super) fn refused_attach(error: AttachError) -> Refusal {
     match error {
         AttachError::NoAddress(_) | AttachError::InvalidAddress { .. } | AttachError::HostNamespace(_) => Refusal::bad_request(error),
         AttachError::AlreadyAttached { .. }
@@ -181,7 +148,7 @@ fn refused_attach(error: AttachError) -> Refusal {
     }
 }
 
-fn refused_detach(error: DetachError) -> Refusal {
+pub(super) fn refused_detach(error: DetachError) -> Refusal {
     match error {
         DetachError::NotAttached(_) | DetachError::NoSuchAddress { .. } => Refusal::not_found(error),
         DetachError::ForeignInterface { .. } => Refusal::conflict(error),

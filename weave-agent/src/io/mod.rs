@@ -8,6 +8,7 @@ pub mod clock;
 pub mod connect;
 pub mod datapath;
 pub mod event;
+pub mod exposure;
 pub mod hands;
 pub mod links;
 pub mod logging;

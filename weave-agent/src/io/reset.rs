@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::bpffs;
 use super::datapath::ebpf;
-use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX};
+use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX, nat};
 use super::paths::Paths;
 
 /// What became of it.
@@ -18,10 +18,11 @@ pub struct Removed {
     pub failures: Vec<String>,
 }
 
-/// Interfaces, programs, pins, files.
+/// Interfaces, NAT, programs, pins, files.
 pub async fn remove_everything(paths: &Paths) -> Removed {
     let mut done = Removed::default();
     done.interfaces().await;
+    done.nat().await;
     done.pins(&paths.pins());
     done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.latest"));
     done.files(&paths.state, is_kept);
@@ -48,6 +49,14 @@ impl Removed {
                     self.note(format!("interface {}", link.name), deleted);
                 }
             }
+        }
+    }
+
+    async fn nat(&mut self) {
+        match nat::remove().await {
+            Ok(true) => self.removed.push(format!("nftables table {}", nat::TABLE)),
+            Ok(false) => {}
+            Err(error) => self.failures.push(format!("nftables table {}: {error}", nat::TABLE)),
         }
     }
 

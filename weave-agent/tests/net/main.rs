@@ -6,6 +6,7 @@ mod attach;
 mod expose;
 mod frames;
 mod host;
+mod nat;
 mod target;
 mod underlay;
 mod vxlan;

@@ -56,6 +56,20 @@ pub struct Detach {
 pub struct Expose {
     /// What the host gets, each with the prefix of its subnet.
     pub addresses: Vec<IpNet>,
+    /// No NAT between these subnets and anywhere else.
+    #[serde(default)]
+    pub no_masq: bool,
+}
+
+/// What `POST /expose` is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exposed {
+    /// As for the others.
+    #[serde(flatten)]
+    pub changed: Changed,
+    /// What else has changed, or must before packets flow: sentences for the user.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// `POST /hide`

@@ -12,6 +12,7 @@ pub mod expose;
 pub mod heartbeat;
 pub mod link;
 pub mod mtu;
+pub mod nat;
 pub mod netns;
 pub mod ports;
 pub mod raw;
@@ -22,6 +23,7 @@ pub mod underlay;
 pub mod vxlan;
 
 mod checks;
+mod forwarding;
 mod notify;
 mod sys;
 mod undo;

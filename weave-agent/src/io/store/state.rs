@@ -23,6 +23,9 @@ pub struct State {
     /// The host's own addresses on the network.
     #[serde(default)]
     pub exposed: Vec<IpNet>,
+    /// Those of them that have NAT behind them.
+    #[serde(default)]
+    pub masqueraded: Vec<IpNet>,
     /// What the owners of the ports were called, by the port's interface.
     #[serde(default)]
     pub attached: BTreeMap<String, String>,
@@ -32,7 +35,7 @@ impl State {
     /// Of an agent that has never run.
     pub fn fresh(rng: &mut impl Rng) -> Self {
         let name = PeerName::random(rng);
-        Self { name, short_id: None, targets: Vec::new(), exposed: Vec::new(), attached: BTreeMap::new() }
+        Self { name, short_id: None, targets: Vec::new(), exposed: Vec::new(), masqueraded: Vec::new(), attached: BTreeMap::new() }
     }
 }
 
