@@ -26,7 +26,6 @@ impl Hands {
                 return Err(refusal);
             }
         };
-        notes.iter().for_each(|note| tracing::info!("{note}"));
         self.state.send_modify(|state| {
             state.exposed.clone_from(&exposed.port.addrs);
             state.masqueraded = masqueraded;
@@ -58,9 +57,8 @@ impl Hands {
             let state = self.state.borrow();
             (state.exposed.clone(), state.masqueraded.clone())
         };
-        match nat::apply(&masqueraded).await {
-            Ok(notes) => notes.iter().for_each(|note| tracing::info!("{note}")),
-            Err(error) => tracing::error!("cannot masquerade again what the host exposes: {error}"),
+        if let Err(error) = nat::apply(&masqueraded).await {
+            tracing::error!("cannot masquerade again what the host exposes: {error}");
         }
         if addresses.is_empty() {
             return;

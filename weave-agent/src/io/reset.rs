@@ -126,6 +126,14 @@ mod tests {
     }
 
     #[test]
+    fn what_was_kept_goes_whatever_version_kept_it() {
+        for name in ["agent.redb", "agent.redb.new", "agent.redb.damaged-1", "agent.json", "agent.json.new", "agent.json.damaged-12"] {
+            assert!(is_kept(name), "{name}");
+        }
+        assert!(!is_kept("agent.redb.copy") && !is_kept("agent.yaml"));
+    }
+
+    #[test]
     fn interfaces_of_others_stay() {
         let link = |name: &str, kind: &str| Link { name: name.into(), kind: kind.into(), ..Link::default() };
         for (name, kind, ours) in [

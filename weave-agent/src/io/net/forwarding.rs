@@ -20,6 +20,7 @@ pub(super) fn enable(v4: bool, v6: bool) -> Result<Vec<String>, NatError> {
         write(V6)?;
         notes.push("this host now forwards IPv6 packets (net.ipv6.conf.all.forwarding=1), and goes on when it is hidden".to_owned());
     }
+    notes.iter().for_each(|note| tracing::info!("{note}"));
     Ok(notes)
 }
 

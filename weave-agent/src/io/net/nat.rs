@@ -56,9 +56,9 @@ pub async fn apply(addrs: &[IpNet]) -> Result<Vec<String>, NatError> {
         remove().await?;
         return Ok(Vec::new());
     }
-    run(&["-f", "-"], &script(&subnets)).await?;
     let (v4, v6) = (subnets.iter().any(|net| net.addr().is_ipv4()), subnets.iter().any(|net| net.addr().is_ipv6()));
     let mut notes = forwarding::enable(v4, v6)?;
+    run(&["-f", "-"], &script(&subnets)).await?;
     for (family, _) in [("ip", v4), ("ip6", v6)].into_iter().filter(|(_, used)| *used) {
         notes.extend(dropped_by_policy(family).await);
     }
@@ -99,17 +99,24 @@ fn script(subnets: &BTreeSet<IpNet>) -> String {
 /// Another table's verdict that ours cannot overrule: Docker sets it where it is the first to let packets through.
 async fn dropped_by_policy(family: &str) -> Option<String> {
     let chain = run(&["list", "chain", family, "filter", "FORWARD"], "").await.ok()?;
+    if !String::from_utf8_lossy(&chain.stdout).contains("policy drop") {
+        return None;
+    }
     let tool = if family == "ip" { "iptables" } else { "ip6tables" };
-    String::from_utf8_lossy(&chain.stdout).contains("policy drop").then(|| {
-        format!(
-            "the firewall of this host drops what it is not told to forward (policy drop in {family} filter FORWARD): let the network \
-             through with `{tool} -I FORWARD -i weave -j ACCEPT; {tool} -I FORWARD -o weave -j ACCEPT`"
-        )
-    })
+    let note = format!(
+        "the firewall of this host drops what it is not told to forward (policy drop in {family} filter FORWARD): let the network \
+         through with `{tool} -I FORWARD -i weave -j ACCEPT; {tool} -I FORWARD -o weave -j ACCEPT`"
+    );
+    tracing::warn!("{note}");
+    Some(note)
 }
 
 async fn run(args: &[&str], input: &str) -> Result<Output, NatError> {
-    for program in PROGRAMS {
+    run_one_of(&PROGRAMS, args, input).await
+}
+
+async fn run_one_of(programs: &[&str], args: &[&str], input: &str) -> Result<Output, NatError> {
+    for program in programs {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("LC_ALL", "C").kill_on_drop(true);
         let mut child = match command.spawn() {
@@ -141,6 +148,14 @@ fn complaint(output: &Output) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_missing_nft_is_told_with_what_to_install_and_what_to_do_without() {
+        let error = run_one_of(&["/nowhere/nft", "no-such-nft"], &[], "").await.unwrap_err().to_string();
+        insta::assert_snapshot!(error, @"`nft` is not installed: install the package nftables, or leave NAT out with --no-masq");
+        let error = run_one_of(&["/nowhere/nft", "sh"], &["-c", "cat >&2; exit 1"], "Error: no such thing\n^^^").await.unwrap_err();
+        assert!(matches!(&error, NatError::Refused(why) if why == "Error: no such thing"), "{error}");
+    }
 
     #[test]
     fn the_table_is_replaced_as_a_whole_and_names_subnets_not_addresses() {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
@@ -224,4 +226,28 @@ async fn snapshots_that_wait_share_a_transaction_and_the_last_one_is_told() {
     assert!(numbers.is_sorted() && numbers.last() == Some(&500) && numbers.len() < 20, "{numbers:?}");
     assert_eq!(store.locked().mark.generation - before, numbers.len() as u64);
     assert_eq!(store.ipam().unwrap().unwrap(), 500u64.to_be_bytes().as_slice());
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_not_told_and_tried_again() {
+    let (dir, paths) = paths();
+    let (store, _) = open(&paths, 1);
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(paths.state_file(), &elsewhere).unwrap();
+    store.locked().database = None;
+    let error = format!("{:#}", store.commit(&ipam("one")).unwrap_err());
+    assert!(error.contains("cannot write") && error.ends_with("it is gone"), "{error}");
+    let (sender, receiver) = watch::channel(Snapshot::default());
+    let (told, mut stored) = mpsc::unbounded_channel();
+    tokio::spawn(keep_ipam(store.clone(), receiver, move |number| {
+        let told = told.clone();
+        async move { told.send(number).unwrap() }
+    }));
+    sender.send_replace(Snapshot { number: 1, bytes: "two".into() });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    sender.send_replace(Snapshot { number: 2, bytes: "three".into() });
+    assert!(stored.try_recv().is_err());
+    fs::rename(&elsewhere, paths.state_file()).unwrap();
+    assert_eq!(stored.recv().await, Some(2));
+    assert_eq!(store.ipam().unwrap().unwrap(), "three");
 }
