@@ -9,16 +9,17 @@ use vm_tests::{Host, Lab, LabConfig, lab_dir, root_or_skip};
 
 use crate::observe::pid;
 
-/// Interfaces, qdiscs, programs on interfaces, mounts and files: all that an agent could leave.
+/// Interfaces, qdiscs, programs on interfaces, NAT, mounts and files: all that an agent could leave.
 fn traces(host: &Host<'_>, directory: &Path) -> Result<BTreeSet<String>> {
     let links = host.exec(["ip", "-o", "link"])?;
     let qdiscs = host.exec(["tc", "qdisc"])?;
     let routes = host.exec(["ip", "route"])?;
+    let rules = host.exec(["nft", "list", "ruleset"])?;
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let name = directory.display().to_string();
     let mounts = mounts.lines().filter(|line| line.contains(&name)).map(str::to_owned);
     let links = links.lines().filter_map(|line| line.split(": ").nth(1)).map(str::to_owned);
-    let lines = qdiscs.lines().chain(routes.lines()).map(str::to_owned).collect::<Vec<_>>();
+    let lines = qdiscs.lines().chain(routes.lines()).chain(rules.lines()).map(str::to_owned).collect::<Vec<_>>();
     Ok(links.chain(lines).chain(mounts).chain(files(directory)?).collect())
 }
 
@@ -55,6 +56,7 @@ fn reset_leaves_nothing_behind_with_the_agent_alive_or_dead() -> Result<()> {
         let host = lab.host(1)?;
         host.weave(["expose", "10.32.200.1/16"])?;
         lab.meshed()?;
+        ensure!(host.exec(["nft", "list", "ruleset"])?.contains("masquerade"), "an exposed host has NAT");
         let process = pid(&host)?;
         if dead {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGKILL)?;

@@ -119,6 +119,8 @@ impl Open {
     fn database(&mut self) -> anyhow::Result<&redb::Database> {
         if self.database.is_none() {
             let (database, contents) = file::open(&self.path).map_err(Unusable::into_error)?;
+            let is_ours = contents.mark.lineage == self.mark.lineage && contents.mark.generation >= self.mark.generation;
+            anyhow::ensure!(is_ours, "an older file has taken its place: remove it and start the agent again");
             self.mark = contents.mark;
             self.database = Some(database);
         }

@@ -232,7 +232,9 @@ async fn snapshots_that_wait_share_a_transaction_and_the_last_one_is_told() {
 async fn what_cannot_be_stored_is_not_told_and_tried_again() {
     let (dir, paths) = paths();
     let (store, _) = open(&paths, 1);
-    let elsewhere = dir.path().join("elsewhere");
+    let (elsewhere, old) = (dir.path().join("elsewhere"), dir.path().join("old"));
+    fs::copy(paths.state_file(), &old).unwrap();
+    store.commit(&ipam("zero")).unwrap();
     fs::rename(paths.state_file(), &elsewhere).unwrap();
     store.locked().database = None;
     let error = format!("{:#}", store.commit(&ipam("one")).unwrap_err());
@@ -247,6 +249,9 @@ async fn what_cannot_be_stored_is_not_told_and_tried_again() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     sender.send_replace(Snapshot { number: 2, bytes: "three".into() });
     assert!(stored.try_recv().is_err());
+    fs::copy(&old, paths.state_file()).unwrap();
+    let error = format!("{:#}", store.commit(&ipam("one")).unwrap_err());
+    assert!(error.contains("an older file"), "{error}");
     fs::rename(&elsewhere, paths.state_file()).unwrap();
     assert_eq!(stored.recv().await, Some(2));
     assert_eq!(store.ipam().unwrap().unwrap(), "three");
