@@ -1,0 +1,6 @@
+//! ipam
+#![allow(dead_code)]
+mod block;
+mod intervals;
+mod ring;
+mod space;
