@@ -89,7 +89,7 @@ impl Case {
             85..=87 => self.boot(host),
             88..=91 => self.remove(host),
             92..=94 => self.restore(host),
-            95..=96 => self.world.hosts[host].ahead += Time::from_secs(self.rng.random_range(1..200)),
+            95..=96 => self.jump(host),
             _ => self.burst(host),
         }
     }
@@ -157,6 +157,16 @@ impl Case {
         } else if !here.dead {
             self.world.launch(host, None, true);
         }
+    }
+
+    /// The clock jumps, as after a long sleep. What is late by that is answered at once.
+    fn jump(&mut self, host: usize) {
+        let by = Time::from_secs(self.rng.random_range(1..200));
+        self.world.note(|| format!("jump {host} {by:?}"));
+        let now = self.world.now;
+        let here = &mut self.world.hosts[host];
+        here.ahead += by;
+        here.requests.values_mut().for_each(|request| request.deadline = request.deadline.max(now + here.ahead));
     }
 
     fn split(&mut self) {
