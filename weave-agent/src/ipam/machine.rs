@@ -146,6 +146,7 @@ impl Ipam {
         if let Some(vote) = snapshot.vote {
             self.votes.merge(self.config.name, vote);
         }
+        self.config.trusted &= !snapshot.quarantined;
         if !rings.is_empty() {
             self.seeds = snapshot.seeds;
             self.adopt(rings);
@@ -238,6 +239,7 @@ impl Ipam {
             rings: self.spaces.iter().filter_map(|space| Some(store(space.family, space.ring.as_ref()?))).collect(),
             owned: self.owned.clone(),
             nicknames: self.nicknames.clone().into_iter().collect(),
+            quarantined: self.quarantined,
             vote: if self.has_ring() { None } else { self.votes.of(self.config.name).cloned() },
         }
     }

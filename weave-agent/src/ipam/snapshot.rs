@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub owned: BTreeMap<String, Vec<IpNet>>,
     /// What peers that own something are called.
     pub nicknames: Vec<(PeerName, String)>,
+    /// Our own free space was not believed to be ours: a start from this must not believe it either.
+    pub quarantined: bool,
     /// What we said in the vote on the first ring.
     pub vote: Option<Vote>,
 }
