@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::Conflict;
 use super::block::{Block, number};
 use super::machine::Ipam;
-use super::message::{Ask, Message, Outcome, Reply, clean};
+use super::message::{Ask, MAX_IN_USE, Message, Outcome, Reply, clean};
 use super::requests::Wish;
 use super::ring::MAX_TOKENS;
 use crate::Time;
@@ -18,6 +18,9 @@ const PATIENCE: Time = Time::from_secs(1);
 const PAUSE: Time = Time::from_millis(500);
 /// The same for addresses that were found in use in other peers' space.
 const LONG_PAUSE: Time = Time::from_secs(5);
+
+/// Most addresses remembered for others while our space is in quarantine.
+const MAX_RESERVED: usize = 1 << 16;
 
 /// What is wanted from other peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,6 +230,37 @@ impl Ipam {
         }
         self.ring_changed();
         self.news();
+    }
+
+    /// Addresses in use here in the space of others, for messages.
+    pub(super) fn displaced_numbers(&self) -> Vec<(u8, u128)> {
+        let numbered = |address: &IpAddr| Some((u8::try_from(self.space_of(*address)?).ok()?, number(*address)));
+        self.displaced.iter().filter_map(numbered).take(MAX_IN_USE).collect()
+    }
+
+    /// A peer uses addresses that may be in our space.
+    pub(super) fn spoken_for(&mut self, peer: PeerName, in_use: &[(u8, u128)]) {
+        for (range, address) in in_use.iter().map(|(range, address)| (usize::from(*range), *address)) {
+            if self.spaces.get(range).and_then(|space| space.owner(address)) != Some(self.config.name) {
+                continue;
+            }
+            if !self.quarantined {
+                self.concede(range, address, peer);
+            } else if self.reserved.len() < MAX_RESERVED {
+                self.reserved.insert((range, address), peer);
+            }
+        }
+    }
+
+    /// Gives a peer an address that it uses, if we do not.
+    pub(super) fn concede(&mut self, range: usize, address: u128, peer: PeerName) {
+        let room = self.spaces[range].ring.as_ref().is_some_and(|ring| ring.tokens().len() + 2 <= MAX_TOKENS);
+        if let Ok(block) = self.exactly(range, Block::single(address))
+            && room
+        {
+            self.counters.grants += 1;
+            self.give(range, block, peer);
+        }
     }
 
     /// The answer to an ask of ours; the ring that came with it is merged already.

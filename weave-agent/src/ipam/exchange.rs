@@ -80,6 +80,9 @@ impl Ipam {
             tracing::info!("every other owner told what it knows: our own addresses are used again");
             self.spaces.iter_mut().for_each(|space| space.quarantine.clear());
             self.ring_changed();
+            for ((range, address), peer) in std::mem::take(&mut self.reserved) {
+                self.concede(range, address, peer);
+            }
         }
     }
 

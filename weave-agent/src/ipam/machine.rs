@@ -56,6 +56,8 @@ pub struct Ipam {
     /// Peers whose space is to be taken over.
     pub(super) removals: BTreeSet<PeerName>,
     pub(super) exchange: Option<Exchange>,
+    /// Addresses (range by index) in our quarantined space that others use.
+    pub(super) reserved: BTreeMap<(usize, u128), PeerName>,
     /// Our own free space is not believed to be.
     pub(super) quarantined: bool,
     /// Whom to tell our state, and when.
@@ -102,6 +104,7 @@ impl Ipam {
             wants: BTreeMap::new(),
             removals: BTreeSet::new(),
             exchange: None,
+            reserved: BTreeMap::new(),
             quarantined: false,
             owed: BTreeMap::new(),
             announce: None,

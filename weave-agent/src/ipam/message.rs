@@ -20,6 +20,8 @@ use crate::peer::PeerName;
 pub(super) const MAX_MESSAGE: usize = 1 << 20;
 /// Most families.
 const MAX_RANGES: usize = 2;
+/// Most addresses in use in the space of others; what is beyond is asked for one by one.
+pub(super) const MAX_IN_USE: usize = 1 << 12;
 /// Longest text, bytes.
 const MAX_TEXT: usize = 255;
 
@@ -79,6 +81,10 @@ pub(super) struct State {
     /// Bits of the sender's number of free addresses, by range.
     #[serde(deserialize_with = "list::<_, _, MAX_RANGES>")]
     pub(super) levels: Vec<u8>,
+    /// Addresses (range by index) in use at the sender that lie in the space of others: whose they are gives them to it. In
+    /// answers above all: who comes out of quarantine must not hand them out.
+    #[serde(deserialize_with = "list::<_, _, MAX_IN_USE>")]
+    pub(super) in_use: Vec<(u8, u128)>,
     /// The sender has no vote.
     pub(super) observer: bool,
     /// The sender wants a ring: those who vote should begin.
@@ -299,7 +305,7 @@ mod tests {
         let vote = State { ranges, votes: vec![(peer(1), voted)], observer: true, wanting: true, question: Some(77), ..State::default() };
         let reply = |id, outcome| State { answer: Some(9), reply: Some(Reply { id, outcome }), ..ring.clone() };
         let granted = reply(5, Outcome::Granted(0x0a28_0000, 0x0a2a_0000));
-        let taken = reply(6, Outcome::Taken("veth-c1".into()));
+        let taken = State { in_use: vec![(0, 0x0a20_0007), (1, 5)], ..reply(6, Outcome::Taken("veth-c1".into())) };
         let ask = Ask { id: 5, digest: 0x1234_5678, range: 0, start: 0x0a20_0001, end: 0x0a2f_ffff, all: false };
         let state = |state| Message::State(Box::new(state));
         vec![

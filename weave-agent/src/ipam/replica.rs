@@ -35,6 +35,7 @@ impl Ipam {
             seeds: self.seeds.clone(),
             votes: if self.has_ring() { Vec::new() } else { self.votes.all().map(|(peer, vote)| (*peer, vote.clone())).collect() },
             levels: self.spaces.iter().map(|space| if self.quarantined { 0 } else { space.level(self.config.name) }).collect(),
+            in_use: self.displaced_numbers(),
             observer: self.is_observer(),
             wanting: self.is_observer() && self.ballot.is_some(),
             ..State::default()
@@ -200,6 +201,7 @@ impl Ipam {
             }
             self.urged |= state.wanting && !self.is_observer();
         }
+        self.spoken_for(from, &state.in_use);
         if let Some(number) = state.answer {
             self.answered(from, number);
         }
