@@ -7,6 +7,7 @@ pub mod addr;
 pub mod config;
 pub mod datapath;
 pub mod frame;
+pub mod ipam;
 pub mod mesh;
 pub mod peer;
 pub mod router;

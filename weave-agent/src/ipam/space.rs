@@ -1,0 +1,159 @@
+//! One family's part of a replica: the ring, and what is in use on this host.
+//!
+//! What is free is never stored: it is what the ring says is ours, without what is in use, without what is in quarantine.
+//! So ring and free space cannot disagree.
+
+use ipnet::IpNet;
+
+use super::block::{Block, Family, number};
+use super::intervals::Intervals;
+use super::ring::{MAX_TOKENS, Ring};
+use crate::peer::PeerName;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Space {
+    pub(super) family: Family,
+    pub(super) range: IpNet,
+    /// What addresses are taken from if nobody says otherwise.
+    pub(super) subnet: IpNet,
+    pub(super) ring: Option<Ring>,
+    /// In use by containers of this host, wherever in the range (or outside it) they lie.
+    pub(super) used: Intervals,
+    /// Ours according to a state that may be old: sorted, disjoint.
+    pub(super) quarantine: Vec<Block>,
+}
+
+impl Space {
+    pub(super) fn new(range: IpNet, subnet: IpNet) -> Self {
+        Self { family: Family::of(range.addr()), range, subnet, ring: None, used: Intervals::default(), quarantine: Vec::new() }
+    }
+
+    pub(super) fn block(&self) -> Block {
+        Block::of(self.range)
+    }
+
+    pub(super) fn contains(&self, address: std::net::IpAddr) -> bool {
+        self.family == Family::of(address) && self.block().contains(number(address))
+    }
+
+    /// Free blocks of ours in `within`, in order, found as they are asked for.
+    pub(super) fn free(&self, me: PeerName, within: Block) -> impl Iterator<Item = Block> {
+        let own = self.ring.iter().flat_map(move |ring| ring.owned_by(me, within));
+        let known = own.flat_map(|block| block.without(&self.quarantine));
+        known.flat_map(|block| self.used.gaps(block))
+    }
+
+    pub(super) fn count_free(&self, me: PeerName, within: Block) -> u128 {
+        self.free(me, within).map(Block::size).sum()
+    }
+
+    /// The lowest free address for a container in a subnet.
+    pub(super) fn lowest(&self, me: PeerName, subnet: IpNet) -> Option<u128> {
+        self.free(me, Block::hosts(subnet)).next().map(|block| block.start)
+    }
+
+    /// What to give to a peer that wants space in `within`: the largest free block that a prefix can name, but if that is
+    /// more than half of what is free there, only its upper half. An owner keeps one address, come what may: who owns
+    /// something is asked before a state that may be old is believed, or space of a removed peer used.
+    pub(super) fn spare(&self, me: PeerName, within: Block) -> Option<Block> {
+        let ring = self.ring.as_ref().filter(|ring| ring.tokens().len() + 2 <= MAX_TOKENS)?;
+        let best = self.free(me, within).map(Block::largest_cidr).max_by_key(|block| block.size())?;
+        let half = best.size() > self.count_free(me, within) / 2;
+        let spare = if half { best.upper_half() } else { best };
+        (spare.size() < ring.size_of(me)).then_some(spare)
+    }
+
+    /// Whether we own an address and nobody uses it.
+    pub(super) fn is_free(&self, me: PeerName, address: u128) -> bool {
+        self.free(me, Block::single(address)).next().is_some()
+    }
+
+    pub(super) fn owner(&self, address: u128) -> Option<PeerName> {
+        self.ring.as_ref()?.owner(address)
+    }
+
+    /// Bits of the number of free addresses: coarse, so that it seldom changes.
+    pub(super) fn level(&self, me: PeerName) -> u8 {
+        let free = self.count_free(me, self.block());
+        u8::try_from(128 - free.leading_zeros()).unwrap_or(u8::MAX)
+    }
+
+    /// Takes a block out of quarantine.
+    pub(super) fn trust(&mut self, block: Block) {
+        self.quarantine = self.quarantine.iter().flat_map(|old| old.without(&[block])).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: PeerName = PeerName([2, 0, 0, 0, 0, 1]);
+    const OTHER: PeerName = PeerName([2, 0, 0, 0, 0, 2]);
+
+    fn space(range: &str, peers: &[PeerName]) -> Space {
+        let range: IpNet = range.parse().unwrap();
+        let mut space = Space::new(range, range);
+        space.ring = Ring::first(Block::of(range), peers);
+        space
+    }
+
+    #[test]
+    fn the_lowest_address_that_a_container_can_have_is_next() {
+        let mut space = space("10.32.0.0/24", &[ME]);
+        let base = space.block().start;
+        assert_eq!(space.lowest(ME, space.range), Some(base + 1));
+        space.used.insert(base + 1);
+        assert_eq!(space.lowest(ME, space.range), Some(base + 2));
+        assert_eq!(space.lowest(ME, "10.32.0.64/26".parse().unwrap()), Some(base + 65));
+        assert_eq!(space.lowest(OTHER, space.range), None);
+    }
+
+    #[test]
+    fn the_specifications_example_of_a_donation() {
+        // weave-net.md, D.4: A owns 10.32 to 10.39 and uses .1 to .5.
+        let mut space = space("10.32.0.0/12", &[ME, OTHER]);
+        let range = space.block();
+        for last in 1..=5 {
+            space.used.insert(range.start + last);
+        }
+        let spare = space.spare(ME, Block::hosts(space.range)).unwrap();
+        assert_eq!(spare, Block::of("10.38.0.0/15".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_owner_keeps_one_address() {
+        let mut space = space("10.32.0.0/30", &[ME]);
+        let within = space.block();
+        let mut given = Vec::new();
+        while let Some(block) = space.spare(ME, within) {
+            space.ring.as_mut().unwrap().grant(block, OTHER);
+            given.push(block.size());
+        }
+        assert_eq!(given, [2, 1]);
+        assert_eq!(space.count_free(ME, within), 1);
+    }
+
+    #[test]
+    fn what_is_in_quarantine_is_not_free() {
+        let mut space = space("10.32.0.0/24", &[ME, OTHER]);
+        let range = space.block();
+        space.quarantine = vec![Block::new(range.start, range.start + 128)];
+        assert_eq!((space.count_free(ME, range), space.spare(ME, range)), (0, None));
+        space.trust(Block::new(range.start + 32, range.start + 64));
+        assert_eq!((space.count_free(ME, range), space.lowest(ME, space.range)), (32, Some(range.start + 32)));
+    }
+
+    #[test]
+    fn a_hundred_thousand_addresses_in_use_do_not_slow_an_allocation() {
+        let mut space = space("10.32.0.0/12", &[ME]);
+        let base = space.block().start;
+        for address in 1..100_000 {
+            assert_eq!(space.lowest(ME, space.range), Some(base + address));
+            space.used.insert(base + address);
+        }
+        space.used.remove(base + 777);
+        assert_eq!(space.lowest(ME, space.range), Some(base + 777));
+    }
+}
