@@ -2,6 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::IpNet;
+
+use crate::ipam::{self, Init};
 use crate::peer::PeerName;
 
 /// TCP port of the mesh, as Weave Net has it.
@@ -32,6 +35,30 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Whom to connect to. `None`: those of last time.
     pub peers: Option<Vec<String>>,
+    /// What addresses are given out; `None`: none, all are somebody's own choice.
+    pub ipalloc: Option<Ipalloc>,
+}
+
+/// What addresses are given out, and who begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipalloc {
+    /// One range, or one of each family; the same on all hosts.
+    pub ranges: Vec<IpNet>,
+    /// What is meant if no subnet is said; the ranges if empty.
+    pub subnets: Vec<IpNet>,
+    /// How the first ring comes to be.
+    pub init: Init,
+}
+
+impl Ipalloc {
+    /// As the replica wants it.
+    ///
+    /// # Errors
+    /// See [`ipam::ConfigError`].
+    pub fn config(&self, name: PeerName, nickname: String, trusted: bool) -> Result<ipam::Config, ipam::ConfigError> {
+        let Self { ranges, subnets, init } = self.clone();
+        ipam::Config { name, nickname, ranges, subnets, init, trusted }.checked()
+    }
 }
 
 /// A setting that cannot work, and what would.
@@ -46,12 +73,20 @@ pub enum ConfigError {
     /// Too long, or not to be shown.
     #[error("--nickname {0:?} will not do: say 1 to {LONGEST_NICKNAME} bytes without control characters")]
     Nickname(String),
+    /// Of the range, its subnets, or the seeds.
+    #[error(transparent)]
+    Ipalloc(#[from] ipam::ConfigError),
     /// A name must be a unicast address.
     #[error("--name {0} will not do: a peer's name is a unicast address other than zero, for example 02:00:00:00:00:01")]
     Name(PeerName),
 }
 
 impl Config {
+    /// Whether addresses are given out.
+    pub const fn allocates(&self) -> bool {
+        self.ipalloc.is_some()
+    }
+
     /// The UDP port of the tunnel.
     pub const fn tunnel_port(&self) -> u16 {
         self.port + 1
@@ -67,6 +102,9 @@ impl Config {
         }
         if let Some(name) = self.name.filter(|name| name.0[0] & 1 == 1 || name.0 == [0; 6]) {
             return Err(ConfigError::Name(name));
+        }
+        if let Some(ipalloc) = &self.ipalloc {
+            ipalloc.config(PeerName([2; 6]), String::new(), true)?;
         }
         let showable = (1..=LONGEST_NICKNAME).contains(&self.nickname.len()) && !self.nickname.chars().any(char::is_control);
         if showable { Ok(self) } else { Err(ConfigError::Nickname(self.nickname)) }
@@ -87,6 +125,7 @@ mod tests {
             conn_limit: CONN_LIMIT,
             mtu: None,
             peers: None,
+            ipalloc: Some(Ipalloc { ranges: vec!["10.32.0.0/12".parse().unwrap()], subnets: vec![], init: Init::Consensus }),
         }
     }
 
@@ -104,5 +143,6 @@ mod tests {
         assert!(refused(|c| c.nickname = String::new()).contains("--nickname"));
         assert!(refused(|c| c.nickname = "a\nb".into()).contains("--nickname"));
         assert!(refused(|c| c.name = Some(PeerName([1; 6]))).contains("--name 01:01"));
+        assert!(refused(|c| c.ipalloc.as_mut().unwrap().ranges.clear()).contains("--ipalloc-range"));
     }
 }

@@ -258,6 +258,63 @@ pub struct Attachment {
     pub mtu: u32,
 }
 
+/// `GET /status/ipam`: who gives out which addresses. Counts of addresses are text: JSON readers round large numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ipam {
+    /// `off`, `none` (nobody wanted an address yet), `awaiting` (the hosts vote), `ready`.
+    pub ring: String,
+    /// While the hosts vote: those that take part, and how many must.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub votes: Option<(usize, usize)>,
+    /// One per range.
+    pub ranges: Vec<IpamRange>,
+    /// Addresses in use on this host, by the interface of the port.
+    pub owned: BTreeMap<String, Vec<IpNet>>,
+    /// Requests that wait.
+    pub pending: Vec<String>,
+    /// What somebody should look at.
+    pub warnings: Vec<String>,
+    /// What happened, counted.
+    pub counters: serde_json::Value,
+}
+
+/// One range of [`Ipam`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IpamRange {
+    /// The range.
+    pub range: IpNet,
+    /// What is meant if no subnet is said.
+    pub subnet: IpNet,
+    /// Who may give it out, ourselves included.
+    pub owners: Vec<IpamOwner>,
+    /// This host's own addresses that are free.
+    pub free: String,
+    /// In use on this host.
+    pub used: u64,
+    /// Perhaps this host's own: not used until the other owners have told what they know.
+    pub quarantined: String,
+}
+
+/// One owner of an [`IpamRange`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IpamOwner {
+    /// Its name.
+    pub name: String,
+    /// And its nickname, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nickname: Option<String>,
+    /// It is us.
+    pub me: bool,
+    /// It can be asked.
+    pub reachable: bool,
+    /// How many addresses it has.
+    pub addresses: String,
+    /// How much of the range that is.
+    pub percent: f64,
+    /// In how many pieces.
+    pub pieces: usize,
+}
+
 /// `GET /report`: everything, for a bug report or a program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -273,6 +330,8 @@ pub struct Report {
     pub flows: Vec<Flow>,
     /// As `GET /fdb`.
     pub fdb: Vec<FdbEntry>,
+    /// As `GET /status/ipam`.
+    pub ipam: Ipam,
     /// What happened to the mesh, counted.
     pub mesh: serde_json::Value,
     /// What happened to the switch, counted.

@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::config::{CONN_LIMIT, MESH_PORT};
 use crate::io::paths::Paths;
+use crate::ipam::DEFAULT_RANGE;
 use crate::peer::PeerName;
 
 const STYLES: Styles = Styles::styled().header(AnsiColor::Green.on_default()).usage(AnsiColor::Green.on_default());
@@ -16,7 +17,7 @@ const STYLES: Styles = Styles::styled().header(AnsiColor::Green.on_default()).us
 #[derive(Debug, Parser)]
 #[command(name = "weave-agent", styles = STYLES, disable_version_flag = true, arg_required_else_help = true, subcommand_required = true)]
 #[command(after_help = "Example: on the first host `weave-agent launch`, on the others `weave-agent launch FIRST_HOST`, then\n  \
-    weave-agent attach 10.32.1.1/16 web")]
+    weave-agent attach web")]
 pub struct Args {
     /// Where the agent keeps its socket, pid, log and pins
     #[arg(long, global = true, env = "WEAVE_RUN_DIR", default_value = "/run/weave", value_name = "DIR", hide_env_values = true)]
@@ -67,12 +68,16 @@ pub enum Command {
     /// Put a container on the network
     #[command(
         after_help = "TARGET is a process id, the path of a network namespace, the name of one under /run/netns, or a Docker container.\n\n\
-        Example: weave-agent attach 10.32.1.1/16 web"
+        Example: weave-agent attach --name db net:10.32.2.0/24 web"
     )]
     Attach {
-        /// [CIDR…] TARGET: addresses as `10.32.1.1/16` or `ip:10.32.1.1/16`, then the container
-        #[arg(required = true, value_name = "CIDR… TARGET")]
+        /// What addresses (`10.32.1.1/16`, `net:10.32.2.0/24` for a free one, `net:default`; a free one if nothing is said), then
+        /// the container
+        #[arg(required = true, value_name = "[ADDRESS…] TARGET")]
         words: Vec<String>,
+        /// Name in the network, with or without the domain
+        #[arg(long)]
+        name: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -90,14 +95,14 @@ pub enum Command {
     /// Put this host itself on the network, and the network behind this host
     #[command(
         after_help = "Containers that use the address as their gateway reach whatever this host reaches, in its name; what this host routes to\n\
-        them comes from its address. It takes `nft`, and turns on forwarding.\n\nExample: weave-agent expose 10.32.0.1/16"
+        them comes from its address. It takes `nft`, and turns on forwarding.\n\nExample: weave-agent expose"
     )]
     Expose {
         /// No NAT: the host has the addresses, and that is all
         #[arg(long)]
         no_masq: bool,
-        /// Addresses as `10.32.0.1/16`
-        #[arg(required = true, value_name = "CIDR")]
+        /// What addresses, as for `attach`; a free one if nothing is said
+        #[arg(value_name = "ADDRESS")]
         addresses: Vec<String>,
         /// Print JSON
         #[arg(long)]
@@ -113,6 +118,19 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take over the addresses of a peer that is gone for good
+    #[command(after_help = "Run it on one host only, and only if the peer will not come back.\n\nExample: weave-agent rmpeer host3")]
+    Rmpeer {
+        /// Names or nicknames, as `status ipam` shows them
+        #[arg(required = true, value_name = "PEER")]
+        peers: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait until addresses can be given out
+    #[command(after_help = "Example: weave-agent launch host1 && weave-agent prime")]
+    Prime,
     /// Show how the agent and its network are
     #[command(after_help = "Example: weave-agent status flows --json")]
     Status {
@@ -162,6 +180,8 @@ pub enum What {
     Flows,
     /// Which MAC address is where
     Fdb,
+    /// Who gives out which addresses
+    Ipam,
 }
 
 /// `launch`
@@ -196,12 +216,30 @@ pub struct Launch {
     /// MTU for containers; 0 is what the underlay allows
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub mtu: u32,
+    /// What addresses containers get.
+    #[command(flatten)]
+    pub ipalloc: IpallocFlags,
     /// How much to log: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level)]
     pub log_level: tracing::Level,
     /// Become the leader of a session: what `launch` tells the agent in the background.
     #[arg(long, hide = true, action = ArgAction::SetTrue)]
     pub detached: bool,
+}
+
+/// What addresses containers get.
+#[derive(Clone, Debug, clap::Args)]
+pub struct IpallocFlags {
+    /// Range of the addresses that are given out, or one of each family; the same on all hosts. Empty: none are
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = DEFAULT_RANGE)]
+    pub ipalloc_range: String,
+    /// Subnet that is meant when none is said [default: the range]
+    #[arg(long, value_name = "CIDR[,CIDR]")]
+    pub ipalloc_default_subnet: Option<String>,
+    /// Who shares the range out at first: `consensus` of a majority of the hosts known, or of `consensus=N`, hosts of a list
+    /// `seed=NAME,…`, or not this one (`observer`)
+    #[arg(long, value_name = "HOW", default_value = "consensus")]
+    pub ipalloc_init: String,
 }
 
 /// Weave Net says `warning`, Rust says `warn`.

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::show::{print, print_json};
 use super::{meant, render};
-use crate::io::api::body::{Changed, Connect, Connected, Expose, Exposed, Forget, Hide};
+use crate::io::api::body::{Changed, Connect, Connected, Expose, Exposed, Forget, Hide, Rmpeer, TakenOver};
 use crate::io::api::client::Client;
 
 pub(super) async fn connect(client: &Client, peers: &[String], replace: bool) -> anyhow::Result<()> {
@@ -20,8 +20,8 @@ pub(super) async fn forget(client: &Client, peers: &[String]) -> anyhow::Result<
     client.post::<_, serde_json::Value>("/forget", &Forget { peers: peers.to_vec() }).await.map(drop).map_err(Into::into)
 }
 
-pub(super) async fn attach(client: &Client, words: &[String], json: bool) -> anyhow::Result<()> {
-    change(client, "/attach", &meant::attach(words)?, json).await
+pub(super) async fn attach(client: &Client, words: &[String], name: Option<String>, json: bool) -> anyhow::Result<()> {
+    change(client, "/attach", &meant::attach(words, name)?, json).await
 }
 
 pub(super) async fn detach(client: &Client, words: &[String], json: bool) -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ pub(super) async fn detach(client: &Client, words: &[String], json: bool) -> any
 }
 
 pub(super) async fn expose(client: &Client, addresses: &[String], no_masq: bool, json: bool) -> anyhow::Result<()> {
-    let asked = Expose { addresses: meant::cidrs(addresses)?, no_masq };
+    let asked = Expose { addresses: meant::wanted(addresses)?, no_masq };
     if json {
         return print_json(&answered::<serde_json::Value>(client, "/expose", &asked).await?);
     }
@@ -51,4 +51,20 @@ async fn change(client: &Client, path: &str, body: &impl Serialize, json: bool) 
 
 async fn answered<A: DeserializeOwned>(client: &Client, path: &str, body: &impl Serialize) -> anyhow::Result<A> {
     Ok(client.post(path, body).await?)
+}
+
+pub(super) async fn rmpeer(client: &Client, peers: &[String], json: bool) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for peer in peers {
+        let taken: TakenOver = client.post("/rmpeer", &Rmpeer { peer: peer.clone() }).await?;
+        if !json {
+            print(&format!("{} addresses taken over from {peer}\n", taken.addresses))?;
+        }
+        all.push(taken);
+    }
+    if json { print_json(&all) } else { Ok(()) }
+}
+
+pub(super) async fn prime(client: &Client) -> anyhow::Result<()> {
+    client.order::<serde_json::Value>("/prime").await.map(drop).map_err(Into::into)
 }

@@ -92,7 +92,10 @@ fn words(typed: &Launch) -> Vec<String> {
         format!("--conn-limit={}", typed.conn_limit),
         format!("--mtu={}", typed.mtu),
         format!("--log-level={}", typed.log_level),
+        format!("--ipalloc-range={}", typed.ipalloc.ipalloc_range),
+        format!("--ipalloc-init={}", typed.ipalloc.ipalloc_init),
     ];
+    words.extend(typed.ipalloc.ipalloc_default_subnet.as_ref().map(|subnet| format!("--ipalloc-default-subnet={subnet}")));
     words.extend(typed.name.map(|name| format!("--name={name}")));
     words.extend(typed.nickname.as_ref().map(|nickname| format!("--nickname={nickname}")));
     words.extend(typed.host.map(|host| format!("--host={host}")));

@@ -2,49 +2,63 @@
 
 use ipnet::IpNet;
 
-use super::args::Launch;
-use crate::config::Config;
-use crate::io::api::body;
+use super::args::{IpallocFlags, Launch};
+use crate::config::{Config, Ipalloc};
+use crate::io::api::{self, Wanted, body};
 use crate::io::targets::Typed;
+use crate::ipam::Init;
 
 /// Words that mean nothing, and what would.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unclear {
-    /// Not an address with a prefix.
+    /// Not an address.
+    #[error(transparent)]
+    Address(#[from] api::Unclear),
+    /// A subnet where an address is meant.
     #[error("{0:?} is not an address with its subnet's prefix length: say for example 10.32.1.1/16")]
     Cidr(String),
-    /// Asks for a free address.
-    #[error("{0:?} asks for a free address of a subnet: this version does not allocate, so say which, for example ip:10.32.1.1/16")]
-    Allocation(String),
-    /// No address.
-    #[error(
-        "no address for {0:?}: this version does not allocate addresses, so say which one, for example \
-         `weave-agent attach 10.32.1.1/16 {0}`"
-    )]
-    NoAddress(String),
+    /// Not a network.
+    #[error("{option} {given:?} is not a network: say for example 10.32.0.0/12, or 10.32.0.0/12,fd00:10:32::/64 for both families")]
+    Network {
+        /// Of which option.
+        option: &'static str,
+        /// What was said.
+        given: String,
+    },
+    /// Not a way to begin.
+    #[error("--ipalloc-init {0:?} will not do: say consensus, consensus=NUMBER_OF_HOSTS, seed=PEER_NAME,…, or observer")]
+    Init(String),
     /// No container.
     #[error("{0:?} is an address: the container comes last, for example `weave-agent attach 10.32.1.1/16 web`")]
     NoTarget(String),
 }
 
-/// `[CIDR…] TARGET` of attach.
-pub fn attach(words: &[String]) -> Result<body::Attach, Unclear> {
-    let (addresses, target) = cidrs_and_target(words)?;
-    if addresses.is_empty() {
-        return Err(Unclear::NoAddress(target));
-    }
-    Ok(body::Attach { target, addresses })
+/// `[ADDRESS…] TARGET` of attach.
+pub fn attach(words: &[String], name: Option<String>) -> Result<body::Attach, Unclear> {
+    let (addresses, target) = before_target(words)?;
+    Ok(body::Attach { target, addresses: wanted(addresses)?, name })
 }
 
 /// `[CIDR…] TARGET` of detach.
 pub fn detach(words: &[String]) -> Result<body::Detach, Unclear> {
-    let (addresses, target) = cidrs_and_target(words)?;
-    Ok(body::Detach { target, addresses })
+    let (addresses, target) = before_target(words)?;
+    Ok(body::Detach { target, addresses: cidrs(addresses)? })
+}
+
+/// `ADDRESS…`
+pub fn wanted(words: &[String]) -> Result<Vec<Wanted>, Unclear> {
+    words.iter().map(|word| Ok(word.parse()?)).collect()
 }
 
 /// `CIDR…`
 pub fn cidrs(words: &[String]) -> Result<Vec<IpNet>, Unclear> {
-    words.iter().map(|word| cidr(word)).collect()
+    words
+        .iter()
+        .map(|word| match word.parse()? {
+            Wanted::This(address) => Ok(address),
+            Wanted::Of(_) | Wanted::Default => Err(Unclear::Cidr(word.clone())),
+        })
+        .collect()
 }
 
 /// The settings of `launch`.
@@ -61,24 +75,44 @@ pub fn config(typed: &Launch, hostname: String) -> anyhow::Result<Config> {
         conn_limit: typed.conn_limit,
         mtu: (typed.mtu != 0).then_some(typed.mtu),
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
+        ipalloc: ipalloc(&typed.ipalloc)?,
     };
     Ok(config.checked()?)
 }
 
-fn cidrs_and_target(words: &[String]) -> Result<(Vec<IpNet>, String), Unclear> {
-    let Some((target, addresses)) = words.split_last() else { return Err(Unclear::NoTarget(String::new())) };
-    if cidr(target).is_ok() || target.starts_with("ip:") || target.starts_with("net:") {
-        return Err(Unclear::NoTarget(target.clone()));
-    }
-    Ok((cidrs(addresses)?, target.clone()))
+/// The `--ipalloc-…` flags; an empty range is none.
+fn ipalloc(typed: &IpallocFlags) -> Result<Option<Ipalloc>, Unclear> {
+    let ranges = networks("--ipalloc-range", &typed.ipalloc_range)?;
+    let subnets = networks("--ipalloc-default-subnet", typed.ipalloc_default_subnet.as_deref().unwrap_or_default())?;
+    let init = init(&typed.ipalloc_init)?;
+    Ok((!ranges.is_empty()).then_some(Ipalloc { ranges, subnets, init }))
 }
 
-fn cidr(word: &str) -> Result<IpNet, Unclear> {
-    if word.starts_with("net:") {
-        return Err(Unclear::Allocation(word.to_owned()));
+fn networks(option: &'static str, text: &str) -> Result<Vec<IpNet>, Unclear> {
+    let parsed = |net: &str| net.parse().map_err(|_| Unclear::Network { option, given: net.to_owned() });
+    text.split(',').filter(|net| !net.is_empty()).map(parsed).collect()
+}
+
+fn init(text: &str) -> Result<Init, Unclear> {
+    let unclear = || Unclear::Init(text.to_owned());
+    Ok(match text.split_once('=') {
+        None if text == "consensus" => Init::Consensus,
+        None if text == "observer" => Init::Observer,
+        Some(("consensus", count)) => Init::ConsensusOf(count.parse().ok().filter(|count| *count > 0).ok_or_else(unclear)?),
+        Some(("seed", names)) => {
+            let names: Result<Vec<_>, _> = names.split(',').map(str::parse).collect();
+            Init::Seed(names.map_err(|_| unclear())?)
+        }
+        _ => return Err(unclear()),
+    })
+}
+
+fn before_target(words: &[String]) -> Result<(&[String], String), Unclear> {
+    let Some((target, addresses)) = words.split_last() else { return Err(Unclear::NoTarget(String::new())) };
+    if target.parse::<Wanted>().is_ok() || target.starts_with("ip:") || target.starts_with("net:") {
+        return Err(Unclear::NoTarget(target.clone()));
     }
-    let address = word.strip_prefix("ip:").unwrap_or(word);
-    address.parse().map_err(|_| Unclear::Cidr(word.to_owned()))
+    Ok((addresses, target.clone()))
 }
 
 #[cfg(test)]
@@ -91,19 +125,40 @@ mod tests {
 
     #[test]
     fn addresses_come_first_and_the_container_last() {
-        let attach = attach(&words("10.32.1.1/16 ip:10.40.0.1/24 fd00::1/64 web")).unwrap();
-        assert_eq!(attach.target, "web");
-        assert_eq!(attach.addresses, cidrs(&words("10.32.1.1/16 10.40.0.1/24 fd00::1/64")).unwrap());
+        let attach = |text| attach(&words(text), None).unwrap();
+        let asked = attach("10.32.1.1/16 ip:10.40.0.1/24 net:10.50.0.0/24 web");
+        assert_eq!(asked.target, "web");
+        assert_eq!(asked.addresses, wanted(&words("10.32.1.1/16 10.40.0.1/24 net:10.50.0.0/24")).unwrap());
+        assert_eq!(attach("web").addresses, []);
         assert_eq!(detach(&words("1234")).unwrap(), body::Detach { target: "1234".into(), addresses: vec![] });
     }
 
     #[test]
+    fn ranges_and_their_beginning_are_read_and_refused_by_name() {
+        let flags = |range: &str, start: &str| IpallocFlags {
+            ipalloc_range: range.into(),
+            ipalloc_default_subnet: None,
+            ipalloc_init: start.into(),
+        };
+        let read = |range, start| ipalloc(&flags(range, start));
+        assert_eq!(read("", "consensus"), Ok(None));
+        let both = read("10.32.0.0/12,fd00::/64", "consensus=3").unwrap().unwrap();
+        assert_eq!((both.ranges.len(), both.init), (2, Init::ConsensusOf(3)));
+        let seeds = read("10.32.0.0/12", "seed=02:00:00:00:00:01,02:00:00:00:00:02").unwrap().unwrap();
+        assert!(matches!(seeds.init, Init::Seed(names) if names.len() == 2));
+        assert!(read("10.32", "consensus").unwrap_err().to_string().contains("--ipalloc-range \"10.32\""));
+        for bad in ["", "consensus=0", "consensus=x", "seed=h1", "observe", "observer=1"] {
+            assert!(read("10.32.0.0/12", bad).unwrap_err().to_string().contains("--ipalloc-init"), "{bad}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_answered_with_what_can() {
-        insta::assert_snapshot!(attach(&words("web")).unwrap_err(), @r#"no address for "web": this version does not allocate addresses, so say which one, for example `weave-agent attach 10.32.1.1/16 web`"#);
-        insta::assert_snapshot!(attach(&words("10.32.1.1/16")).unwrap_err(), @r#""10.32.1.1/16" is an address: the container comes last, for example `weave-agent attach 10.32.1.1/16 web`"#);
-        insta::assert_snapshot!(attach(&words("10.32.1.1 web")).unwrap_err(), @r#""10.32.1.1" is not an address with its subnet's prefix length: say for example 10.32.1.1/16"#);
-        insta::assert_snapshot!(attach(&words("net:10.32.1.0/24 web")).unwrap_err(), @r#""net:10.32.1.0/24" asks for a free address of a subnet: this version does not allocate, so say which, for example ip:10.32.1.1/16"#);
-        insta::assert_snapshot!(attach(&words("net:default")).unwrap_err(), @r#""net:default" is an address: the container comes last, for example `weave-agent attach 10.32.1.1/16 web`"#);
+        let attach = |text| attach(&words(text), None).unwrap_err();
+        insta::assert_snapshot!(attach("10.32.1.1/16"), @r#""10.32.1.1/16" is an address: the container comes last, for example `weave-agent attach 10.32.1.1/16 web`"#);
+        insta::assert_snapshot!(attach("net:default"), @r#""net:default" is an address: the container comes last, for example `weave-agent attach 10.32.1.1/16 web`"#);
+        insta::assert_snapshot!(attach("10.32.1.1 web"), @r#""10.32.1.1" is not an address with its subnet's prefix length: say for example 10.32.1.1/16"#);
         insta::assert_snapshot!(cidrs(&words("10.32.1.1/33")).unwrap_err(), @r#""10.32.1.1/33" is not an address with its subnet's prefix length: say for example 10.32.1.1/16"#);
+        insta::assert_snapshot!(detach(&words("net:10.32.1.0/24 web")).unwrap_err(), @r#""net:10.32.1.0/24" is not an address with its subnet's prefix length: say for example 10.32.1.1/16"#);
     }
 }

@@ -21,6 +21,7 @@ pub(super) async fn status(client: &Client, what: Option<What>, json: bool) -> a
         Some(What::Targets) => show(client, Show::Targets, json, many(render::targets)).await,
         Some(What::Flows) => show(client, Show::Flows, json, many(render::flows)).await,
         Some(What::Fdb) => show(client, Show::Fdb, json, many(render::fdb)).await,
+        Some(What::Ipam) => show(client, Show::Ipam, json, render::ipam).await,
     }
 }
 

@@ -3,14 +3,16 @@
 //! Nothing here waits: whatever takes time is a task that comes back with an [`Event`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::bail;
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::api::{Call, Refusal, Request, Show, answer, body};
+use super::asks::{Ask, Asks, Told};
 use super::carrier::{self, Carrier};
 use super::clock::Clock;
 use super::connect;
@@ -18,16 +20,16 @@ use super::datapath::ebpf::Upcalls;
 use super::event::{Done, Event, Stream};
 use super::hands::Hands;
 use super::links::Links;
-use super::net::{Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
+use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
 use super::report::Snapshot;
 use super::signals::Signals;
-use super::store::State;
+use super::store::{self, State};
 use super::targets::{self, Typed};
 use crate::config::Config;
 use crate::datapath::{Op, PortId, Upcall};
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
-use crate::{Time, switch};
+use crate::{Time, ipam, switch};
 
 /// How often flows are read for their age.
 const FLOWS: Duration = Duration::from_secs(2);
@@ -52,6 +54,8 @@ pub struct Parts {
     pub neighbours: watch::Sender<Vec<Ipv4Addr>>,
     /// What is kept.
     pub state: watch::Sender<State>,
+    /// Where the addresses' snapshots go; [`Event::Stored`] comes back.
+    pub snapshots: watch::Sender<store::Snapshot>,
 }
 
 /// What the loop waits for.
@@ -83,17 +87,37 @@ pub struct Agent {
     ways: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Underlay interfaces that have our program.
     interfaces: BTreeSet<u32>,
-    ports: BTreeSet<PortId>,
+    /// Ports, and their interfaces.
+    ports: BTreeMap<PortId, String>,
+    asks: Asks,
+    /// Where the addresses' snapshots go.
+    snapshots: watch::Sender<store::Snapshot>,
     ending: bool,
 }
 
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state } = parts;
+        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots } = parts;
         let links = Links::new(hands.events.clone());
-        let (ways, interfaces, ports) = Default::default();
-        Self { config, clock, router, carrier, hands, underlay, neighbours, state, links, ways, interfaces, ports, ending: false }
+        let (ways, interfaces, ports, asks) = Default::default();
+        Self {
+            config,
+            clock,
+            router,
+            carrier,
+            hands,
+            underlay,
+            neighbours,
+            state,
+            links,
+            ways,
+            interfaces,
+            ports,
+            asks,
+            snapshots,
+            ending: false,
+        }
     }
 
     /// Take over what an earlier agent left.
@@ -106,12 +130,20 @@ impl Agent {
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
         }
         for port in ports {
-            if let Err(error) = self.plug(port.id, port.kind != PortKind::Host) {
+            if let Err(error) = self.plug(port.id, port.host_ifname.clone(), port.kind != PortKind::Host) {
                 tracing::error!(port = %port.host_ifname, "cannot adopt a port: {error:#}");
             }
         }
         self.read_flows();
+        self.reconcile(ports);
         self.state.send_modify(|state| state.attached.retain(|name, _| ports.iter().any(|port| port.host_ifname == *name)));
+    }
+
+    /// Addresses belong to the ports there are, with those of the host itself, which are given to it again later.
+    fn reconcile(&mut self, ports: &[Port]) {
+        let mut present: BTreeMap<String, Vec<IpNet>> = ports.iter().map(|port| (port.host_ifname.clone(), port.addrs.clone())).collect();
+        present.entry(EXPOSE_PORT.to_owned()).or_default().extend(&self.state.borrow().exposed);
+        self.input(Input::Ipam(ipam::Input::Reconcile { present }));
     }
 
     /// Run until somebody says stop.
@@ -169,6 +201,8 @@ impl Agent {
             match output {
                 Output::Mesh(output) => self.carry_out(output),
                 Output::Datapath(op) => self.order(&op),
+                Output::Answer { request, result } => self.asks.end(request, result),
+                Output::Store { number, snapshot } => self.store(number, &snapshot),
             }
         }
     }
@@ -184,6 +218,13 @@ impl Agent {
             mesh::Output::ShortId(short) => self.state.send_modify(|state| state.short_id = Some(short.get())),
             // The router's other half has had these already, or nobody here wants them.
             mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) | mesh::Output::Delivered { .. } => {}
+        }
+    }
+
+    fn store(&mut self, number: u64, snapshot: &ipam::Snapshot) {
+        match postcard::to_stdvec(snapshot) {
+            Ok(bytes) => drop(self.snapshots.send_replace(store::Snapshot { number, bytes: bytes.into() })),
+            Err(error) => tracing::error!(%error, "cannot encode the state of addresses: none is given out"),
         }
     }
 
@@ -245,7 +286,10 @@ impl Agent {
             Event::Connect { targets, replace, done } => self.connect(targets, replace, done),
             Event::Resolved(target) => self.mesh(mesh::Input::Resolved(target)),
             // Nobody may wait for the answer any more: what was asked is done all the same.
-            Event::Plug { port, redirect_peer, done } => drop(done.send(self.plug(port, redirect_peer))),
+            Event::Plug { port, name, redirect_peer, done } => drop(done.send(self.plug(port, name, redirect_peer))),
+            Event::Ipam { ask, told } => self.ask(ask, told),
+            Event::Release { owner, addresses } => self.release(&owner, addresses),
+            Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
             Event::Unplug(port) => self.unplug(port),
             Event::Ports(there) => self.only(&there),
         }
@@ -260,22 +304,37 @@ impl Agent {
         drop(done.send(Ok(())));
     }
 
-    fn plug(&mut self, port: PortId, redirect_peer: bool) -> anyhow::Result<()> {
+    fn ask(&mut self, ask: Ask, told: Told) {
+        if !self.config.allocates() {
+            return drop(told.send(by_hand(ask)));
+        }
+        let input = self.asks.begin(self.clock.now(), ask, told);
+        self.input(Input::Ipam(input));
+    }
+
+    fn release(&mut self, owner: &str, addresses: Vec<IpAddr>) {
+        for address in addresses {
+            self.input(Input::Ipam(ipam::Input::FreeAddress { owner: owner.to_owned(), address }));
+        }
+    }
+
+    fn plug(&mut self, port: PortId, name: String, redirect_peer: bool) -> anyhow::Result<()> {
         self.carrier.plug(port, redirect_peer)?;
-        self.ports.insert(port);
+        self.ports.insert(port, name);
         self.input(Input::Switch(switch::Input::PortAdded(port)));
         Ok(())
     }
 
     fn unplug(&mut self, port: PortId) {
-        if self.ports.remove(&port) {
+        if let Some(owner) = self.ports.remove(&port) {
             self.input(Input::Switch(switch::Input::PortRemoved(port)));
             self.carrier.unplug(port);
+            self.input(Input::Ipam(ipam::Input::Free { owner }));
         }
     }
 
     fn only(&mut self, there: &[PortId]) {
-        let gone: Vec<PortId> = self.ports.iter().filter(|port| !there.contains(port)).copied().collect();
+        let gone: Vec<PortId> = self.ports.keys().filter(|port| !there.contains(port)).copied().collect();
         gone.into_iter().for_each(|port| self.unplug(port));
     }
 
@@ -343,6 +402,8 @@ impl Agent {
             Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),
             Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
             Request::Hide(asked) => spawn_answer(to, async move { hands.hide(asked).await }),
+            Request::Rmpeer(asked) => spawn_answer(to, async move { hands.rmpeer(asked).await }),
+            Request::Prime => spawn_answer(to, async move { hands.prime().await }),
             Request::Stop | Request::Reset => {
                 self.ending = true;
                 drop(to.send(answer(&body::Stopping { pid: std::process::id() })));
@@ -360,6 +421,14 @@ impl Agent {
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
         }
+    }
+}
+
+/// Without a range every address is somebody's own choice.
+fn by_hand(ask: Ask) -> Result<ipam::Answer, ipam::Error> {
+    match ask {
+        Ask::Claim { address, .. } => Ok(ipam::Answer::Addresses(vec![address])),
+        _ => Err(ipam::Error::Disabled),
     }
 }
 

@@ -1,11 +1,12 @@
 //! What the tasks around the loop tell it.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::asks::{Ask, Told};
 use crate::datapath::PortId;
 use crate::mesh::{LinkId, Target};
 
@@ -55,11 +56,29 @@ pub enum Event {
     Plug {
         /// Which port.
         port: PortId,
+        /// Its interface.
+        name: String,
         /// Its other end is in another namespace.
         redirect_peer: bool,
         /// Told when frames flow.
         done: Done,
     },
+    /// Something is wanted of the keeper of addresses.
+    Ipam {
+        /// What.
+        ask: Ask,
+        /// Told what it came to.
+        told: Told,
+    },
+    /// A port does not use these addresses any more.
+    Release {
+        /// The port's interface.
+        owner: String,
+        /// Its former addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// The addresses' snapshot of this number, and all before it, are on disk.
+    Stored(u64),
     /// A port is gone.
     Unplug(PortId),
     /// All the ports there are: any other that we know is gone.

@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 use super::api::{Answer, Refusal, answer, body};
 use super::hands::{Hands, bare, log_unannounced, refused_attach, refused_detach};
 use super::net::nat::{self, NatError};
-use super::net::{self, Attached, EXPOSE_IFNAME, Netns};
+use super::net::{self, Attached, EXPOSE_IFNAME, EXPOSE_PORT, Netns};
 
 /// Whoever changes the exposed addresses or their NAT reads them first.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -15,14 +15,18 @@ impl Hands {
     /// `POST /expose`
     pub async fn expose(&self, asked: body::Expose) -> Answer {
         let _turn = ONE_AT_A_TIME.lock().await;
-        let before = self.state.borrow().masqueraded.clone();
-        let masqueraded = with(&before, &asked);
+        let (before, has) = {
+            let state = self.state.borrow();
+            (state.masqueraded.clone(), state.exposed.clone())
+        };
+        let lease = self.leases.take(EXPOSE_PORT, &asked.addresses, &has).await?;
+        let masqueraded = with(&before, &lease.all, asked.no_masq);
         // NAT first: no packet goes out under a name that nobody answers to.
-        let notes = nat::apply(&masqueraded).await.map_err(refused_nat)?;
-        let exposed = match self.expose_now(&asked.addresses).await {
-            Ok(exposed) => exposed,
+        let (notes, exposed) = match self.expose_masqueraded(&lease.all, &masqueraded).await {
+            Ok(done) => done,
             Err(refusal) => {
                 log_stale(nat::apply(&before).await);
+                self.leases.give_back(EXPOSE_PORT, &lease.addresses).await;
                 return Err(refusal);
             }
         };
@@ -32,6 +36,11 @@ impl Hands {
         });
         let changed = body::Changed { changed: exposed.added, addresses: exposed.port.addrs };
         answer(&body::Exposed { changed, notes })
+    }
+
+    async fn expose_masqueraded(&self, addresses: &[IpNet], masqueraded: &[IpNet]) -> Result<(Vec<String>, Attached), Refusal> {
+        let notes = nat::apply(masqueraded).await.map_err(refused_nat)?;
+        Ok((notes, self.expose_now(addresses).await?))
     }
 
     /// `POST /hide`
@@ -78,10 +87,10 @@ impl Hands {
 }
 
 /// What is masqueraded once that is done: the last word on an address counts.
-fn with(before: &[IpNet], asked: &body::Expose) -> Vec<IpNet> {
-    let mut all: Vec<IpNet> = before.iter().copied().filter(|net| asked.addresses.iter().all(|new| new.addr() != net.addr())).collect();
-    if !asked.no_masq {
-        all.extend(&asked.addresses);
+fn with(before: &[IpNet], addresses: &[IpNet], no_masq: bool) -> Vec<IpNet> {
+    let mut all: Vec<IpNet> = before.iter().copied().filter(|net| addresses.iter().all(|new| new.addr() != net.addr())).collect();
+    if !no_masq {
+        all.extend(addresses);
     }
     all
 }
@@ -103,7 +112,7 @@ mod tests {
     #[test]
     fn the_last_word_on_an_address_says_whether_it_is_masqueraded() {
         let nets = |text: &str| text.split_whitespace().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
-        let with = |before, addresses, no_masq| super::with(&nets(before), &body::Expose { addresses: nets(addresses), no_masq });
+        let with = |before, addresses, no_masq| super::with(&nets(before), &nets(addresses), no_masq);
         assert_eq!(with("", "10.32.0.1/16", false), nets("10.32.0.1/16"));
         assert_eq!(with("10.32.0.1/16", "10.32.0.1/16 fd00::1/64", false), nets("10.32.0.1/16 fd00::1/64"));
         assert_eq!(with("10.32.0.1/16 fd00::1/64", "10.32.0.1/16", true), nets("fd00::1/64"));

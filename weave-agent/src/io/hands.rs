@@ -5,14 +5,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use super::api::{Answer, Refusal, answer, body};
+use super::api::{Answer, Refusal, Wanted, answer, body};
+use super::asks::Ask;
 use super::event::{Event, Events};
+use super::leases::{Lease, Leases};
 use super::net::docker::Docker;
 use super::net::{
     self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Netlink, Netns, Port, PortKind, Target,
 };
 use super::net::{TargetError, ports};
 use super::store::State;
+use crate::ipam;
 use crate::status::Attachment;
 
 /// What the host itself is called among the attached.
@@ -27,6 +30,8 @@ pub struct Hands {
     pub docker: Docker,
     /// The way to the loop.
     pub events: Events,
+    /// Where addresses come from.
+    pub leases: Leases,
     /// What is kept.
     pub state: watch::Sender<State>,
     /// The neighbours' outer addresses.
@@ -47,24 +52,54 @@ impl Hands {
 
     /// `POST /attach`
     pub async fn attach(&self, asked: body::Attach) -> Answer {
-        if asked.addresses.is_empty() {
-            return Err(Refusal::bad_request("no address: this version does not allocate, so say which one, like 10.32.1.1/16"));
-        }
         let target = self.find(&asked.target).await?;
-        let spec = AttachSpec::new(asked.addresses, self.mtu().await);
-        let attached = net::attach(&self.host, &target, &spec).await.map_err(refused_attach)?;
-        self.plug_or_undo(&attached, &target).await?;
-        self.remember(&attached.port, &asked.target).await;
-        let announced = net::announce(&target, &attached.port.ifname, attached.port.mac, &attached.added).await;
-        log_unannounced(announced, &asked.target);
+        let _turn = self.leases.turn(target.id()).await;
+        let port = net::port_of(&self.host, &target).await.map_err(refused_attach)?;
+        let (owner, has) = port.unwrap_or_else(|| (self.leases.new_port(), Vec::new()));
+        refuse_again(&asked, &has)?;
+        let lease = self.leases.take(&owner, &asked.addresses, &has).await?;
+        if lease.addresses.is_empty() {
+            return answer(&body::Changed { changed: Vec::new(), addresses: has });
+        }
+        let attached = self.attach_with(&target, &lease, &asked).await;
+        if attached.is_err() {
+            self.leases.give_back(&owner, &lease.addresses).await;
+        }
+        let attached = attached?;
         answer(&body::Changed { changed: attached.added, addresses: attached.port.addrs })
+    }
+
+    async fn attach_with(&self, target: &Netns, lease: &Lease, asked: &body::Attach) -> Result<Attached, Refusal> {
+        let spec = AttachSpec::new(lease.addresses.clone(), self.mtu().await).on_port(lease.owner.clone());
+        let attached = net::attach(&self.host, target, &spec).await.map_err(refused_attach)?;
+        self.plug_or_undo(&attached, target).await?;
+        self.remember(&attached.port, &asked.target).await;
+        let announced = net::announce(target, &attached.port.ifname, attached.port.mac, &attached.added).await;
+        log_unannounced(announced, &asked.target);
+        Ok(attached)
     }
 
     /// `POST /detach`
     pub async fn detach(&self, asked: body::Detach) -> Answer {
         let target = self.find(&asked.target).await?;
+        let _turn = self.leases.turn(target.id()).await;
         let detached = net::detach(&self.host, &target, CONTAINER_IFNAME, &bare(&asked.addresses)).await.map_err(refused_detach)?;
         self.gone(detached).await
+    }
+
+    /// `POST /rmpeer`
+    pub async fn rmpeer(&self, asked: body::Rmpeer) -> Answer {
+        let peer = asked.peer.clone();
+        match self.leases.ask(Ask::Remove { peer: asked.peer }).await? {
+            ipam::Answer::Count(count) => answer(&body::TakenOver { peer, addresses: count.to_string() }),
+            other => Err(Refusal::internal(format!("asked for a peer's addresses and got {other:?}"))),
+        }
+    }
+
+    /// `POST /prime`
+    pub async fn prime(&self) -> Answer {
+        self.leases.ask(Ask::Prime).await?;
+        answer(&serde_json::json!({}))
     }
 
     /// `GET /ps`
@@ -92,8 +127,8 @@ impl Hands {
     }
 
     pub(super) async fn plug(&self, port: &Port) -> Result<(), Refusal> {
-        let (port, redirect_peer) = (port.id, port.kind != PortKind::Host);
-        let plugged = self.events.carry_out(|done| Event::Plug { port, redirect_peer, done }).await;
+        let (id, name, redirect_peer) = (port.id, port.host_ifname.clone(), port.kind != PortKind::Host);
+        let plugged = self.events.carry_out(|done| Event::Plug { port: id, name, redirect_peer, done }).await;
         plugged.map_err(|error| Refusal::internal(format!("{error:#}")))
     }
 
@@ -107,6 +142,7 @@ impl Hands {
     }
 
     pub(super) async fn gone(&self, detached: Detached) -> Answer {
+        self.leases.give_back(&detached.host_ifname, &detached.removed).await;
         if detached.left.is_empty() {
             self.events.send(Event::Unplug(detached.port)).await.map_err(|_| Refusal::ending())?;
         }
@@ -124,6 +160,16 @@ fn attachment(port: &Port, state: &State) -> Attachment {
         addresses: port.addrs.clone(),
         mtu: port.mtu,
     }
+}
+
+/// An address is not added twice; a free one, asked for again, is the one that is there.
+fn refuse_again(asked: &body::Attach, has: &[IpNet]) -> Result<(), Refusal> {
+    let again = asked.addresses.iter().find_map(|wanted| match wanted {
+        Wanted::This(address) => has.iter().find(|has| has.addr() == address.addr()),
+        Wanted::Of(_) | Wanted::Default => None,
+    });
+    let target = asked.target.clone();
+    again.map_or(Ok(()), |addr| Err(refused_attach(AttachError::AlreadyAttached { target, addr: *addr })))
 }
 
 pub(super) fn bare(addresses: &[IpNet]) -> Vec<IpAddr> {

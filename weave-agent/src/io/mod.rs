@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod asks;
 pub mod bpffs;
 pub mod carrier;
 pub mod clock;
@@ -10,6 +11,7 @@ pub mod datapath;
 pub mod event;
 pub mod exposure;
 pub mod hands;
+pub mod leases;
 pub mod links;
 pub mod logging;
 pub mod net;

@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::datapath::ebpf::Options;
 use super::event::{self, Event, Events};
 use super::hands::Hands;
+use super::leases::Leases;
 use super::net::docker::Docker;
 use super::net::{self, Netlink, PortWatch, Underlay, ports};
 use super::paths::Paths;
@@ -26,9 +27,9 @@ use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
 use super::{bpffs, connect};
 use crate::config::Config;
-use crate::peer::{PeerUid, ShortId};
+use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
-use crate::{mesh, switch};
+use crate::{ipam, mesh, switch};
 
 /// What is still on its way out when the agent ends has this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -38,7 +39,7 @@ const CALLS: usize = 64;
 /// Run an agent until it is told to stop.
 pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
     let pid_file = claim(&paths)?;
-    let served = serve(config, &paths).await;
+    let served = Box::pin(serve(config, &paths)).await;
     // Best effort: the lock is what counts, and it ends with the process.
     let _ = std::fs::remove_file(paths.socket());
     let _ = pid_file.remove();
@@ -58,10 +59,21 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
     let (store, state) = remembered(&config, paths, &mut rng)?;
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
-    let keeper = tokio::spawn(store::keep(store, kept));
-    let ran = start(config, paths, listener, state, rng).await;
-    // The last sender of the state has gone with the agent: what is not on disk yet is being written.
-    if timeout(LAST_WORDS, keeper).await.is_err() {
+    let keeper = tokio::spawn(store::keep(store.clone(), kept));
+    let (snapshots, taken) = watch::channel(store::Snapshot::default());
+    let (events, received) = event::channel();
+    let told = events.clone();
+    let stored = move |number| {
+        let told = told.clone();
+        // Without a loop nobody waits for it.
+        async move { told.send(Event::Stored(number)).await.unwrap_or_default() }
+    };
+    let ipam_keeper = tokio::spawn(store::keep_ipam(store.clone(), taken, stored));
+    let keepers = async move { tokio::join!(keeper, ipam_keeper) };
+    let kept = Kept { store, state, snapshots };
+    let ran = Box::pin(start(config, paths, listener, kept, (events, received), rng)).await;
+    // The last senders have gone with the agent: what is not on disk yet is being written.
+    if timeout(LAST_WORDS, keepers).await.is_err() {
         tracing::warn!("the latest settings may not be on disk");
     }
     ran
@@ -88,21 +100,37 @@ fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Resul
     Ok((store, state))
 }
 
-async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Sender<State>, mut rng: StdRng) -> anyhow::Result<()> {
-    let (events, received) = event::channel();
+/// What outlives the agent.
+struct Kept {
+    store: Store,
+    state: watch::Sender<State>,
+    snapshots: watch::Sender<store::Snapshot>,
+}
+
+async fn start(
+    config: Config,
+    paths: &Paths,
+    tcp: TcpListener,
+    kept: Kept,
+    (events, received): (Events, mpsc::Receiver<Event>),
+    mut rng: StdRng,
+) -> anyhow::Result<()> {
+    let Kept { store, state, snapshots } = kept;
     let host = Netlink::here()?;
     let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
     bpffs::ensure(&paths.pins())?;
     let options = Options { pins: paths.pins(), vxlan_ifindex: vxlan.ifindex, tunnel_port: config.tunnel_port(), tcx: None };
     let (carrier, upcalls) = Carrier::load(&options)?;
     let clock = Clock::new();
-    let router_config = router_config(&config, &state.borrow(), &mut rng)?;
+    let ipam = ipam_config(&config, &store, state.borrow().name)?;
+    let router_config = router_config(&config, &state.borrow(), ipam, &mut rng)?;
     let router = Router::new(router_config, rng.random());
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
     let hands = Hands {
         host: host.clone(),
         docker: Docker::from_env(),
+        leases: Leases::new(events.clone(), rng.next_u32()),
         events: events.clone(),
         state: state.clone(),
         neighbours: seen,
@@ -111,7 +139,7 @@ async fn start(config: Config, paths: &Paths, tcp: TcpListener, state: watch::Se
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
-    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state };
+    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state, snapshots };
     let mut agent = Agent::new(parts);
     agent.adopt(&adopted);
 
@@ -168,7 +196,22 @@ async fn watch_ports(mut watch: PortWatch, host: Netlink, events: Events) {
     }
 }
 
-fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Result<router::Config> {
+type Addresses = (ipam::Config, Option<ipam::Snapshot>);
+
+/// The settings of the keeper of addresses, and what it kept.
+fn ipam_config(config: &Config, store: &Store, name: PeerName) -> anyhow::Result<Option<Addresses>> {
+    let Some(ipalloc) = &config.ipalloc else { return Ok(None) };
+    let snapshot = store.ipam()?.and_then(|bytes| {
+        let decoded = postcard::from_bytes(&bytes);
+        decoded.inspect_err(|error| tracing::error!(%error, "the kept state of addresses cannot be read and is not used")).ok()
+    });
+    // A name that nobody had before can have promised nothing; one that was given may have, on a disk that is gone.
+    let is_new = snapshot.is_none() && config.name.is_none();
+    let settings = ipalloc.config(name, config.nickname.clone(), store.trusted() || is_new)?;
+    Ok(Some((settings, snapshot)))
+}
+
+fn router_config(config: &Config, state: &State, ipam: Option<Addresses>, rng: &mut StdRng) -> anyhow::Result<router::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
     let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
     let mesh = mesh::Config {
@@ -182,5 +225,5 @@ fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Re
         connection_limit: config.conn_limit,
         targets: typed.map(|typed| typed.unresolved()).collect(),
     };
-    Ok(router::Config { mesh, switch: switch::Config::new(state.name, short, config.tunnel_port()) })
+    Ok(router::Config { mesh, switch: switch::Config::new(state.name, short, config.tunnel_port()), ipam })
 }

@@ -199,6 +199,9 @@ pub enum Error {
     /// The disk takes too long.
     #[error("the address state could not be written to disk in time; check the state directory and try again")]
     NotStored,
+    /// No range was given.
+    #[error("this agent gives out no addresses (its --ipalloc-range is empty): say which one, for example 10.32.1.1/16")]
+    Disabled,
     /// Something in the caller.
     #[error("request {0} is still being worked on")]
     Duplicate(u64),

@@ -83,6 +83,8 @@ impl Ipam {
     /// How many make a majority of all who might vote.
     fn quorum(&self) -> usize {
         let expected = if let Init::ConsensusOf(count) = self.config.init { count } else { 0 };
+        // Whoever was told of another host is not alone, even if it has not met it yet.
+        let expected = expected.max(self.targets + 1);
         let view = self.view.iter().flat_map(|view| view.peers.keys().copied());
         let known: BTreeSet<PeerName> = view.chain(self.votes.all().map(|(peer, _)| *peer)).chain([self.config.name]).collect();
         let voters = known.iter().filter(|peer| self.heard.get(*peer) != Some(&true)).count();

@@ -28,6 +28,8 @@ pub struct Ipam {
     pub(super) config: Config,
     pub(super) rng: StdRng,
     pub(super) view: Option<Arc<View>>,
+    /// Hosts we were told of.
+    pub(super) targets: usize,
     /// One per range.
     pub(super) spaces: Vec<Space>,
     /// From whom the first ring was made; empty if there is none.
@@ -88,6 +90,7 @@ impl Ipam {
             next_ask: rng.random(),
             rng,
             view: None,
+            targets: 0,
             spaces,
             seeds: Vec::new(),
             owned: BTreeMap::new(),
@@ -186,6 +189,7 @@ impl Ipam {
             Input::Leave { request, deadline } => self.leave(request, deadline),
             Input::Prime { request, deadline } => self.prime(request, deadline),
             Input::View(view) => self.view_changed(now, view),
+            Input::Targets(count) => self.targets = count,
             Input::Delivered { from, payload } => self.delivered(now, from, &payload),
             Input::Stored(number) => self.out.stored(number),
         }

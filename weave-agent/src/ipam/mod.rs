@@ -133,6 +133,8 @@ pub enum Input {
     },
     /// Who is there changed.
     View(Arc<View>),
+    /// How many other hosts this one was told to connect to: a majority is at least one of these and ourselves.
+    Targets(usize),
     /// Another replica said something.
     Delivered {
         /// Who.

@@ -164,8 +164,10 @@ impl Mesh {
     }
 
     fn pass_on(&mut self, now: Time, unicast: Unicast) {
-        let hop = self.gossip.next_hops.get(&unicast.to).copied();
-        if !hop.is_some_and(|hop| self.send_to(now, hop, &Message::Unicast(unicast))) {
+        // A cut wire is noticed by its tunnel within seconds, by TCP within minutes: where frames go, messages arrive.
+        let hops = [&self.data, &self.gossip].map(|routes| routes.next_hops.get(&unicast.to).copied());
+        let message = Message::Unicast(unicast);
+        if !hops.into_iter().flatten().any(|hop| self.send_to(now, hop, &message)) {
             self.counters.undeliverable += 1;
         }
     }

@@ -1,25 +1,34 @@
 //! The whole agent as one machine: [`Input`] in, [`Output`] out.
 //!
-//! Mesh and switch know nothing of each other. What one says that concerns the other is carried across here, at the
-//! same instant, until neither has anything left to say:
+//! Its parts know nothing of each other. What one says that concerns another is carried across here, at the
+//! same instant, until none has anything left to say:
 //!
 //! | from | to | |
 //! |---|---|---|
 //! | mesh | switch | a new view, links up and down, `macs` that another peer announced |
+//! | mesh | ipam | a new view, what its replica at another peer says |
 //! | switch | mesh | tunnels up and down, `macs` to announce |
+//! | ipam | mesh | what it tells its replicas |
 
 mod macs;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 pub use self::macs::{DecodeError, MAX_MACS};
 use crate::datapath::Op;
-use crate::mesh::Mesh;
+use crate::ipam::Ipam;
+use crate::mesh::{Channel, Mesh};
 use crate::peer::PeerName;
 use crate::switch::Switch;
-use crate::{Time, mesh, switch};
+use crate::{Time, ipam, mesh, switch};
+
+/// The gossip channel of [`Ipam`].
+const IPAM: &str = "ipam";
 
 /// Everything that can happen to an agent. The simulator makes these up; `io` reports them.
 #[derive(Clone, Debug)]
@@ -28,6 +37,8 @@ pub enum Input {
     Mesh(mesh::Input),
     /// To the switch: upcalls, ports, flows.
     Switch(switch::Input),
+    /// To the keeper of addresses, if there is one: requests, owners that are gone, what is on disk.
+    Ipam(ipam::Input),
 }
 
 /// Everything an agent can want. The simulator acts these out; `io` does them.
@@ -37,6 +48,20 @@ pub enum Output {
     Mesh(mesh::Output),
     /// An order to the datapath.
     Datapath(Op),
+    /// A request for addresses is answered.
+    Answer {
+        /// The caller's number.
+        request: u64,
+        /// What it came to.
+        result: Result<ipam::Answer, ipam::Error>,
+    },
+    /// To be on disk before anything that depends on it is said: then [`ipam::Input::Stored`].
+    Store {
+        /// Counts up.
+        number: u64,
+        /// Who owns which addresses.
+        snapshot: Arc<ipam::Snapshot>,
+    },
 }
 
 /// What an agent is told at its start.
@@ -46,6 +71,8 @@ pub struct Config {
     pub mesh: mesh::Config,
     /// Of the data plane.
     pub switch: switch::Config,
+    /// Of the keeper of addresses, with what it kept; `None`: addresses are given by hand only.
+    pub ipam: Option<(ipam::Config, Option<ipam::Snapshot>)>,
 }
 
 /// What an agent says of itself.
@@ -55,20 +82,28 @@ pub struct Status {
     pub mesh: mesh::Status,
     /// Ports, fdb, tunnels.
     pub switch: switch::Status,
+    /// Ring and addresses, if there are any.
+    pub ipam: Option<ipam::Status>,
 }
 
-/// Mesh and switch, composed.
+/// The parts, composed.
 #[derive(Debug)]
 pub struct Router {
     mesh: Mesh,
     switch: Switch,
+    ipam: Option<Ipam>,
     outputs: VecDeque<Output>,
 }
 
 impl Router {
     /// An agent that has just started. `seed` is all the randomness it ever uses.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
-        Self { mesh: Mesh::new(config.mesh, seed), switch: Switch::new(config.switch), outputs: VecDeque::new() }
+        let mut rng = StdRng::from_seed(seed);
+        let mut ipam = config.ipam.map(|(config, snapshot)| Ipam::new(config, snapshot, rng.random()));
+        if let Some(ipam) = &mut ipam {
+            ipam.handle(Time::ZERO, ipam::Input::Targets(config.mesh.targets.len()));
+        }
+        Self { mesh: Mesh::new(config.mesh, seed), switch: Switch::new(config.switch), ipam, outputs: VecDeque::new() }
     }
 
     /// Something happened.
@@ -76,6 +111,7 @@ impl Router {
         match input {
             Input::Mesh(input) => self.mesh.handle(now, input),
             Input::Switch(input) => self.switch.handle(now, input),
+            Input::Ipam(input) => self.tell_ipam(now, input),
         }
         self.exchange(now);
     }
@@ -84,6 +120,9 @@ impl Router {
     pub fn handle_timeout(&mut self, now: Time) {
         self.mesh.handle_timeout(now);
         self.switch.handle_timeout(now);
+        if let Some(ipam) = &mut self.ipam {
+            ipam.handle_timeout(now);
+        }
         self.exchange(now);
     }
 
@@ -94,21 +133,30 @@ impl Router {
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.mesh.poll_timeout(), self.switch.poll_timeout()].into_iter().flatten().min()
+        let ipam = self.ipam.as_ref().and_then(Ipam::poll_timeout);
+        [self.mesh.poll_timeout(), self.switch.poll_timeout(), ipam].into_iter().flatten().min()
     }
 
     /// For `weave-agent status`.
     pub fn status(&self, now: Time) -> Status {
-        Status { mesh: self.mesh.status(now), switch: self.switch.status(now) }
+        Status { mesh: self.mesh.status(now), switch: self.switch.status(now), ipam: self.ipam.as_ref().map(|ipam| ipam.status(now)) }
     }
 
-    /// Carries the halves' outputs across and out until both are silent.
+    fn tell_ipam(&mut self, now: Time, input: ipam::Input) {
+        if let Some(ipam) = &mut self.ipam {
+            ipam.handle(now, input);
+        }
+    }
+
+    /// Carries the parts' outputs across and out until all are silent.
     fn exchange(&mut self, now: Time) {
         loop {
             if let Some(output) = self.mesh.poll_output() {
                 self.take_from_mesh(now, output);
             } else if let Some(output) = self.switch.poll_output() {
                 self.take_from_switch(now, output);
+            } else if let Some(output) = self.ipam.as_mut().and_then(Ipam::poll_output) {
+                self.take_from_ipam(now, output);
             } else {
                 return;
             }
@@ -117,10 +165,20 @@ impl Router {
 
     fn take_from_mesh(&mut self, now: Time, output: mesh::Output) {
         match output {
-            mesh::Output::View(view) => self.switch.handle(now, switch::Input::View(view)),
+            mesh::Output::View(view) => {
+                self.tell_ipam(now, ipam::Input::View(view.clone()));
+                self.switch.handle(now, switch::Input::View(view));
+            }
             mesh::Output::LinkUp(neighbour) => self.switch.handle(now, switch::Input::LinkUp(neighbour)),
             mesh::Output::LinkDown { peer } => self.switch.handle(now, switch::Input::LinkDown(peer)),
             mesh::Output::Delivered { channel, from, payload } if macs::is_channel(&channel) => self.announced(now, from, &payload),
+            mesh::Output::Targets(targets) => {
+                self.tell_ipam(now, ipam::Input::Targets(targets.len()));
+                self.outputs.push_back(Output::Mesh(mesh::Output::Targets(targets)));
+            }
+            mesh::Output::Delivered { channel, from, payload } if channel.0 == IPAM => {
+                self.tell_ipam(now, ipam::Input::Delivered { from, payload });
+            }
             other => self.outputs.push_back(Output::Mesh(other)),
         }
     }
@@ -134,6 +192,17 @@ impl Router {
                     self.mesh.handle(now, mesh::Input::Broadcast { channel: macs::channel(), payload });
                 }
             }
+        }
+    }
+
+    fn take_from_ipam(&mut self, now: Time, output: ipam::Output) {
+        let channel = || Channel(IPAM.to_owned());
+        match output {
+            ipam::Output::Answer { request, result } => self.outputs.push_back(Output::Answer { request, result }),
+            ipam::Output::Store { number, snapshot } => self.outputs.push_back(Output::Store { number, snapshot }),
+            ipam::Output::Broadcast(payload) => self.mesh.handle(now, mesh::Input::Broadcast { channel: channel(), payload }),
+            ipam::Output::Unicast { to, payload } => self.mesh.handle(now, mesh::Input::Unicast { channel: channel(), to, payload }),
+            ipam::Output::Gossip(payload) => self.mesh.handle(now, mesh::Input::Gossip { channel: channel(), payload }),
         }
     }
 

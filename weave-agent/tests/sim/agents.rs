@@ -19,6 +19,8 @@ impl World {
             match output {
                 Output::Datapath(op) => self.apply(host, op),
                 Output::Mesh(output) => self.act(host, output),
+                // Hosts in here have addresses of their own choice.
+                Output::Answer { .. } | Output::Store { .. } => {}
             }
         }
         let (now, offset, incarnation) = (self.now, self.hosts[host].offset, self.hosts[host].incarnation);

@@ -1,8 +1,10 @@
 //! Text for people, from what the control API answers.
 
+mod addresses;
 mod detail;
 mod summary;
 mod table;
 
+pub use addresses::ipam;
 pub use detail::{attachments, changed, connections, fdb, flows, peers, targets};
 pub use summary::summary;

@@ -3,6 +3,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::Wanted;
+
 /// `POST /connect`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,8 +37,12 @@ pub struct Forget {
 pub struct Attach {
     /// Process id, path of a namespace, name under /run/netns, or Docker container.
     pub target: String,
-    /// What it gets, each with the prefix of its subnet.
-    pub addresses: Vec<IpNet>,
+    /// What it gets; a free address of the default subnet if nothing is said.
+    #[serde(default)]
+    pub addresses: Vec<Wanted>,
+    /// Its name in the network, with or without the domain.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// `POST /detach`
@@ -54,8 +60,9 @@ pub struct Detach {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expose {
-    /// What the host gets, each with the prefix of its subnet.
-    pub addresses: Vec<IpNet>,
+    /// What the host gets; a free address of the default subnet if nothing is said.
+    #[serde(default)]
+    pub addresses: Vec<Wanted>,
     /// No NAT between these subnets and anywhere else.
     #[serde(default)]
     pub no_masq: bool,
@@ -88,6 +95,23 @@ pub struct Changed {
     pub changed: Vec<IpNet>,
     /// Addresses there are now.
     pub addresses: Vec<IpNet>,
+}
+
+/// `POST /rmpeer`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rmpeer {
+    /// Name or nickname.
+    pub peer: String,
+}
+
+/// What `rmpeer` is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// From whom, as it was said.
+    pub peer: String,
+    /// How many addresses; text, because JSON readers round large numbers.
+    pub addresses: String,
 }
 
 /// What `stop` and `reset` are answered.

@@ -4,13 +4,17 @@
 //!
 //! | | |
 //! |---|---|
-//! | `GET /status`, `/status/connections`, `/peers`, `/targets`, `/flows`, `/fdb`, `/ps`, `/report` | [`crate::status`] |
-//! | `POST /connect`, `/forget`, `/attach`, `/detach`, `/expose`, `/hide` | [`body`] |
+//! | `GET /status`, `/status/connections`, `/peers`, `/targets`, `/flows`, `/fdb`, `/status/ipam`, `/ps`, `/report` | [`crate::status`] |
+//! | `POST /connect`, `/forget`, `/attach`, `/detach`, `/expose`, `/hide`, `/rmpeer` | [`body`] |
+//! | `POST /prime` | answered when addresses can be given out |
 //! | `POST /stop`, `/reset` | the agent ends; `/reset` before its traces are removed |
 
 pub mod body;
 pub mod client;
 pub mod server;
+mod wanted;
+
+pub use wanted::{Unclear, Wanted};
 
 use axum::http::StatusCode;
 use serde_json::Value;
@@ -33,6 +37,10 @@ pub enum Request {
     Expose(body::Expose),
     /// The host leaves.
     Hide(body::Hide),
+    /// The addresses of a dead peer are taken over.
+    Rmpeer(body::Rmpeer),
+    /// Wait until addresses can be given out.
+    Prime,
     /// The agent ends; the data plane goes on.
     Stop,
     /// The agent ends, and what it leaves is about to be removed.
@@ -54,6 +62,8 @@ pub enum Show {
     Flows,
     /// [`crate::status::FdbEntry`]s
     Fdb,
+    /// [`crate::status::Ipam`]
+    Ipam,
     /// [`crate::status::Attachment`]s
     Ps,
     /// [`crate::status::Report`]
@@ -62,13 +72,14 @@ pub enum Show {
 
 impl Show {
     /// All of them, with their paths.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Status, "/status"),
         (Self::Connections, "/status/connections"),
         (Self::Peers, "/peers"),
         (Self::Targets, "/targets"),
         (Self::Flows, "/flows"),
         (Self::Fdb, "/fdb"),
+        (Self::Ipam, "/status/ipam"),
         (Self::Ps, "/ps"),
         (Self::Report, "/report"),
     ];

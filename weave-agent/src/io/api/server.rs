@@ -49,6 +49,8 @@ fn routes(calls: Calls) -> Router {
         .route("/detach", posts(Request::Detach))
         .route("/expose", posts(Request::Expose))
         .route("/hide", posts(Request::Hide))
+        .route("/rmpeer", posts(Request::Rmpeer))
+        .route("/prime", orders(Request::Prime))
         .route("/stop", orders(Request::Stop))
         .route("/reset", orders(Request::Reset))
         .fallback(no_such_path)
@@ -105,8 +107,8 @@ mod tests {
     use serde_json::json;
     use tokio::sync::mpsc;
 
-    use super::super::body;
     use super::super::client::{Client, ClientError};
+    use super::super::{Wanted, body};
     use super::*;
 
     /// An agent that echoes what it understood.
@@ -138,7 +140,7 @@ mod tests {
         let shown = client.show(Show::Flows).await.unwrap();
         assert_eq!(String::from_utf8(shown.to_vec()).unwrap(), "{\n  \"understood\": \"Show(Flows)\"\n}\n");
         let cidr: IpNet = "10.32.1.1/16".parse().unwrap();
-        let attach = body::Attach { target: "web".into(), addresses: vec![cidr] };
+        let attach = body::Attach { target: "web".into(), addresses: vec![Wanted::This(cidr)], name: None };
         let answer: serde_json::Value = client.post("/attach", &attach).await.unwrap();
         assert_eq!(answer["understood"], format!("{:?}", Request::Attach(attach)));
         assert_eq!(client.order::<serde_json::Value>("/stop").await.unwrap()["understood"], "Stop");

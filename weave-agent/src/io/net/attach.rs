@@ -31,6 +31,8 @@ pub struct AttachSpec {
     pub mtu: u32,
     /// Its name inside.
     pub ifname: String,
+    /// Name of a new interface's host side, from [`new_port_name`].
+    pub host_ifname: Option<String>,
     /// Send multicast there by default.
     pub multicast_route: bool,
 }
@@ -38,7 +40,13 @@ pub struct AttachSpec {
 impl AttachSpec {
     /// The usual interface with these addresses.
     pub fn new(addrs: Vec<IpNet>, mtu: u32) -> Self {
-        Self { addrs, mtu, ifname: CONTAINER_IFNAME.to_owned(), multicast_route: true }
+        Self { addrs, mtu, ifname: CONTAINER_IFNAME.to_owned(), host_ifname: None, multicast_route: true }
+    }
+
+    /// With this name for the host side, if the interface is new.
+    pub fn on_port(mut self, host_ifname: String) -> Self {
+        self.host_ifname = Some(host_ifname);
+        self
     }
 }
 
@@ -214,7 +222,10 @@ async fn build(host: &Netlink, target: &Netns, spec: &AttachSpec, existing: Opti
 }
 
 async fn create(host: &Netlink, target: &Netns, spec: &AttachSpec, undo: &mut Undo) -> Result<Pair, Error> {
-    let name = free_name(host, target.id().ino).await?;
+    let name = match &spec.host_ifname {
+        Some(name) => name.clone(),
+        None => free_name(host, target.id().ino).await?,
+    };
     let inside = target.netlink().await?;
     let veth = Veth { name: &name, peer: &spec.ifname, peer_netns: Some(target), mtu: spec.mtu };
     host.create_veth(&veth).await?;
@@ -236,6 +247,22 @@ pub(super) fn delete_on_failure(host: &Netlink, name: &str, undo: &mut Undo) {
             None => Ok(()),
         }
     });
+}
+
+/// A name for the host side: its prefix and the last 28 bits of a number.
+pub fn new_port_name(number: u32) -> String {
+    format!("{PORT_PREFIX}{:07x}", number & 0xfff_ffff)
+}
+
+/// The host side's name and the addresses of an attached container; `None` for one that is not.
+///
+/// # Errors
+/// When its interface is somebody else's, or the kernel refuses.
+pub async fn port_of(host: &Netlink, target: &Netns) -> Result<Option<(String, Vec<IpNet>)>, AttachError> {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(pair) = existing(host, target, CONTAINER_IFNAME).await? else { return Ok(None) };
+    let addresses = pair.inside.given_addresses(pair.inner.index).await?;
+    Ok(Some((pair.outer.name, addresses)))
 }
 
 /// `vethwepl` and 7 hexadecimal digits of the namespace's inode; the kernel counts those from 0xf0000000, so the digits differ while

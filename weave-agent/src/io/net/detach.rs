@@ -16,6 +16,8 @@ use crate::datapath::PortId;
 pub struct Detached {
     /// The port it was about.
     pub port: PortId,
+    /// Its interface.
+    pub host_ifname: String,
     /// Addresses removed.
     pub removed: Vec<IpNet>,
     /// Addresses left; without any the port is gone.
@@ -94,6 +96,6 @@ impl Pair {
         if !failures.is_empty() {
             return Err(DetachError::Kernel(failures));
         }
-        Ok(Detached { port: PortId(self.outer.index), removed, left })
+        Ok(Detached { port: PortId(self.outer.index), host_ifname: self.outer.name.clone(), removed, left })
     }
 }

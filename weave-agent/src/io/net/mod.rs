@@ -29,7 +29,7 @@ mod sys;
 mod undo;
 
 pub use announce::announce;
-pub use attach::{AttachError, AttachSpec, Attached, attach};
+pub use attach::{AttachError, AttachSpec, Attached, attach, new_port_name, port_of};
 pub use attach::{AttachError as ExposeError, Attached as Exposed};
 pub use detach::Detached as Hidden;
 pub use detach::{DetachError, Detached, detach};

@@ -1,5 +1,7 @@
 //! What the agent says of itself: the router's view, the kernel's counters and the names of interfaces, put together.
 
+mod addresses;
+
 use std::collections::BTreeMap;
 
 use weave_ebpf::flow::{FlowKey as Key, INGRESS_TUNNEL};
@@ -14,7 +16,7 @@ use crate::datapath::{Action, FlowEntry, PortId};
 use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
-use crate::status::{Connection, FdbEntry, Flow, FlowAction, FlowKey, Peer, PeerConnection, Report, Summary, Target, Tunnel};
+use crate::status::{Connection, FdbEntry, Flow, FlowAction, FlowKey, Ipam, Peer, PeerConnection, Report, Summary, Target, Tunnel};
 use crate::switch::{FdbStatus, Kind, Location, PeerStatus, TunnelState};
 
 /// Everything there is to say, as of one moment. Taken by the loop, told by somebody else.
@@ -44,6 +46,7 @@ impl Snapshot {
             Show::Targets => answer(&self.targets()),
             Show::Flows => answer(&self.flows()),
             Show::Fdb => answer(&self.fdb()),
+            Show::Ipam => answer(&self.ipam()),
             Show::Ps => answer(&hands.attachments().await?),
             Show::Report => answer(&self.report(hands.mtu().await)),
         }
@@ -57,6 +60,7 @@ impl Snapshot {
             targets: self.targets(),
             flows: self.flows(),
             fdb: self.fdb(),
+            ipam: self.ipam(),
             mesh: serde_json::to_value(&self.router.mesh.counters).unwrap_or_default(),
             switch: serde_json::to_value(self.router.switch.counters).unwrap_or_default(),
         }
@@ -87,8 +91,17 @@ impl Snapshot {
             flows: switch.flows.port + switch.flows.peer + switch.flows.flood + switch.flows.drop,
             counters,
             drops,
-            warnings: mesh.collisions.iter().map(|collision| collision.text.clone()).collect(),
+            warnings: self.warnings(),
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let collisions = self.router.mesh.collisions.iter().map(|collision| collision.text.clone());
+        collisions.chain(self.router.ipam.iter().flat_map(addresses::warnings)).collect()
+    }
+
+    fn ipam(&self) -> Ipam {
+        addresses::ipam(self.router.ipam.as_ref(), &self.router.mesh.name)
     }
 
     /// Drops and everything else; of the drops those that have happened.
@@ -281,12 +294,21 @@ mod tests {
             connection_limit: 0,
             targets: vec![mesh::Target { name: "h2.example".into(), addresses: vec![] }],
         };
-        Router::new(router::Config { mesh, switch: switch::Config::new(name, short, 6784) }, [7; 32]).status(Time::ZERO)
+        Router::new(router::Config { mesh, switch: switch::Config::new(name, short, 6784), ipam: None }, [7; 32]).status(Time::ZERO)
     }
 
     fn snapshot(flows: Vec<FlowEntry>, counters: &[(&str, u64)]) -> Snapshot {
-        let config =
-            Config { name: None, nickname: "h1".into(), port: 6783, host: None, discovery: true, conn_limit: 0, mtu: None, peers: None };
+        let config = Config {
+            name: None,
+            nickname: "h1".into(),
+            port: 6783,
+            host: None,
+            discovery: true,
+            conn_limit: 0,
+            mtu: None,
+            peers: None,
+            ipalloc: None,
+        };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         Snapshot { config, uptime: Time::ZERO, router: router(), hooks: "tcx", flows, counters }
     }
