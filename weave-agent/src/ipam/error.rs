@@ -163,7 +163,7 @@ pub enum Error {
     PeerReachable(Named),
     /// Others may have got some of its space.
     #[error(
-        "the addresses of {peer} are taken over only after {} told what they got from it: that happens by itself when they are reachable; if they are gone for good as well run `weave-agent rmpeer {}`",
+        "the addresses of {peer} can be taken over only after {} told what they got from it: run `weave-agent rmpeer {peer}` again when they are reachable; if they are gone for good as well run `weave-agent rmpeer {}` now and then this again",
         names(waiting),
         first(waiting)
     )]

@@ -53,8 +53,8 @@ pub struct Ipam {
     pub(super) pending: BTreeMap<u64, Pending>,
     pub(super) wants: BTreeMap<Goal, Want>,
     pub(super) next_ask: u64,
-    /// Peers whose space is to be taken over.
-    pub(super) removals: BTreeSet<PeerName>,
+    /// Peers that are gone for good, as somebody said, and until when that is believed.
+    pub(super) removals: BTreeMap<PeerName, Time>,
     pub(super) exchange: Option<Exchange>,
     /// Addresses (range by index) in our quarantined space that others use.
     pub(super) reserved: BTreeMap<(usize, u128), PeerName>,
@@ -102,7 +102,7 @@ impl Ipam {
             levels: BTreeMap::new(),
             pending: BTreeMap::new(),
             wants: BTreeMap::new(),
-            removals: BTreeSet::new(),
+            removals: BTreeMap::new(),
             exchange: None,
             reserved: BTreeMap::new(),
             quarantined: false,
@@ -182,7 +182,7 @@ impl Ipam {
             Input::Free { owner } => self.free(&owner),
             Input::FreeAddress { owner, address } => self.free_address(&owner, address),
             Input::Reconcile { present } => self.reconcile(present),
-            Input::Remove { request, peer, deadline } => self.remove(request, peer, deadline),
+            Input::Remove { request, peer, deadline } => self.remove(now, request, peer, deadline),
             Input::Leave { request, deadline } => self.leave(request, deadline),
             Input::Prime { request, deadline } => self.prime(request, deadline),
             Input::View(view) => self.view_changed(now, view),

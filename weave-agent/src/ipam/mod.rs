@@ -10,7 +10,7 @@
 //! - **A state that may be old is not believed.** After a start with one ([`Config::trusted`]) our own free space is in quarantine
 //!   until every other owner has told what it knows: we may have given some of it away. In the same way `rmpeer` takes space over
 //!   only when every other owner has told what it got from the removed peer (`exchange`), else the jump of the version would
-//!   take away what others hold rightfully. Two dead hosts do not block each other: removals that wait do not wait for each other.
+//!   take away what others hold rightfully. Two dead hosts do not block each other: nobody waits for a peer that `rmpeer` was run for.
 //!   What this cannot see is a peer that owned nothing before, got space, and then was heard by nobody but the giver.
 //! - **The first ring** comes from a list, or from a vote (`votes`, `founding`). Rings of other ranges or seeds are never merged: such
 //!   messages are ignored, counted, and shown with both sides' names.
@@ -113,7 +113,7 @@ pub enum Input {
         request: u64,
         /// Name or nickname.
         peer: String,
-        /// When to answer that it goes on in the background.
+        /// When to give up.
         deadline: Time,
     },
     /// `reset`: hands all space to a reachable peer and forgets all addresses. Answered with [`Answer::Count`] of addresses

@@ -170,6 +170,8 @@ impl Ipam {
         if from == self.config.name {
             return;
         }
+        // Before anything else: what we answer may make it use its space again.
+        self.spare(from);
         match Message::decode(payload) {
             Ok(Message::State(state)) => self.heard_state(now, from, *state),
             Ok(Message::Ask(ask)) => self.asked(from, &ask),

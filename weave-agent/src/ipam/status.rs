@@ -28,7 +28,7 @@ pub struct Status {
     pub quarantined_for: Vec<Named>,
     /// Requests that wait.
     pub pending: Vec<PendingStatus>,
-    /// Peers that are being removed.
+    /// Peers that are gone for good, as somebody said with `rmpeer` within the last minutes.
     pub removals: Vec<Named>,
     /// Addresses in use here and elsewhere.
     pub conflicts: Vec<Conflict>,
@@ -203,7 +203,7 @@ impl Ipam {
             owned: self.owned.clone().into_iter().collect(),
             quarantined_for: if self.quarantined { self.missing() } else { Vec::new() },
             pending: self.pending.iter().map(|(request, pending)| pending_status(now, *request, &pending.wish, pending.deadline)).collect(),
-            removals: self.removals.iter().map(|peer| self.named(*peer)).collect(),
+            removals: self.removals.keys().map(|peer| self.named(*peer)).collect(),
             conflicts: self.conflicts.values().cloned().collect(),
             displaced: self.displaced.iter().copied().collect(),
             foreign: self.foreign.values().cloned().collect(),
