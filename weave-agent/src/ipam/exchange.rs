@@ -86,7 +86,7 @@ impl Ipam {
     fn release(&mut self) {
         if std::mem::take(&mut self.quarantined) {
             tracing::info!("every other owner told what it knows: our own addresses are used again");
-            self.spaces.iter_mut().for_each(|space| space.quarantine.clear());
+            self.spaces.iter_mut().for_each(|space| space.fresh = None);
             self.ring_changed();
             for ((range, address), peer) in std::mem::take(&mut self.reserved) {
                 self.concede(range, address, peer);

@@ -160,16 +160,12 @@ impl Ipam {
     pub(super) fn adopt(&mut self, rings: Vec<Ring>) {
         let me = self.config.name;
         for (space, ring) in self.spaces.iter_mut().zip(rings) {
-            if !self.config.trusted {
-                space.quarantine = ring.owned_by(me, space.block()).collect();
-            }
             space.ring = Some(ring);
         }
         if !self.config.trusted && self.owners().iter().any(|owner| *owner != me) {
             self.quarantined = true;
+            self.spaces.iter_mut().for_each(|space| space.fresh = Some(Vec::new()));
             self.compare_notes();
-        } else {
-            self.spaces.iter_mut().for_each(|space| space.quarantine.clear());
         }
         self.ring_changed();
     }

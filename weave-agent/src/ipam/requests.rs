@@ -304,7 +304,7 @@ impl Ipam {
 
     /// Whether some of our own space in a block is in quarantine.
     pub(super) fn barred(&self, index: usize, part: Block) -> bool {
-        self.spaces[index].quarantine.iter().any(|block| !block.and(part).is_empty())
+        self.spaces[index].quarantined(self.config.name, part).next().is_some()
     }
 
     /// The other owners of a block, and how much of it they own.

@@ -226,7 +226,7 @@ impl Ipam {
         let space = &self.spaces[index];
         let me = self.config.name;
         let owners = space.ring.iter().flat_map(super::ring::Ring::owners).map(|owner| self.owner_status(index, owner)).collect();
-        let quarantined: u128 = space.quarantine.iter().map(|block| block.size() - space.used.count(*block)).sum();
+        let quarantined: u128 = space.quarantined(me, space.block()).map(|block| block.size() - space.used.count(block)).sum();
         let own = OwnStatus {
             free: space.count_free(me, space.block()).to_string(),
             used: u64::try_from(space.used.count(space.block())).unwrap_or(u64::MAX),

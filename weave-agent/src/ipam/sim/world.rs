@@ -197,7 +197,11 @@ impl World {
     }
 
     fn answer(&mut self, host: usize, number: u64, result: Result<Answer, Error>) {
-        self.note(|| format!("answer {host} {number} {result:?}"));
+        self.note(|| {
+            let agent = self.hosts[host].agent.as_ref().unwrap();
+            let free: Vec<_> = agent.spaces.iter().map(|space| space.count_free(agent.config.name, space.block())).collect();
+            format!("answer {host} {number} {result:?} free {free:?} quarantined {}", agent.quarantined)
+        });
         let clock = self.clock(host);
         let request = self.hosts[host].requests.remove(&number).expect("one answer to each request");
         assert!(clock <= request.deadline, "host {host} answered request {number} too late");
