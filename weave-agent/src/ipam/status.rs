@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::config::list;
-use super::error::Named;
+use super::error::{Named, all_shown, shown};
 use super::machine::Ipam;
 use super::requests::Wish;
 use crate::Time;
@@ -21,6 +21,7 @@ pub struct Status {
     /// How far the first ring is.
     pub ring: RingState,
     /// From whom it was made.
+    #[serde(serialize_with = "all_shown")]
     pub seeds: Vec<PeerName>,
     /// Addresses in use on this host, with their owners.
     pub owned: Vec<(String, Vec<IpNet>)>,
@@ -72,6 +73,7 @@ pub struct OwnStatus {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OwnerStatus {
     /// Its name.
+    #[serde(serialize_with = "shown")]
     pub name: PeerName,
     /// Free text; empty if it is not known.
     pub nickname: String,
@@ -138,10 +140,12 @@ pub struct Foreign {
     /// Its ranges.
     pub ranges: Vec<IpNet>,
     /// From whom its ring was made.
+    #[serde(serialize_with = "all_shown")]
     pub seeds: Vec<PeerName>,
     /// Our ranges.
     pub our_ranges: Vec<IpNet>,
     /// From whom our ring was made.
+    #[serde(serialize_with = "all_shown")]
     pub our_seeds: Vec<PeerName>,
 }
 

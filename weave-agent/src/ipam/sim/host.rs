@@ -42,7 +42,7 @@ pub(super) struct Request {
     pub(super) deadline: Time,
 }
 
-pub(super) fn name(host: usize) -> PeerName {
+pub(in super::super) fn name(host: usize) -> PeerName {
     PeerName([2, 0, 0, 0, 0, u8::try_from(host + 1).unwrap()])
 }
 
