@@ -184,7 +184,7 @@ impl World {
                 self.later(most, host, Event::Stored { number, snapshot });
             }
             Output::Broadcast(payload) | Output::Gossip(payload) => {
-                (0..self.hosts.len()).for_each(|to| self.send(host, to, payload.clone()))
+                (0..self.hosts.len()).for_each(|to| self.send(host, to, payload.clone()));
             }
             Output::Unicast { to, payload } => self.send(host, usize::from(to.0[5]) - 1, payload),
         }
