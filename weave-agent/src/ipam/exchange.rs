@@ -115,7 +115,7 @@ impl Ipam {
         for (request, deadline) in requests {
             self.pending.remove(&request);
             match &result {
-                Ok(count) => self.out.answer(request, deadline, Answer::Count(*count)),
+                Ok(count) => self.out.answer(request, deadline, None, Answer::Count(*count)),
                 Err(error) => self.out.refuse(request, error.clone()),
             }
         }
@@ -195,7 +195,7 @@ impl Ipam {
             self.unicast(heir, &Message::State(Box::new(state)));
         }
         self.tell_all();
-        self.out.answer(request, deadline, Answer::Count(count));
+        self.out.answer(request, deadline, None, Answer::Count(count));
     }
 
     /// A reachable owner, else a reachable replica.

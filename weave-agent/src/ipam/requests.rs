@@ -100,7 +100,7 @@ impl Ipam {
         };
         match result {
             None => return,
-            Some(Ok(answer)) => self.out.answer(request, pending.deadline, answer),
+            Some(Ok(answer)) => self.out.answer(request, pending.deadline, pending.wish.owner(), answer),
             Some(Err(error)) => self.out.refuse(request, error),
         }
         self.pending.remove(&request);
@@ -197,6 +197,7 @@ impl Ipam {
             self.pending.remove(&request);
             self.out.refuse(request, Error::Cancelled);
         }
+        self.out.cancel(owner);
         for net in self.owned.get(owner).cloned().unwrap_or_default() {
             self.free_address(owner, net.addr());
         }

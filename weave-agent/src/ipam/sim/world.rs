@@ -221,10 +221,8 @@ impl World {
                 assert!(other == host && user == owner, "{net} is held by {user} on {other} and by {owner} on {host}");
             }
         }
-        // Its container may be gone by now; then so is the agent's record of it.
-        if let Some(held) = self.hosts[host].containers.get_mut(owner) {
-            held.insert(net.addr(), net);
-        }
+        let held = self.hosts[host].containers.get_mut(owner).expect("nothing for a container that is gone");
+        held.insert(net.addr(), net);
     }
 
     /// Lets time pass.
