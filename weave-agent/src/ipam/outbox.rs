@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::{Answer, Error, Output};
 use crate::Time;
 
+/// Most that waits for a disk; messages beyond are lost, as messages may be.
+const MAX_HELD: usize = 1 << 10;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -37,7 +40,9 @@ impl Outbox {
 
     /// Sends a message that depends on everything so far.
     pub(super) fn send(&mut self, output: Output) {
-        self.hold(None, None, output);
+        if self.held.len() < MAX_HELD {
+            self.hold(None, None, output);
+        }
     }
 
     /// Answers a request with something that depends on everything so far.
