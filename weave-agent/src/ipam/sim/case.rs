@@ -64,8 +64,8 @@ impl Case {
         let mut world = World::new(seed, configs);
         world.loss = [0, 0, 5, 20][rng.random_range(0..4)];
         for host in 0..count {
-            if rng.random_ratio(1, 5) {
-                world.hosts[host].disk_time = Time::from_millis(1500);
+            if rng.random_ratio(1, 3) {
+                world.hosts[host].disk_time = Time::from_millis(rng.random_range(50..1500));
             }
             world.launch(host, None, true);
         }
@@ -90,6 +90,7 @@ impl Case {
             88..=91 => self.remove(host),
             92..=94 => self.restore(host),
             95..=96 => self.jump(host),
+            97..=98 => self.rush(host),
             _ => self.burst(host),
         }
     }
@@ -118,6 +119,18 @@ impl Case {
     fn burst(&mut self, host: usize) {
         for _ in 0..self.rng.random_range(5..30) {
             self.start(host);
+        }
+    }
+
+    /// Many want addresses, and hosts crash while they write that down.
+    fn rush(&mut self, host: usize) {
+        self.burst(host);
+        self.world.run(Time::from_millis(self.rng.random_range(5..200)));
+        let writing: Vec<usize> = (0..self.world.hosts.len()).filter(|host| self.world.hosts[*host].storing.is_some()).collect();
+        for host in writing {
+            self.world.crash(host);
+            self.world.launch(host, None, true);
+            self.burst(host);
         }
     }
 
@@ -154,6 +167,9 @@ impl Case {
         let here = &self.world.hosts[host];
         if here.agent.is_some() {
             self.world.crash(host);
+            if self.rng.random() {
+                self.world.launch(host, None, true);
+            }
         } else if !here.dead {
             self.world.launch(host, None, true);
         }

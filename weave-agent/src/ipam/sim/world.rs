@@ -115,7 +115,13 @@ impl World {
         here.start += 1;
         let config = Config { trusted, ..here.config.clone() };
         here.agent = Some(Ipam::new(config, here.disk.clone(), seed));
-        let present = here.present();
+        let mut present = here.present();
+        if trusted {
+            // What was answered may not be configured yet; the state must know it all the same.
+            for addresses in present.values_mut() {
+                addresses.retain(|_| self.rng.random());
+            }
+        }
         self.input(host, Input::Reconcile { present });
         self.views();
     }
