@@ -32,6 +32,8 @@ pub(super) struct Host {
     pub(super) removed: bool,
     /// It ran `rmpeer` itself.
     pub(super) remover: bool,
+    /// What is on disk is not trusted, and nothing was written since: nor is it at the next start.
+    pub(super) suspect: bool,
     /// Writes take this long at most.
     pub(super) disk_time: Time,
 }
@@ -62,11 +64,13 @@ impl Host {
             dead: false,
             removed: false,
             remover: false,
+            suspect: false,
             disk_time: Time::from_millis(10),
         }
     }
 
     pub(super) fn write(&mut self, snapshot: Snapshot) {
+        self.suspect = false;
         self.disk = Some(snapshot.clone());
         self.history.push(snapshot);
     }

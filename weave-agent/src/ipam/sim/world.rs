@@ -111,6 +111,8 @@ impl World {
         if from.is_some() {
             here.disk = from;
         }
+        here.suspect |= !trusted;
+        let trusted = !here.suspect;
         (here.dead, here.removed) = (false, false);
         here.start += 1;
         let config = Config { trusted, ..here.config.clone() };
