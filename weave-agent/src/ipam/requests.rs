@@ -216,13 +216,22 @@ impl Ipam {
         for owner in gone {
             self.free(&owner);
         }
-        for (owner, addresses) in present {
+        for (owner, addresses) in &present {
             for net in addresses {
-                self.found_in_use(&owner, net);
+                self.believe_eyes(&present, owner, net.addr());
+                self.found_in_use(owner, *net);
             }
         }
         self.find_displaced();
         self.stirred = true;
+    }
+
+    /// An address that is remembered to be of an owner who does not use it, and found with another, is the other's.
+    fn believe_eyes(&mut self, present: &BTreeMap<String, Vec<IpNet>>, owner: &str, address: IpAddr) {
+        let Some(user) = self.users.get(&address).filter(|user| *user != owner).cloned() else { return };
+        if !present.get(&user).is_some_and(|nets| nets.iter().any(|net| net.addr() == address)) {
+            self.free_address(&user, address);
+        }
     }
 
     fn found_in_use(&mut self, owner: &str, net: IpNet) {
