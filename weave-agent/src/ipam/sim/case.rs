@@ -90,7 +90,8 @@ impl Case {
             88..=91 => self.remove(host),
             92..=94 => self.restore(host),
             95..=96 => self.jump(host),
-            97..=98 => self.rush(host),
+            97 => self.rush(host),
+            98 => self.bequeath(host),
             _ => self.burst(host),
         }
     }
@@ -132,6 +133,27 @@ impl Case {
             self.world.launch(host, None, true);
             self.burst(host);
         }
+    }
+
+    /// A host gives space to others, dies, and is removed by one who was away and heard nothing of that.
+    fn bequeath(&mut self, remover: usize) {
+        let victim = self.any_host();
+        self.heal();
+        self.world.run(Time::from_millis(500));
+        if victim == remover || self.world.hosts[victim].agent.is_none() {
+            return;
+        }
+        self.world.hosts[remover].group = 1;
+        self.world.views();
+        for host in (0..self.world.hosts.len()).filter(|host| ![victim, remover].contains(host)) {
+            self.burst(host);
+        }
+        self.world.run(Time::from_millis(800));
+        self.die(victim);
+        self.world.run(Time::from_millis(400));
+        self.remove(remover);
+        self.burst(remover);
+        self.burst(remover);
     }
 
     fn any_address(&mut self) -> IpNet {
