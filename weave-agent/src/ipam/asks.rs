@@ -240,12 +240,11 @@ impl Ipam {
     /// A peer uses addresses that may be in our space.
     pub(super) fn spoken_for(&mut self, peer: PeerName, in_use: &[(u8, u128)]) {
         for (range, address) in in_use.iter().map(|(range, address)| (usize::from(*range), *address)) {
-            if self.spaces.get(range).and_then(|space| space.owner(address)) != Some(self.config.name) {
-                continue;
-            }
-            if !self.quarantined {
+            let Some(owner) = self.spaces.get(range).and_then(|space| space.owner(address)) else { continue };
+            let (ours, soon_ours) = (owner == self.config.name, self.removals.contains_key(&owner));
+            if ours && !self.quarantined {
                 self.concede(range, address, peer);
-            } else if self.reserved.len() < MAX_RESERVED {
+            } else if (ours || soon_ours) && self.reserved.len() < MAX_RESERVED {
                 self.reserved.insert((range, address), peer);
             }
         }

@@ -68,6 +68,9 @@ impl Ipam {
             self.exchange = None;
             self.release();
             self.take_over();
+            for ((range, address), peer) in std::mem::take(&mut self.reserved) {
+                self.concede(range, address, peer);
+            }
             return;
         }
         if now < due {
@@ -88,9 +91,6 @@ impl Ipam {
             tracing::info!("every other owner told what it knows: our own addresses are used again");
             self.spaces.iter_mut().for_each(|space| space.fresh = None);
             self.ring_changed();
-            for ((range, address), peer) in std::mem::take(&mut self.reserved) {
-                self.concede(range, address, peer);
-            }
         }
     }
 

@@ -56,7 +56,7 @@ pub struct Ipam {
     /// Peers that are gone for good, as somebody said, and until when that is believed.
     pub(super) removals: BTreeMap<PeerName, Time>,
     pub(super) exchange: Option<Exchange>,
-    /// Addresses (range by index) in our quarantined space that others use.
+    /// Addresses (range by index) that others use, in our quarantined space or in that of peers to be removed.
     pub(super) reserved: BTreeMap<(usize, u128), PeerName>,
     /// Our own free space is not believed to be.
     pub(super) quarantined: bool,
