@@ -200,7 +200,7 @@ impl Ipam {
         if self.quarantined || ring.tokens().len() + 2 > MAX_TOKENS {
             return Outcome::NotNow;
         }
-        let block = if ask.all { self.exactly(usize::from(ask.range), within) } else { space.spare(me, within).ok_or(Outcome::Full) };
+        let block = if ask.all { self.exactly(usize::from(ask.range), within, 1) } else { space.spare(me, within).ok_or(Outcome::Full) };
         match block {
             Ok(block) => {
                 self.give(usize::from(ask.range), block, to);
@@ -210,8 +210,8 @@ impl Ipam {
         }
     }
 
-    /// An address of ours that a peer claims.
-    fn exactly(&self, range: usize, block: Block) -> Result<Block, Outcome> {
+    /// An address of ours that a peer claims. An owner keeps one address (see `Space::spare`), but not one that others use.
+    fn exactly(&self, range: usize, block: Block, keep: u128) -> Result<Block, Outcome> {
         let space = &self.spaces[range];
         if block.size() != 1 {
             return Err(Outcome::NotNow);
@@ -219,8 +219,7 @@ impl Ipam {
         if let Some(user) = self.users.get(&space.family.address(block.start)) {
             return Err(Outcome::Taken(clean(user)));
         }
-        // An owner keeps one address: see `Space::spare`.
-        let last = space.ring.as_ref().is_none_or(|ring| ring.size_of(self.config.name) <= 1);
+        let last = space.ring.as_ref().is_none_or(|ring| ring.size_of(self.config.name) <= keep);
         if space.is_free(self.config.name, block.start) && !last { Ok(block) } else { Err(Outcome::NotNow) }
     }
 
@@ -241,12 +240,11 @@ impl Ipam {
     /// A peer uses addresses that may be in our space.
     pub(super) fn spoken_for(&mut self, peer: PeerName, in_use: &[(u8, u128)]) {
         for (range, address) in in_use.iter().map(|(range, address)| (usize::from(*range), *address)) {
-            if self.spaces.get(range).and_then(|space| space.owner(address)) != Some(self.config.name) {
-                continue;
-            }
-            if !self.quarantined {
+            let Some(owner) = self.spaces.get(range).and_then(|space| space.owner(address)) else { continue };
+            let (ours, soon_ours) = (owner == self.config.name, self.removals.contains_key(&owner));
+            if ours && !self.quarantined {
                 self.concede(range, address, peer);
-            } else if self.reserved.len() < MAX_RESERVED {
+            } else if (ours || soon_ours) && self.reserved.len() < MAX_RESERVED {
                 self.reserved.insert((range, address), peer);
             }
         }
@@ -255,7 +253,7 @@ impl Ipam {
     /// Gives a peer an address that it uses, if we do not.
     pub(super) fn concede(&mut self, range: usize, address: u128, peer: PeerName) {
         let room = self.spaces[range].ring.as_ref().is_some_and(|ring| ring.tokens().len() + 2 <= MAX_TOKENS);
-        if let Ok(block) = self.exactly(range, Block::single(address))
+        if let Ok(block) = self.exactly(range, Block::single(address), 0)
             && room
         {
             self.counters.grants += 1;

@@ -38,7 +38,8 @@ pub struct Config {
     /// How the first ring comes to be.
     pub init: Init,
     /// The snapshot is certainly the last one that was stored, and this host has not booted since. If not, our free space is in
-    /// quarantine until every other owner has told us what it knows.
+    /// quarantine until every other owner has told us what it knows. Also true if there is no
+    /// snapshot because the name is new.
     pub trusted: bool,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::config::list;
 use crate::peer::PeerName;
@@ -12,7 +12,8 @@ use crate::peer::PeerName;
 /// A peer, as people know it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Named {
-    /// Its name.
+    /// Its name; text in JSON.
+    #[serde(serialize_with = "shown")]
     pub name: PeerName,
     /// Free text; empty if it is not known.
     pub nickname: String,
@@ -22,6 +23,16 @@ impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.nickname.is_empty() { write!(f, "{}", self.name) } else { f.write_str(&self.nickname) }
     }
+}
+
+/// A name as people write it.
+pub(super) fn shown<S: Serializer>(name: &PeerName, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(name)
+}
+
+/// The same for several.
+pub(super) fn all_shown<S: Serializer>(names: &[PeerName], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names.iter().map(ToString::to_string))
 }
 
 /// Several peers as people write them.
@@ -163,7 +174,7 @@ pub enum Error {
     PeerReachable(Named),
     /// Others may have got some of its space.
     #[error(
-        "the addresses of {peer} are taken over only after {} told what they got from it: that happens by itself when they are reachable; if they are gone for good as well run `weave-agent rmpeer {}`",
+        "the addresses of {peer} can be taken over only after {} told what they got from it: run `weave-agent rmpeer {peer}` again when they are reachable; if they are gone for good as well run `weave-agent rmpeer {}` now and then this again",
         names(waiting),
         first(waiting)
     )]

@@ -15,6 +15,9 @@ use crate::peer::PeerName;
 
 /// Before an owner that did not answer is asked again.
 const AGAIN: Time = Time::from_secs(1);
+/// How long it is believed that a peer is gone for good: until the same was said of all that died with it. Its space is taken
+/// over only while somebody who says so waits, for it may come back unseen.
+const BELIEF: Time = Time::from_secs(600);
 
 /// One round of questions.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ impl Ipam {
     /// Owners whose word is missing. Those that are to be removed themselves are not waited for.
     fn waiting(&self) -> BTreeSet<PeerName> {
         let Some(exchange) = &self.exchange else { return BTreeSet::new() };
-        let counts = |peer: &PeerName| *peer != self.config.name && !exchange.answered.contains(peer) && !self.removals.contains(peer);
+        let counts = |peer: &PeerName| *peer != self.config.name && !exchange.answered.contains(peer) && !self.removals.contains_key(peer);
         self.owners().into_iter().filter(counts).collect()
     }
 
@@ -53,6 +56,11 @@ impl Ipam {
 
     /// Asks on, or does what the answers were wanted for.
     pub(super) fn conclude(&mut self, now: Time) {
+        self.removals.retain(|_, until| *until > now);
+        let claimed = self.pending.values().any(|pending| matches!(pending.wish, Wish::Remove { .. }));
+        if !self.quarantined && !claimed {
+            self.exchange = None;
+        }
         let Some(exchange) = &self.exchange else { return };
         let (due, number) = (exchange.due, exchange.number);
         let waiting = self.waiting();
@@ -60,6 +68,9 @@ impl Ipam {
             self.exchange = None;
             self.release();
             self.take_over();
+            for ((range, address), peer) in std::mem::take(&mut self.reserved) {
+                self.concede(range, address, peer);
+            }
             return;
         }
         if now < due {
@@ -78,17 +89,17 @@ impl Ipam {
     fn release(&mut self) {
         if std::mem::take(&mut self.quarantined) {
             tracing::info!("every other owner told what it knows: our own addresses are used again");
-            self.spaces.iter_mut().for_each(|space| space.quarantine.clear());
+            self.spaces.iter_mut().for_each(|space| space.fresh = None);
             self.ring_changed();
-            for ((range, address), peer) in std::mem::take(&mut self.reserved) {
-                self.concede(range, address, peer);
-            }
         }
     }
 
     fn take_over(&mut self) {
         let me = self.config.name;
-        for gone in std::mem::take(&mut self.removals) {
+        let removed = |pending: &Pending| if let Wish::Remove { peer } = pending.wish { Some(peer) } else { None };
+        let claimed: BTreeSet<PeerName> = self.pending.values().filter_map(removed).collect();
+        for gone in claimed {
+            self.removals.remove(&gone);
             let rings = self.spaces.iter_mut().filter_map(|space| space.ring.as_mut());
             let count: u128 = rings.map(|ring| ring.take_over(gone, me)).sum();
             tracing::info!(peer = %gone, count, "took over the addresses of a removed peer");
@@ -104,19 +115,20 @@ impl Ipam {
         for (request, deadline) in requests {
             self.pending.remove(&request);
             match &result {
-                Ok(count) => self.out.answer(request, deadline, Answer::Count(*count)),
+                Ok(count) => self.out.answer(request, deadline, None, Answer::Count(*count)),
                 Err(error) => self.out.refuse(request, error.clone()),
             }
         }
     }
 
     /// `rmpeer`.
-    pub(super) fn remove(&mut self, request: u64, given: String, deadline: Time) {
+    pub(super) fn remove(&mut self, now: Time, request: u64, given: String, deadline: Time) {
         match self.removable(given) {
             Err(error) => self.out.refuse(request, error),
             Ok(peer) => {
                 self.wish(request, deadline, Wish::Remove { peer });
-                if self.pending.contains_key(&request) && self.removals.insert(peer) {
+                if self.pending.contains_key(&request) {
+                    self.removals.insert(peer, now.max(deadline) + BELIEF);
                     // What was answered before may have been said before the peer's last words were heard.
                     self.compare_notes();
                 }
@@ -151,9 +163,13 @@ impl Ipam {
 
     /// Peers that came back are not removed.
     pub(super) fn spare_the_living(&mut self) {
-        let alive: Vec<PeerName> = self.removals.iter().copied().filter(|peer| self.reachable(*peer)).collect();
-        for peer in alive {
-            self.removals.remove(&peer);
+        let alive: Vec<PeerName> = self.removals.keys().copied().filter(|peer| self.reachable(*peer)).collect();
+        alive.into_iter().for_each(|peer| self.spare(peer));
+    }
+
+    /// A peer lives: it is not removed.
+    pub(super) fn spare(&mut self, peer: PeerName) {
+        if self.removals.remove(&peer).is_some() {
             self.end_removal(peer, Err(Error::PeerReachable(self.named(peer))));
         }
     }
@@ -179,7 +195,7 @@ impl Ipam {
             self.unicast(heir, &Message::State(Box::new(state)));
         }
         self.tell_all();
-        self.out.answer(request, deadline, Answer::Count(count));
+        self.out.answer(request, deadline, None, Answer::Count(count));
     }
 
     /// A reachable owner, else a reachable replica.

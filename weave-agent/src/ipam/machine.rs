@@ -55,10 +55,10 @@ pub struct Ipam {
     pub(super) pending: BTreeMap<u64, Pending>,
     pub(super) wants: BTreeMap<Goal, Want>,
     pub(super) next_ask: u64,
-    /// Peers whose space is to be taken over.
-    pub(super) removals: BTreeSet<PeerName>,
+    /// Peers that are gone for good, as somebody said, and until when that is believed.
+    pub(super) removals: BTreeMap<PeerName, Time>,
     pub(super) exchange: Option<Exchange>,
-    /// Addresses (range by index) in our quarantined space that others use.
+    /// Addresses (range by index) that others use, in our quarantined space or in that of peers to be removed.
     pub(super) reserved: BTreeMap<(usize, u128), PeerName>,
     /// Our own free space is not believed to be.
     pub(super) quarantined: bool,
@@ -105,7 +105,7 @@ impl Ipam {
             levels: BTreeMap::new(),
             pending: BTreeMap::new(),
             wants: BTreeMap::new(),
-            removals: BTreeSet::new(),
+            removals: BTreeMap::new(),
             exchange: None,
             reserved: BTreeMap::new(),
             quarantined: false,
@@ -163,16 +163,12 @@ impl Ipam {
     pub(super) fn adopt(&mut self, rings: Vec<Ring>) {
         let me = self.config.name;
         for (space, ring) in self.spaces.iter_mut().zip(rings) {
-            if !self.config.trusted {
-                space.quarantine = ring.owned_by(me, space.block()).collect();
-            }
             space.ring = Some(ring);
         }
         if !self.config.trusted && self.owners().iter().any(|owner| *owner != me) {
             self.quarantined = true;
+            self.spaces.iter_mut().for_each(|space| space.fresh = Some(Vec::new()));
             self.compare_notes();
-        } else {
-            self.spaces.iter_mut().for_each(|space| space.quarantine.clear());
         }
         self.ring_changed();
     }
@@ -185,7 +181,7 @@ impl Ipam {
             Input::Free { owner } => self.free(&owner),
             Input::FreeAddress { owner, address } => self.free_address(&owner, address),
             Input::Reconcile { present } => self.reconcile(present),
-            Input::Remove { request, peer, deadline } => self.remove(request, peer, deadline),
+            Input::Remove { request, peer, deadline } => self.remove(now, request, peer, deadline),
             Input::Leave { request, deadline } => self.leave(request, deadline),
             Input::Prime { request, deadline } => self.prime(request, deadline),
             Input::View(view) => self.view_changed(now, view),

@@ -10,8 +10,9 @@
 //! - **A state that may be old is not believed.** After a start with one ([`Config::trusted`]) our own free space is in quarantine
 //!   until every other owner has told what it knows: we may have given some of it away. In the same way `rmpeer` takes space over
 //!   only when every other owner has told what it got from the removed peer (`exchange`), else the jump of the version would
-//!   take away what others hold rightfully. Two dead hosts do not block each other: removals that wait do not wait for each other.
-//!   What this cannot see is a peer that owned nothing before, got space, and then was heard by nobody but the giver.
+//!   take away what others hold rightfully. Two dead hosts do not block each other: nobody waits for a peer that `rmpeer` was run for.
+//!   What this cannot see is a peer that owned nothing before, got space, and then was heard by nobody but the giver; and an old
+//!   state in which we owned everything.
 //! - **The first ring** comes from a list, or from a vote (`votes`, `founding`). Rings of other ranges or seeds are never merged: such
 //!   messages are ignored, counted, and shown with both sides' names.
 //! - **Every request is answered by its deadline**, also if the disk is the reason why it cannot be fulfilled. An allocation that
@@ -102,7 +103,7 @@ pub enum Input {
     },
     /// All owners there are, each with the addresses found in use: others are freed, and what is in use is recorded, whoever may
     /// own it (that is then asked to hand it over, again and again, and shown as a conflict if it does not). To be given at the
-    /// start before anything is allocated.
+    /// start before anything is allocated; later, owners whose requests are under way must be among them.
     Reconcile {
         /// Addresses in use, by owner.
         present: BTreeMap<String, Vec<IpNet>>,
@@ -113,7 +114,7 @@ pub enum Input {
         request: u64,
         /// Name or nickname.
         peer: String,
-        /// When to answer that it goes on in the background.
+        /// When to give up.
         deadline: Time,
     },
     /// `reset`: hands all space to a reachable peer and forgets all addresses. Answered with [`Answer::Count`] of addresses

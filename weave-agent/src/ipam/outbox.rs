@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::{Answer, Error, Output};
 use crate::Time;
 
+/// Most that waits for a disk; messages beyond are lost, as messages may be.
+const MAX_HELD: usize = 1 << 10;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -24,6 +27,8 @@ struct Held {
     needs: u64,
     /// When an answer is wanted at the latest.
     deadline: Option<Time>,
+    /// For whom an answer is.
+    owner: Option<String>,
     output: Output,
 }
 
@@ -35,12 +40,14 @@ impl Outbox {
 
     /// Sends a message that depends on everything so far.
     pub(super) fn send(&mut self, output: Output) {
-        self.hold(None, output);
+        if self.held.len() < MAX_HELD {
+            self.hold(None, None, output);
+        }
     }
 
     /// Answers a request with something that depends on everything so far.
-    pub(super) fn answer(&mut self, request: u64, deadline: Time, answer: Answer) {
-        self.hold(Some(deadline), Output::Answer { request, result: Ok(answer) });
+    pub(super) fn answer(&mut self, request: u64, deadline: Time, owner: Option<&str>, answer: Answer) {
+        self.hold(Some(deadline), owner.map(str::to_owned), Output::Answer { request, result: Ok(answer) });
     }
 
     /// Answers a request with something that depends on nothing.
@@ -48,9 +55,9 @@ impl Outbox {
         self.ready.push_back(Output::Answer { request, result: Err(error) });
     }
 
-    fn hold(&mut self, deadline: Option<Time>, output: Output) {
+    fn hold(&mut self, deadline: Option<Time>, owner: Option<String>, output: Output) {
         let needs = self.issued + u64::from(self.dirty);
-        self.held.push_back(Held { needs, deadline, output });
+        self.held.push_back(Held { needs, deadline, owner, output });
         self.release();
     }
 
@@ -83,16 +90,23 @@ impl Outbox {
 
     /// Answers that cannot wait for the disk any longer say so.
     pub(super) fn expire(&mut self, now: Time) {
-        let late = |held: &Held| held.deadline.is_some_and(|deadline| deadline <= now);
-        if !self.held.iter().any(late) {
+        self.withdraw(|held| held.deadline.is_some_and(|deadline| deadline <= now), &Error::NotStored);
+    }
+
+    /// An owner is gone: what it was to get is not its any more.
+    pub(super) fn cancel(&mut self, owner: &str) {
+        self.withdraw(|held| held.owner.as_deref() == Some(owner), &Error::Cancelled);
+    }
+
+    fn withdraw(&mut self, which: impl Fn(&Held) -> bool, error: &Error) {
+        if !self.held.iter().any(&which) {
             return;
         }
-        let (late, held) = std::mem::take(&mut self.held).into_iter().partition(late);
+        let (withdrawn, held): (VecDeque<Held>, _) = std::mem::take(&mut self.held).into_iter().partition(which);
         self.held = held;
-        let late: VecDeque<Held> = late;
-        for held in late {
+        for held in withdrawn {
             if let Output::Answer { request, .. } = held.output {
-                self.refuse(request, Error::NotStored);
+                self.refuse(request, error.clone());
             }
         }
     }

@@ -106,6 +106,7 @@ impl Ipam {
         }
         let known = self.view.clone();
         self.foreign.retain(|peer, _| known.as_ref().is_some_and(|view| view.peers.contains_key(peer)));
+        self.levels.retain(|peer, _| known.as_ref().is_some_and(|view| view.peers.contains_key(peer)));
         if !new.is_empty() {
             let soon = now + self.jitter(TACT * 3);
             self.gossip = Some(self.gossip.map_or(soon, |at| at.min(soon)));
@@ -170,6 +171,8 @@ impl Ipam {
         if from == self.config.name {
             return;
         }
+        // Before anything else: what we answer may make it use its space again.
+        self.spare(from);
         match Message::decode(payload) {
             Ok(Message::State(state)) => self.heard_state(now, from, *state),
             Ok(Message::Ask(ask)) => self.asked(from, &ask),

@@ -100,7 +100,7 @@ impl Ipam {
         };
         match result {
             None => return,
-            Some(Ok(answer)) => self.out.answer(request, pending.deadline, answer),
+            Some(Ok(answer)) => self.out.answer(request, pending.deadline, pending.wish.owner(), answer),
             Some(Err(error)) => self.out.refuse(request, error),
         }
         self.pending.remove(&request);
@@ -197,6 +197,7 @@ impl Ipam {
             self.pending.remove(&request);
             self.out.refuse(request, Error::Cancelled);
         }
+        self.out.cancel(owner);
         for net in self.owned.get(owner).cloned().unwrap_or_default() {
             self.free_address(owner, net.addr());
         }
@@ -215,13 +216,22 @@ impl Ipam {
         for owner in gone {
             self.free(&owner);
         }
-        for (owner, addresses) in present {
+        for (owner, addresses) in &present {
             for net in addresses {
-                self.found_in_use(&owner, net);
+                self.believe_eyes(&present, owner, net.addr());
+                self.found_in_use(owner, *net);
             }
         }
         self.find_displaced();
         self.stirred = true;
+    }
+
+    /// An address that is remembered to be of an owner who does not use it, and found with another, is the other's.
+    fn believe_eyes(&mut self, present: &BTreeMap<String, Vec<IpNet>>, owner: &str, address: IpAddr) {
+        let Some(user) = self.users.get(&address).filter(|user| *user != owner).cloned() else { return };
+        if !present.get(&user).is_some_and(|nets| nets.iter().any(|net| net.addr() == address)) {
+            self.free_address(&user, address);
+        }
     }
 
     fn found_in_use(&mut self, owner: &str, net: IpNet) {
@@ -304,7 +314,7 @@ impl Ipam {
 
     /// Whether some of our own space in a block is in quarantine.
     pub(super) fn barred(&self, index: usize, part: Block) -> bool {
-        self.spaces[index].quarantine.iter().any(|block| !block.and(part).is_empty())
+        self.spaces[index].quarantined(self.config.name, part).next().is_some()
     }
 
     /// The other owners of a block, and how much of it they own.

@@ -20,13 +20,13 @@ pub(super) struct Space {
     pub(super) ring: Option<Ring>,
     /// In use by containers of this host, wherever in the range (or outside it) they lie.
     pub(super) used: Intervals,
-    /// Ours according to a state that may be old: sorted, disjoint.
-    pub(super) quarantine: Vec<Block>,
+    /// If set, what the ring says is ours may not be: only these blocks (sorted, disjoint), given to us since our start, are.
+    pub(super) fresh: Option<Vec<Block>>,
 }
 
 impl Space {
     pub(super) fn new(range: IpNet, subnet: IpNet) -> Self {
-        Self { family: Family::of(range.addr()), range, subnet, ring: None, used: Intervals::default(), quarantine: Vec::new() }
+        Self { family: Family::of(range.addr()), range, subnet, ring: None, used: Intervals::default(), fresh: None }
     }
 
     pub(super) fn block(&self) -> Block {
@@ -40,8 +40,20 @@ impl Space {
     /// Free blocks of ours in `within`, in order, found as they are asked for.
     pub(super) fn free(&self, me: PeerName, within: Block) -> impl Iterator<Item = Block> {
         let own = self.ring.iter().flat_map(move |ring| ring.owned_by(me, within));
-        let known = own.flat_map(|block| block.without(&self.quarantine));
+        let known = own.flat_map(|block| self.certain(block));
         known.flat_map(|block| self.used.gaps(block))
+    }
+
+    /// The parts of a block of ours that are ours for certain.
+    fn certain(&self, block: Block) -> Vec<Block> {
+        let Some(fresh) = &self.fresh else { return vec![block] };
+        fresh.iter().map(|fresh| fresh.and(block)).filter(|block| !block.is_empty()).collect()
+    }
+
+    /// Blocks that the ring says are ours and that may not be.
+    pub(super) fn quarantined(&self, me: PeerName, within: Block) -> impl Iterator<Item = Block> {
+        let (ring, fresh) = (self.ring.iter().filter(|_| self.fresh.is_some()), self.fresh.as_deref().unwrap_or_default());
+        ring.flat_map(move |ring| ring.owned_by(me, within)).flat_map(|block| block.without(fresh))
     }
 
     pub(super) fn count_free(&self, me: PeerName, within: Block) -> u128 {
@@ -79,9 +91,13 @@ impl Space {
         u8::try_from(128 - free.leading_zeros()).unwrap_or(u8::MAX)
     }
 
-    /// Takes a block out of quarantine.
+    /// A block was given to us since our start.
     pub(super) fn trust(&mut self, block: Block) {
-        self.quarantine = self.quarantine.iter().flat_map(|old| old.without(&[block])).collect();
+        if let Some(fresh) = &mut self.fresh {
+            let new = block.without(fresh);
+            fresh.extend(new);
+            fresh.sort();
+        }
     }
 }
 
@@ -139,7 +155,7 @@ mod tests {
     fn what_is_in_quarantine_is_not_free() {
         let mut space = space("10.32.0.0/24", &[ME, OTHER]);
         let range = space.block();
-        space.quarantine = vec![Block::new(range.start, range.start + 128)];
+        space.fresh = Some(Vec::new());
         assert_eq!((space.count_free(ME, range), space.spare(ME, range)), (0, None));
         space.trust(Block::new(range.start + 32, range.start + 64));
         assert_eq!((space.count_free(ME, range), space.lowest(ME, space.range)), (32, Some(range.start + 32)));

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::config::list;
-use super::error::Named;
+use super::error::{Named, all_shown, shown};
 use super::machine::Ipam;
 use super::requests::Wish;
 use crate::Time;
@@ -21,6 +21,7 @@ pub struct Status {
     /// How far the first ring is.
     pub ring: RingState,
     /// From whom it was made.
+    #[serde(serialize_with = "all_shown")]
     pub seeds: Vec<PeerName>,
     /// Addresses in use on this host, with their owners.
     pub owned: Vec<(String, Vec<IpNet>)>,
@@ -28,7 +29,7 @@ pub struct Status {
     pub quarantined_for: Vec<Named>,
     /// Requests that wait.
     pub pending: Vec<PendingStatus>,
-    /// Peers that are being removed.
+    /// Peers that are gone for good, as somebody said with `rmpeer` within the last minutes.
     pub removals: Vec<Named>,
     /// Addresses in use here and elsewhere.
     pub conflicts: Vec<Conflict>,
@@ -72,6 +73,7 @@ pub struct OwnStatus {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OwnerStatus {
     /// Its name.
+    #[serde(serialize_with = "shown")]
     pub name: PeerName,
     /// Free text; empty if it is not known.
     pub nickname: String,
@@ -138,10 +140,12 @@ pub struct Foreign {
     /// Its ranges.
     pub ranges: Vec<IpNet>,
     /// From whom its ring was made.
+    #[serde(serialize_with = "all_shown")]
     pub seeds: Vec<PeerName>,
     /// Our ranges.
     pub our_ranges: Vec<IpNet>,
     /// From whom our ring was made.
+    #[serde(serialize_with = "all_shown")]
     pub our_seeds: Vec<PeerName>,
 }
 
@@ -203,7 +207,7 @@ impl Ipam {
             owned: self.owned.clone().into_iter().collect(),
             quarantined_for: if self.quarantined { self.missing() } else { Vec::new() },
             pending: self.pending.iter().map(|(request, pending)| pending_status(now, *request, &pending.wish, pending.deadline)).collect(),
-            removals: self.removals.iter().map(|peer| self.named(*peer)).collect(),
+            removals: self.removals.keys().map(|peer| self.named(*peer)).collect(),
             conflicts: self.conflicts.values().cloned().collect(),
             displaced: self.displaced.iter().copied().collect(),
             foreign: self.foreign.values().cloned().collect(),
@@ -226,7 +230,7 @@ impl Ipam {
         let space = &self.spaces[index];
         let me = self.config.name;
         let owners = space.ring.iter().flat_map(super::ring::Ring::owners).map(|owner| self.owner_status(index, owner)).collect();
-        let quarantined: u128 = space.quarantine.iter().map(|block| block.size() - space.used.count(*block)).sum();
+        let quarantined: u128 = space.quarantined(me, space.block()).map(|block| block.size() - space.used.count(block)).sum();
         let own = OwnStatus {
             free: space.count_free(me, space.block()).to_string(),
             used: u64::try_from(space.used.count(space.block())).unwrap_or(u64::MAX),

@@ -64,8 +64,8 @@ impl Case {
         let mut world = World::new(seed, configs);
         world.loss = [0, 0, 5, 20][rng.random_range(0..4)];
         for host in 0..count {
-            if rng.random_ratio(1, 5) {
-                world.hosts[host].disk_time = Time::from_millis(1500);
+            if rng.random_ratio(1, 3) {
+                world.hosts[host].disk_time = Time::from_millis(rng.random_range(50..1500));
             }
             world.launch(host, None, true);
         }
@@ -90,6 +90,8 @@ impl Case {
             88..=91 => self.remove(host),
             92..=94 => self.restore(host),
             95..=96 => self.jump(host),
+            97 => self.rush(host),
+            98 => self.bequeath(host),
             _ => self.burst(host),
         }
     }
@@ -119,6 +121,39 @@ impl Case {
         for _ in 0..self.rng.random_range(5..30) {
             self.start(host);
         }
+    }
+
+    /// Many want addresses, and hosts crash while they write that down.
+    fn rush(&mut self, host: usize) {
+        self.burst(host);
+        self.world.run(Time::from_millis(self.rng.random_range(5..200)));
+        let writing: Vec<usize> = (0..self.world.hosts.len()).filter(|host| self.world.hosts[*host].storing.is_some()).collect();
+        for host in writing {
+            self.world.crash(host);
+            self.world.launch(host, None, true);
+            self.burst(host);
+        }
+    }
+
+    /// A host gives space to others, dies, and is removed by one who was away and heard nothing of that.
+    fn bequeath(&mut self, remover: usize) {
+        let victim = self.any_host();
+        self.heal();
+        self.world.run(Time::from_millis(500));
+        if victim == remover || self.world.hosts[victim].agent.is_none() {
+            return;
+        }
+        self.world.hosts[remover].group = 1;
+        self.world.views();
+        for host in (0..self.world.hosts.len()).filter(|host| ![victim, remover].contains(host)) {
+            self.burst(host);
+        }
+        self.world.run(Time::from_millis(800));
+        self.die(victim);
+        self.world.run(Time::from_millis(400));
+        self.remove(remover);
+        self.burst(remover);
+        self.burst(remover);
     }
 
     fn any_address(&mut self) -> IpNet {
@@ -154,6 +189,9 @@ impl Case {
         let here = &self.world.hosts[host];
         if here.agent.is_some() {
             self.world.crash(host);
+            if self.rng.random() {
+                self.world.launch(host, None, true);
+            }
         } else if !here.dead {
             self.world.launch(host, None, true);
         }

@@ -32,6 +32,8 @@ pub(super) struct Host {
     pub(super) removed: bool,
     /// It ran `rmpeer` itself.
     pub(super) remover: bool,
+    /// What is on disk is not trusted, and nothing was written since: nor is it at the next start.
+    pub(super) suspect: bool,
     /// Writes take this long at most.
     pub(super) disk_time: Time,
 }
@@ -42,7 +44,7 @@ pub(super) struct Request {
     pub(super) deadline: Time,
 }
 
-pub(super) fn name(host: usize) -> PeerName {
+pub(in super::super) fn name(host: usize) -> PeerName {
     PeerName([2, 0, 0, 0, 0, u8::try_from(host + 1).unwrap()])
 }
 
@@ -62,11 +64,13 @@ impl Host {
             dead: false,
             removed: false,
             remover: false,
+            suspect: false,
             disk_time: Time::from_millis(10),
         }
     }
 
     pub(super) fn write(&mut self, snapshot: Snapshot) {
+        self.suspect = false;
         self.disk = Some(snapshot.clone());
         self.history.push(snapshot);
     }

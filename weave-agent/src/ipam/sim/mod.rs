@@ -9,6 +9,8 @@
 
 mod case;
 mod host;
+
+pub(super) use host::name;
 mod world;
 
 /// Stories told when nothing else is said.

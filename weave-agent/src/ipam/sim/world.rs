@@ -111,11 +111,19 @@ impl World {
         if from.is_some() {
             here.disk = from;
         }
+        here.suspect |= !trusted;
+        let trusted = !here.suspect;
         (here.dead, here.removed) = (false, false);
         here.start += 1;
         let config = Config { trusted, ..here.config.clone() };
         here.agent = Some(Ipam::new(config, here.disk.clone(), seed));
-        let present = here.present();
+        let mut present = here.present();
+        if trusted {
+            // What was answered may not be configured yet; the state must know it all the same.
+            for addresses in present.values_mut() {
+                addresses.retain(|_| self.rng.random());
+            }
+        }
         self.input(host, Input::Reconcile { present });
         self.views();
     }
@@ -197,7 +205,11 @@ impl World {
     }
 
     fn answer(&mut self, host: usize, number: u64, result: Result<Answer, Error>) {
-        self.note(|| format!("answer {host} {number} {result:?}"));
+        self.note(|| {
+            let agent = self.hosts[host].agent.as_ref().unwrap();
+            let free: Vec<_> = agent.spaces.iter().map(|space| space.count_free(agent.config.name, space.block())).collect();
+            format!("answer {host} {number} {result:?} free {free:?} quarantined {}", agent.quarantined)
+        });
         let clock = self.clock(host);
         let request = self.hosts[host].requests.remove(&number).expect("one answer to each request");
         assert!(clock <= request.deadline, "host {host} answered request {number} too late");
@@ -217,10 +229,8 @@ impl World {
                 assert!(other == host && user == owner, "{net} is held by {user} on {other} and by {owner} on {host}");
             }
         }
-        // Its container may be gone by now; then so is the agent's record of it.
-        if let Some(held) = self.hosts[host].containers.get_mut(owner) {
-            held.insert(net.addr(), net);
-        }
+        let held = self.hosts[host].containers.get_mut(owner).expect("nothing for a container that is gone");
+        held.insert(net.addr(), net);
     }
 
     /// Lets time pass.
