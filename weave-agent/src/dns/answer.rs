@@ -9,7 +9,7 @@ use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};
 use domain::base::message_builder::{AdditionalBuilder, AnswerBuilder, StaticCompressor};
 use domain::base::opt::OptRecord;
 use domain::base::wire::ParseError;
-use domain::base::{Message, MessageBuilder, Name, ParsedName, Question, Serial, ToName, Ttl};
+use domain::base::{Header, Message, MessageBuilder, Name, ParsedName, Question, Serial, ToName, Ttl};
 use domain::rdata::{A, Aaaa, Ptr, Soa};
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -65,9 +65,24 @@ pub fn answer(query: &[u8], zone: &Zone, transport: Transport, rng: &mut impl Rn
 
 /// The answer for a query that could not be forwarded; `None` if it is none.
 pub fn servfail(query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    without_records(query, transport, |header| header.set_rcode(Rcode::SERVFAIL))
+}
+
+/// The answer that tells a client to ask over TCP; `None` if it asked nothing.
+pub fn truncated(query: &[u8]) -> Option<Vec<u8>> {
+    without_records(query, Transport::Udp, |header| header.set_tc(true))
+}
+
+/// The longest answer over UDP that a client takes, bytes (RFC 6891, 6.2.3). Forwarded answers may be as long, for whoever sent them knew.
+pub fn udp_room(query: &[u8]) -> usize {
+    let message = Message::from_slice(query).ok();
+    message.and_then(|message| Query::parse(message, Transport::Udp).ok()).map_or(MIN_UDP, |query| query.offered.max(MIN_UDP))
+}
+
+fn without_records(query: &[u8], transport: Transport, change: impl FnOnce(&mut Header)) -> Option<Vec<u8>> {
     let message = Message::from_slice(query).ok().filter(|message| !message.header().qr())?;
     let query = Query::parse(message, transport).ok()?;
-    Some(query.reply(|answer| answer.header_mut().set_rcode(Rcode::SERVFAIL)))
+    Some(query.reply(|answer| change(answer.header_mut())))
 }
 
 /// A header without a question: what is left to say when the rest cannot be read.
@@ -92,6 +107,8 @@ struct Query<'a> {
     message: &'a Message<[u8]>,
     question: Question<ParsedName<&'a [u8]>>,
     edns: Option<Edns>,
+    /// What the client takes over UDP.
+    offered: usize,
     limit: usize,
 }
 
@@ -120,7 +137,7 @@ impl<'a> Query<'a> {
             Transport::Udp => offered.clamp(MIN_UDP, MAX_UDP),
             Transport::Tcp => MAX_TCP,
         };
-        Ok(Self { message, question, edns, limit })
+        Ok(Self { message, question, edns, offered, limit })
     }
 
     fn answer(&self, zone: &Zone, rng: &mut impl Rng) -> Answer {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use answer::{Answer, MAX_UDP, Transport, answer, servfail};
+pub use answer::{Answer, MAX_UDP, Transport, answer, servfail, truncated, udp_room};
 pub use entry::{MAX_OWNER, Owner, OwnerError};
 pub use machine::Dns;
 pub use message::{DecodeError, MAX_MESSAGE};

@@ -7,6 +7,7 @@ pub mod carrier;
 pub mod clock;
 pub mod connect;
 pub mod datapath;
+pub mod dns;
 pub mod event;
 pub mod hands;
 pub mod links;
