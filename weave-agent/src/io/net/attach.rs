@@ -240,7 +240,7 @@ pub(super) fn delete_on_failure(host: &Netlink, name: &str, undo: &mut Undo) {
 
 /// `vethwepl` and 7 hexadecimal digits of the namespace's inode; the kernel counts those from 0xf0000000, so the digits differ while
 /// fewer than 2^28 namespaces exist, and the next candidate is for a container with two interfaces.
-async fn free_name(host: &Netlink, ino: u64) -> Result<String, Error> {
+pub(super) async fn free_name(host: &Netlink, ino: u64) -> Result<String, Error> {
     for attempt in 0..NAME_ATTEMPTS {
         let name = port_name(ino, attempt);
         if host.link_named(&name).await?.is_none() {
