@@ -6,6 +6,8 @@ mod attach;
 mod expose;
 mod frames;
 mod host;
+mod nameserver;
+mod resolvers;
 mod target;
 mod underlay;
 mod vxlan;
