@@ -43,6 +43,8 @@ pub struct Dns {
     /// Ours that changed, and what was learned from a state: not told yet.
     delta: BTreeSet<Key>,
     news: BTreeSet<Key>,
+    /// What somebody has missed.
+    insisted: BTreeSet<Key>,
     tell: Option<Time>,
     zone: Option<Time>,
     answered: Option<Arc<Zone>>,
@@ -67,6 +69,7 @@ impl Dns {
             strangers: BTreeMap::new(),
             delta: BTreeSet::new(),
             news: BTreeSet::new(),
+            insisted: BTreeSet::new(),
             tell: None,
             zone: None,
             answered: None,
@@ -323,6 +326,12 @@ impl Dns {
         }
         match self.replica.merge(now, &item) {
             Merged::Known => return,
+            Merged::Old => {
+                if self.replica.item(now, &item.key).is_none() {
+                    self.insist(now, item.key);
+                }
+                return;
+            }
             Merged::Full => {
                 self.counters.refused += 1;
                 return;
@@ -344,7 +353,8 @@ impl Dns {
         let mine = self.replica.get(&item.key);
         let theirs = item.value;
         match mine {
-            Some(mine) if theirs <= mine => {}
+            Some(mine) if theirs == mine => {}
+            Some(mine) if theirs < mine => self.insist(now, item.key.clone()),
             Some(mine) if theirs.dead == mine.dead => self.replica.set(now, item.key.clone(), theirs),
             // While nobody has told us all that runs here, it may well be right.
             None if !theirs.dead && self.settles.is_some() => {
@@ -360,10 +370,17 @@ impl Dns {
         }
     }
 
+    /// Somebody has missed what became of an entry, perhaps for so long that nobody speaks of it any more.
+    fn insist(&mut self, now: Time, key: Key) {
+        self.insisted.insert(key);
+        self.tell.get_or_insert(now + BATCH);
+    }
+
     fn tell_changes(&mut self, now: Time) {
         let items = |keys: BTreeSet<Key>, replica: &Replica| keys.iter().filter_map(|key| replica.item(now, key)).collect::<Vec<_>>();
         let delta = items(std::mem::take(&mut self.delta), &self.replica);
-        let news = items(std::mem::take(&mut self.news), &self.replica);
+        let mut news = items(std::mem::take(&mut self.news), &self.replica);
+        news.extend(std::mem::take(&mut self.insisted).iter().filter_map(|key| self.replica.item_of_any_age(now, key)));
         for payload in message::encode(Kind::Delta, delta) {
             self.send(Output::Broadcast(payload));
         }

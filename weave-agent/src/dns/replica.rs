@@ -28,6 +28,8 @@ pub(super) struct Held {
 pub(super) enum Merged {
     /// It was known.
     Known,
+    /// Something later is known.
+    Old,
     /// It is later than what was known.
     New,
     /// There is no room for it.
@@ -72,23 +74,25 @@ impl Replica {
                 *held = Held { value: item.value, drop_at };
                 Merged::New
             }
+            Some(held) if item.value < held.value => Merged::Old,
             Some(held) => {
-                if held.value == item.value {
-                    // Whoever knew it first knows best how old it is.
-                    held.drop_at = held.drop_at.min(drop_at);
-                }
+                // Whoever knew it first knows best how old it is.
+                held.drop_at = held.drop_at.min(drop_at);
                 Merged::Known
             }
         }
     }
 
-    /// An entry as it is told to others; `None` if it is not known, or too long dead.
+    /// An entry as it is told to everybody; `None` if it is not known, or too long dead.
     pub(super) fn item(&self, now: Time, key: &Key) -> Option<Item> {
         let held = self.entries.get(key)?;
-        let age = age(now, held);
-        let told = !held.value.dead || age < TOLD;
-        let minutes = u8::try_from(age.as_secs() / MINUTE).unwrap_or(u8::MAX);
-        told.then(|| Item { key: key.clone(), value: held.value, age: if held.value.dead { minutes } else { 0 } })
+        let told = !held.value.dead || age(now, held) < TOLD;
+        told.then(|| item(now, key, held))
+    }
+
+    /// The same however long it is dead, for somebody who shows that he has missed it.
+    pub(super) fn item_of_any_age(&self, now: Time, key: &Key) -> Option<Item> {
+        self.entries.get(key).map(|held| item(now, key, held))
     }
 
     /// Drops tombstones whose time is over; how many.
@@ -104,6 +108,11 @@ impl Replica {
         self.entries.retain(|key, _| key.origin != origin);
         before != self.entries.len()
     }
+}
+
+fn item(now: Time, key: &Key, held: &Held) -> Item {
+    let minutes = u8::try_from(age(now, held).as_secs() / MINUTE).unwrap_or(u8::MAX);
+    Item { key: key.clone(), value: held.value, age: if held.value.dead { minutes } else { 0 } }
 }
 
 fn age(now: Time, held: &Held) -> Time {

@@ -1,5 +1,7 @@
 use std::net::Ipv4Addr;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::mesh::PeerView;
 use crate::peer::ShortId;
@@ -373,4 +375,75 @@ fn nonsense_is_counted() {
     let mut mesh = Mesh::new(&[A, B]);
     mesh.handle(A, Input::Delivered { from: B, payload: Bytes::from_static(&[9, 9]) });
     assert_eq!(mesh.at(A).dns.status().counters.malformed, 1);
+}
+
+/// What a random history is made of.
+#[derive(Clone, Debug)]
+enum Step {
+    Register(usize, u8, u8),
+    Died(usize, u8),
+    Connect(usize, bool),
+    Restart(usize),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3_usize, 0..4_u8, 0..3_u8).prop_map(|(peer, owner, host)| Step::Register(peer, owner, host)),
+        3 => (0..3_usize, 0..4_u8).prop_map(|(peer, owner)| Step::Died(peer, owner)),
+        2 => (0..3_usize, any::<bool>()).prop_map(|(peer, there)| Step::Connect(peer, there)),
+        1 => (0..3_usize).prop_map(Step::Restart),
+        3 => prop_oneof![Just(10), Just(100), Just(5_000), Just(40_000), Just(1_000_000), Just(2_400_000)].prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever the history of partitions, restarts and long silences: a moment after all are together again, everybody answers with what
+    /// runs, and with nothing else.
+    #[test]
+    fn after_a_heal_all_replicas_are_equal_and_right(steps in proptest::collection::vec(step(), 1..40)) {
+        const NAMES: [PeerName; 3] = [A, B, C];
+        let mut mesh = Mesh::new(&NAMES);
+        let mut running = [const { std::collections::BTreeSet::new() }; 3];
+        for step in steps {
+            match step {
+                Step::Register(peer, owner, host) => {
+                    running[peer].insert((owner, host));
+                    mesh.register(NAMES[peer], &format!("o{owner}"), &format!("n{host}"), peer as u8 * 16 + owner);
+                }
+                Step::Died(peer, owner) => {
+                    running[peer].retain(|(other, _)| *other != owner);
+                    mesh.died(NAMES[peer], &format!("o{owner}"));
+                }
+                Step::Connect(peer, there) => mesh.connect(NAMES[peer], there),
+                Step::Restart(peer) => {
+                    mesh.restart(Config::new(NAMES[peer]));
+                    for (owner, host) in running[peer].clone() {
+                        mesh.register(NAMES[peer], &format!("o{owner}"), &format!("n{host}"), peer as u8 * 16 + owner);
+                    }
+                    mesh.handle(NAMES[peer], Input::Settled);
+                }
+                Step::Wait(millis) => mesh.run(Time::from_millis(millis)),
+            }
+        }
+        for peer in NAMES {
+            mesh.connect(peer, true);
+        }
+        mesh.run(seconds(61));
+        for host in 0..3 {
+            let runs = |peer: usize| running[peer].iter().filter(move |(_, other)| *other == host).map(move |(owner, _)| ip(peer as u8 * 16 + owner));
+            let expected: Vec<IpAddr> = (0..3).flat_map(runs).collect();
+            for peer in NAMES {
+                prop_assert_eq!(mesh.resolved(peer, &format!("n{host}")), expected.clone(), "n{} at {}", host, peer);
+            }
+        }
+        let value = |entry: EntryStatus| (entry.origin, entry.owner, entry.name, entry.version, entry.dead);
+        let live = |mesh: &mut Mesh, peer| mesh.entries(peer).into_iter().filter(|entry| !entry.dead).map(value).collect::<Vec<_>>();
+        let first = live(&mut mesh, A);
+        for peer in [B, C] {
+            prop_assert_eq!(live(&mut mesh, peer), first.clone());
+        }
+    }
 }

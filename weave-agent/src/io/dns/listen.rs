@@ -3,12 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::io::net;
 
-/// Bursts of queries wait here while the task runs elsewhere, bytes; the kernel gives as much of it as it allows.
+/// Bursts of queries wait here while the task runs elsewhere, bytes; a short query takes some 800 of them.
 const RECEIVE_BUFFER: usize = 4 << 20;
 const BACKLOG: i32 = 1024;
 /// With port 0, how often a port that UDP has is tried for TCP.
@@ -79,8 +81,10 @@ pub(super) fn open(address: SocketAddr) -> Result<Sockets, ListenError> {
 
 fn open_both(address: SocketAddr) -> io::Result<Sockets> {
     let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
-    // As much as allowed will do.
-    let _ = udp.set_recv_buffer_size(RECEIVE_BUFFER);
+    // Beyond the system's limit if we may (CAP_NET_ADMIN), else as much as that allows.
+    if setsockopt(&udp, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = udp.set_recv_buffer_size(RECEIVE_BUFFER);
+    }
     udp.bind(&address.into())?;
     let udp: std::net::UdpSocket = udp.into();
     let address = udp.local_addr()?;

@@ -22,7 +22,8 @@ const CONTAINER: &[(&str, &str, &str)] = &[
 const PORT: &[(&str, &str, &str)] = &[("ipv6/conf", "disable_ipv6", "1"), ("ipv6/conf", "accept_ra", "0")];
 
 /// Settings of the name server's interface, besides: it has an address that every host's has, so nobody may ask who has it.
-const NAMESERVER: &[(&str, &str, &str)] = &[("ipv4/conf", "arp_ignore", "8"), ("ipv4/conf", "rp_filter", "0"), ("ipv6/conf", "disable_ipv6", "0")];
+const NAMESERVER: &[(&str, &str, &str)] =
+    &[("ipv4/conf", "arp_ignore", "8"), ("ipv4/conf", "rp_filter", "0"), ("ipv6/conf", "disable_ipv6", "0")];
 
 /// Settle the interface that carries addresses. Where /proc/sys cannot be written it works without, only slower.
 pub(super) fn settle_container(ifname: &str) {
