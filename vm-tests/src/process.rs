@@ -62,6 +62,7 @@ pub fn debian_package(program: &str) -> Option<&'static str> {
         "ping" => "iputils-ping",
         "iperf3" => "iperf3",
         "tcpdump" => "tcpdump",
+        "chrt" | "taskset" | "unshare" => "util-linux",
         "dig" => "bind9-dnsutils",
         "musl-gcc" => "musl-tools",
         "busybox" => "busybox-static",

@@ -18,7 +18,7 @@ const P99_MS: f64 = 2.0;
 const NAMES: u64 = 1000;
 /// How long answers are waited for after the last query.
 const LATE: Duration = Duration::from_secs(1);
-/// What a client that shares its CPU with the server sleeps when it has nothing to do.
+/// What the client sleeps when it has nothing to do: part of each figure.
 const NAP: Duration = Duration::from_micros(50);
 
 /// Where client and server run.
@@ -43,21 +43,19 @@ pub(super) fn run(workspace: &Workspace, seconds: u32, rounds: usize) -> Result<
 }
 
 fn once(workspace: &Workspace, [client, server]: [&str; 2], seconds: u32) -> Result<Value> {
-    let (server, address) = Server::start(workspace, server)?;
+    let (_server, address) = Server::start(workspace, server)?;
     let this = std::env::current_exe()?;
     let seconds = seconds.to_string();
-    let mut command = Command::new("taskset");
-    command.args(["-c", client]).arg(this).args(["bench-node", "dns", &address, "--rate", &RATE.to_string(), "--seconds", &seconds]);
-    if client != server.cpu {
-        command.arg("--spin");
-    }
+    // What measures must not wait for its turn on a busy machine; the server does.
+    let mut command = Command::new("chrt");
+    command.args(["-f", "1", "taskset", "-c", client]).arg(this);
+    command.args(["bench-node", "dns", &address, "--rate", &RATE.to_string(), "--seconds", &seconds]);
     serde_json::from_str(&process::output(&mut command)?).context("the client wrote no JSON")
 }
 
 /// The example server; it ends when this is dropped.
 struct Server {
     child: Child,
-    cpu: String,
 }
 
 impl Server {
@@ -71,7 +69,7 @@ impl Server {
             BufReader::new(output).read_line(&mut address)?;
         }
         ensure!(!address.is_empty(), "the server did not start");
-        Ok((Self { child, cpu: cpu.to_owned() }, address.trim().to_owned()))
+        Ok((Self { child }, address.trim().to_owned()))
     }
 }
 
@@ -85,7 +83,7 @@ impl Drop for Server {
 
 /// The client's end: asks, and prints what that gave as JSON. Queries have their time to be sent, and a query that is late because the
 /// client was, is late.
-pub(super) fn client(to: SocketAddr, rate: u32, time: Duration, spin: bool) -> Result<()> {
+pub(super) fn client(to: SocketAddr, rate: u32, time: Duration) -> Result<()> {
     let socket = UdpSocket::bind(("127.0.0.1", 0))?;
     socket.connect(to)?;
     socket.set_nonblocking(true)?;
@@ -100,9 +98,7 @@ pub(super) fn client(to: SocketAddr, rate: u32, time: Duration, spin: bool) -> R
         if now > time && (client.latencies.len() as u64 == client.sent || now > time + LATE) {
             break;
         }
-        if !spin {
-            std::thread::sleep(NAP);
-        }
+        std::thread::sleep(NAP);
     }
     println!("{}", client.figures(time));
     Ok(())

@@ -27,9 +27,6 @@ pub(crate) enum End {
         /// How long
         #[arg(long)]
         seconds: u64,
-        /// Never sleep: for a client with a CPU of its own
-        #[arg(long)]
-        spin: bool,
     },
     /// Send a byte, wait for it, and so on; print what that gave as JSON
     Ping {
@@ -45,7 +42,7 @@ pub(crate) enum End {
 pub(crate) fn run(end: &End) -> Result<()> {
     match end {
         End::Pong { port } => pong(*port),
-        End::Dns { to, rate, seconds, spin } => super::dns::client(*to, *rate, Duration::from_secs(*seconds), *spin),
+        End::Dns { to, rate, seconds } => super::dns::client(*to, *rate, Duration::from_secs(*seconds)),
         End::Ping { to, seconds } => ping(*to, Duration::from_secs(*seconds)),
     }
 }
