@@ -255,7 +255,7 @@ impl<'a> Query<'a> {
         header.set_ra(true);
         let mut question = builder.question();
         // As it was asked, letter for letter; a header and a name fit any limit.
-        let _ = question.push(&self.question);
+        let _ = question.push(self.question);
         let mut answer = question.answer();
         // The limit is the first length that is too long.
         answer.as_builder_mut().set_push_limit(self.limit + 1 - self.edns.as_ref().map_or(0, |_| OPT));
@@ -358,8 +358,11 @@ fn push_soa(answer: &mut Builder, zone: &Zone, apex: &[u8]) {
     }
 }
 
+/// A record and whose it is.
+type OwnedSoa<'a> = (&'a Name<[u8]>, Soa<Name<Vec<u8>>>);
+
 /// The SOA of `apex`. Its last field is how long "no" may be kept (RFC 2308, 4).
-fn soa<'a>(zone: &'a Zone, apex: &'a [u8]) -> Option<(&'a Name<[u8]>, Soa<Name<Vec<u8>>>)> {
+fn soa<'a>(zone: &'a Zone, apex: &'a [u8]) -> Option<OwnedSoa<'a>> {
     let below = |label: &[u8]| Name::from_octets([label, zone.suffix()].concat()).ok();
     let [refresh, retry, expire] = SOA_TIMES.map(Ttl::from_secs);
     let soa = Soa::new(below(b"\x02ns")?, below(b"\x0ahostmaster")?, Serial(1), refresh, retry, expire, Ttl::from_secs(zone.ttl()));

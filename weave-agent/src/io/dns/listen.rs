@@ -73,7 +73,7 @@ pub(super) fn open(address: SocketAddr) -> Result<Sockets, ListenError> {
     loop {
         attempts.next();
         match open_both(address) {
-            Err(_) if attempts.len() > 0 => {}
+            Err(_) if !attempts.is_empty() => {}
             opened => return opened.map_err(|source| ListenError::Socket { address, source }),
         }
     }
