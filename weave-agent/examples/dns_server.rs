@@ -1,4 +1,5 @@
-//! The name server alone, with 1,000 names, for `cargo xtask bench dns`: prints where it listens, ends with its standard input.
+//! The name server alone, with 1,000 names, for `cargo xtask bench dns`: prints where it listens (an argument, or
+//! some port of 127.0.0.1), ends with its standard input.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +19,11 @@ async fn main() -> anyhow::Result<()> {
     }
     let (_zone, zones) = watch::channel(Arc::new(Zone::new(domain, 1, entries)));
     let server = Server::new(zones, Config { resolv_conf: "/nonexistent".into(), ..Config::default() });
-    println!("{}", server.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?);
+    let address = match std::env::args().nth(1) {
+        Some(address) => address.parse()?,
+        None => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+    };
+    println!("{}", server.listen(address).await?);
     let end = || std::io::Read::read_to_end(&mut std::io::stdin(), &mut Vec::new());
     tokio::task::spawn_blocking(end).await??;
     Ok(())
