@@ -12,6 +12,7 @@
 
 mod answer;
 mod entry;
+mod gossip;
 mod machine;
 mod message;
 mod name;
