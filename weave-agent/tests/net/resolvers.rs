@@ -147,6 +147,22 @@ fn dig_finds_names_and_addresses_over_udp_and_tcp() {
 }
 
 #[test]
+fn a_server_that_listens_everywhere_answers_from_where_it_was_asked() {
+    on_a_host(|| async {
+        let bed = Bed::new(|_| ()).await;
+        for (everywhere, asked) in [("0.0.0.0:5353", "127.9.9.9"), ("[::]:5353", "fd00::99")] {
+            sh("ip addr replace fd00::99/64 dev lo nodad");
+            bed.server.listen(everywhere.parse().unwrap()).await.unwrap();
+            for words in ["web.weave.local A +short", "www.example.com A +short", "web.weave.local A +short +tcp"] {
+                let found = run(format!("dig @{asked} -p 5353 {words} +tries=1")).await;
+                assert!(found.starts_with("10.32.0.") || found == "192.0.2.1\n", "{asked} {words}: {found}");
+            }
+        }
+        assert_eq!(bed.server.status().upstreams, [at(UPSTREAM)]);
+    });
+}
+
+#[test]
 fn sixty_addresses_are_cut_over_udp_and_whole_over_tcp() {
     on_a_host(|| async {
         let _bed = Bed::new(|_| ()).await;

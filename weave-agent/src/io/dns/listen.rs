@@ -8,6 +8,7 @@ use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 
+use super::datagrams::Datagrams;
 use crate::io::net;
 
 /// Bursts of queries wait here while the task runs elsewhere, bytes; a short query takes some 800 of them.
@@ -60,9 +61,9 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// To be called inside the runtime.
-    pub(super) fn register(self) -> Result<(UdpSocket, TcpListener), ListenError> {
+    pub(super) fn register(self) -> Result<(Datagrams, TcpListener), ListenError> {
         let address = self.address;
-        let register = || Ok((UdpSocket::from_std(self.udp)?, TcpListener::from_std(self.tcp)?));
+        let register = || Ok((Datagrams::new(UdpSocket::from_std(self.udp)?)?, TcpListener::from_std(self.tcp)?));
         register().map_err(|source| ListenError::Socket { address, source })
     }
 }

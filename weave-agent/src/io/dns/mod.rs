@@ -8,6 +8,7 @@
 //! it the container's interface, alive for ever.
 
 mod counters;
+mod datagrams;
 mod exchange;
 mod forward;
 mod listen;

@@ -1,16 +1,15 @@
 //! Queries over UDP.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Shared;
 use super::counters::count;
+use super::datagrams::{Asker, Datagrams};
 use crate::dns::{Answer, Transport, Zone, answer, servfail};
 
 /// Queries in a row before other tasks get their turn.
@@ -21,7 +20,7 @@ const LONGEST: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Answers until it is aborted.
-pub(super) async fn serve(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
+pub(super) async fn serve(socket: Arc<Datagrams>, shared: Arc<Shared>) {
     let mut serving = Serving { rng: super::generator(), zone: Current::new(shared.zone.clone()), socket, shared, waiting: JoinSet::new() };
     let mut buffer = vec![0; LONGEST];
     loop {
@@ -34,7 +33,7 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
 }
 
 struct Serving {
-    socket: Arc<UdpSocket>,
+    socket: Arc<Datagrams>,
     shared: Arc<Shared>,
     zone: Current,
     rng: StdRng,
@@ -45,7 +44,7 @@ struct Serving {
 impl Serving {
     async fn some(&mut self, buffer: &mut [u8]) {
         for _ in 0..BATCH {
-            match self.socket.try_recv_from(buffer) {
+            match self.socket.try_recv(buffer) {
                 Ok((length, from)) => self.query(&buffer[..length], from),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 // An answer to somebody who has gone comes back as an error: none of our business.
@@ -58,7 +57,7 @@ impl Serving {
         }
     }
 
-    fn query(&mut self, query: &[u8], from: SocketAddr) {
+    fn query(&mut self, query: &[u8], from: Asker) {
         let counters = &self.shared.counters;
         count(&counters.udp);
         match answer(query, self.zone.get(), Transport::Udp, &mut self.rng) {
@@ -71,7 +70,7 @@ impl Serving {
         }
     }
 
-    fn forward(&mut self, query: &[u8], to: SocketAddr) {
+    fn forward(&mut self, query: &[u8], to: Asker) {
         let Some(permit) = self.shared.forwarder.permit() else {
             if let Some(reply) = servfail(query, Transport::Udp) {
                 send(&self.socket, &self.shared, &reply, to);
@@ -89,8 +88,8 @@ impl Serving {
 }
 
 /// A client that asks again is better than a queue.
-fn send(socket: &UdpSocket, shared: &Shared, reply: &[u8], to: SocketAddr) {
-    if socket.try_send_to(reply, to).is_err() {
+fn send(socket: &Datagrams, shared: &Shared, reply: &[u8], to: Asker) {
+    if socket.try_send(reply, to).is_err() {
         count(&shared.counters.unsent);
     }
 }
