@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Deref;
 use std::process::Command;
 
@@ -46,7 +46,10 @@ impl Host<'_> {
         ensure!(length <= LONGEST_RUN_DIR, "{} is too long for a socket: set WEAVE_LAB_DIR=/run/lab", dir.display());
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let mut launch = self.agent()?;
-        launch.args(["launch", "--nickname", &self.place.to_string()]).args(peers.iter().map(Ipv4Addr::to_string));
+        launch
+            .args(["launch", "--nickname", &self.place.to_string()])
+            .args(&self.config.launch)
+            .args(peers.iter().map(Ipv4Addr::to_string));
         // Not through a pipe: the agent that stays would hold its end, and reading it would never end.
         Running::start(launch, dir.join("launch.log"))?.finish().map(drop)
     }
@@ -84,6 +87,19 @@ impl Host<'_> {
         let cidr = format!("{}/16", overlay_address(self.number(), container));
         self.weave(["attach", &cidr, netns.name()]).map(drop)
     }
+
+    /// Attaches one of its containers under free addresses, and says which.
+    pub fn attach_free(&self, container: u8, more: &[&str]) -> Result<Vec<IpAddr>> {
+        let netns = self.config.netns(Place::Container(self.number(), container));
+        let said = self.weave(["attach"].iter().chain(more).chain(&[netns.name()]))?;
+        said.lines().map(|line| line.parse().with_context(|| format!("attach said {line:?}"))).collect()
+    }
+
+    /// Takes one of its containers off the network.
+    pub fn detach(&self, container: u8) -> Result<()> {
+        let netns = self.config.netns(Place::Container(self.number(), container));
+        self.weave(["detach", netns.name()]).map(drop)
+    }
 }
 
 /// Starts an agent on every host, each told of those before it, and attaches all containers.
@@ -92,7 +108,9 @@ pub(crate) fn start_all(config: &LabConfig) -> Result<()> {
     let mut started = Vec::new();
     for host in hosts {
         host.launch(&started)?;
-        (1..=config.containers).try_for_each(|container| host.attach(container))?;
+        if config.attached {
+            (1..=config.containers).try_for_each(|container| host.attach(container))?;
+        }
         started.push(host.address());
     }
     Ok(())

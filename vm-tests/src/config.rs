@@ -34,6 +34,12 @@ pub struct LabConfig {
     pub underlay: Underlay,
     /// The underlay's MTU; the overlay's is 50 less.
     pub mtu: u16,
+    /// The containers are attached, with the addresses of the plan. Otherwise the agents run and nothing is attached yet.
+    #[serde(default = "yes")]
+    pub attached: bool,
+    /// More words for `weave-agent launch`.
+    #[serde(default)]
+    pub launch: Vec<String>,
     /// The `weave-agent` to run on every host; none for a lab of bare hosts.
     pub agent: Option<PathBuf>,
 }
@@ -41,7 +47,21 @@ pub struct LabConfig {
 impl LabConfig {
     /// Two hosts with two containers each on one Ethernet, with agents.
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), hosts: 2, containers: 2, underlay: Underlay::Flat, mtu: 1550, agent: Some(default_agent()) }
+        Self {
+            name: name.to_owned(),
+            hosts: 2,
+            containers: 2,
+            underlay: Underlay::Flat,
+            mtu: 1550,
+            attached: true,
+            launch: Vec::new(),
+            agent: Some(default_agent()),
+        }
+    }
+
+    /// Agents with these flags, and containers that are not attached yet.
+    pub fn unattached(self, launch: &[&str]) -> Self {
+        Self { attached: false, launch: launch.iter().map(ToString::to_string).collect(), ..self }
     }
 
     /// Bare hosts: for what is about the underlay only. Containers are there, attached to nothing.
@@ -59,6 +79,10 @@ impl LabConfig {
         ensure!(self.mtu >= 1280, "MTU {}: 1280 is the least (IPv6)", self.mtu);
         self.agent.as_deref().map_or(Ok(()), agent_is_built)
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn agent_is_built(agent: &Path) -> Result<()> {

@@ -1,9 +1,11 @@
 //! What an agent is told at its start, after defaults and checks.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::dns::Domain;
 use crate::ipam::{self, Init};
 use crate::peer::PeerName;
 
@@ -37,6 +39,21 @@ pub struct Config {
     pub peers: Option<Vec<String>>,
     /// What addresses are given out; `None`: none, all are somebody's own choice.
     pub ipalloc: Option<Ipalloc>,
+    /// What names are answered; `None`: none.
+    pub dns: Option<Dns>,
+}
+
+/// What names are answered, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// What names are in.
+    pub domain: Domain,
+    /// How long resolvers may keep an answer, seconds.
+    pub ttl: u32,
+    /// Where to answer on the host, besides where containers ask.
+    pub listen: Vec<SocketAddr>,
+    /// Where the servers are named that are asked about everything else.
+    pub resolv_conf: PathBuf,
 }
 
 /// What addresses are given out, and who begins.
@@ -126,6 +143,7 @@ mod tests {
             mtu: None,
             peers: None,
             ipalloc: Some(Ipalloc { ranges: vec!["10.32.0.0/12".parse().unwrap()], subnets: vec![], init: Init::Consensus }),
+            dns: None,
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod config;
 pub mod datapath;
+pub mod dns;
 pub mod frame;
 pub mod ipam;
 pub mod mesh;

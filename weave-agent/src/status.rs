@@ -274,8 +274,32 @@ pub struct Ipam {
     pub pending: Vec<String>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
+    /// How long the latest requests waited for their answers.
+    pub answered: Answered,
     /// What happened, counted.
     pub counters: serde_json::Value,
+}
+
+/// `GET /status/dns`: names. `null` if this agent keeps none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dns {
+    /// All names of the network.
+    pub names: crate::dns::Status,
+    /// Where this host's server listens, whom it asks, and what it has answered.
+    pub server: serde_json::Value,
+}
+
+/// How long the latest requests waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    /// How many they are, at most 1,000.
+    pub requests: usize,
+    /// Half of them waited no longer, in milliseconds.
+    pub p50_ms: f64,
+    /// 99 % waited no longer.
+    pub p99_ms: f64,
+    /// The slowest.
+    pub max_ms: f64,
 }
 
 /// One range of [`Ipam`].
@@ -332,6 +356,8 @@ pub struct Report {
     pub fdb: Vec<FdbEntry>,
     /// As `GET /status/ipam`.
     pub ipam: Ipam,
+    /// As `GET /status/dns`.
+    pub dns: Option<Dns>,
     /// What happened to the mesh, counted.
     pub mesh: serde_json::Value,
     /// What happened to the switch, counted.

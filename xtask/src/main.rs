@@ -33,10 +33,10 @@ enum Verb {
     Test(test::Options),
 
     /// Compare weave-agent with no overlay and with a kernel vxlan bridge, in one run
-    #[command(after_help = "Example:\n  cargo xtask bench\n  cargo xtask bench bulk ping-pong --rounds 3")]
+    #[command(after_help = "Example:\n  cargo xtask bench\n  cargo xtask bench bulk ping-pong --rounds 3\n  cargo xtask bench dns")]
     Bench(bench::Options),
 
-    /// One end of a ping-pong, started by `bench`
+    /// One end of a measurement, started by `bench`
     #[command(hide = true, subcommand)]
     BenchNode(bench::node::End),
 
@@ -61,7 +61,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.verb {
         Verb::BuildEbpf(options) => build_ebpf::run(&workspace, &options)?,
         Verb::Test(options) => return test::run(&workspace, &options).map(verdict),
-        Verb::Bench(options) => bench::run(&options)?,
+        Verb::Bench(options) => bench::run(&workspace, &options)?,
         Verb::BenchNode(end) => bench::node::run(&end)?,
         Verb::Lab(options) => lab::run(&workspace, options)?,
     }

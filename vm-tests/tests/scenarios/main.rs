@@ -1,9 +1,11 @@
 //! Agents on hosts made of network namespaces, with real packets: what issue and README promise, one file a promise.
 
+mod addresses;
 mod failover;
 mod flood;
 mod mesh;
 mod moves;
+mod names;
 mod observe;
 mod relay;
 mod restart;

@@ -1,12 +1,13 @@
 //! What was typed. What is meant by it is in [`super::meant`], [`crate::config`] and [`crate::io::api::body`].
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::config::{CONN_LIMIT, MESH_PORT};
+use crate::dns::{DEFAULT_DOMAIN, Domain};
 use crate::io::paths::Paths;
 use crate::ipam::DEFAULT_RANGE;
 use crate::peer::PeerName;
@@ -98,6 +99,9 @@ pub enum Command {
         them comes from its address. It takes `nft`, and turns on forwarding.\n\nExample: weave-agent expose"
     )]
     Expose {
+        /// Name of this host in the network
+        #[arg(long)]
+        name: Option<String>,
         /// No NAT: the host has the addresses, and that is all
         #[arg(long)]
         no_masq: bool,
@@ -128,6 +132,39 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give addresses a name; it stays until it is removed
+    #[command(after_help = "Containers have the names that `attach --name` gave them.\n\nExample: weave-agent dns-add printer 192.168.0.9")]
+    DnsAdd {
+        /// A single word, or a name in the domain
+        name: String,
+        /// Its addresses
+        #[arg(required = true, value_name = "ADDRESS")]
+        addresses: Vec<IpAddr>,
+    },
+    /// Remove what `dns-add` added
+    #[command(after_help = "Example: weave-agent dns-remove printer")]
+    DnsRemove {
+        /// As it was given to `dns-add`
+        name: String,
+        /// Only these addresses
+        #[arg(value_name = "ADDRESS")]
+        addresses: Vec<IpAddr>,
+    },
+    /// Say which addresses a name has, or which names an address
+    #[command(after_help = "Example: weave-agent dns-lookup web")]
+    DnsLookup {
+        /// A name, or an address
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the flags that let a Docker container find names
+    #[command(
+        after_help = "To be used as in `docker run $(weave-agent dns-args) --name web nginx && weave-agent attach web`.\n\nExample: weave-agent dns-args"
+    )]
+    DnsArgs,
     /// Wait until addresses can be given out
     #[command(after_help = "Example: weave-agent launch host1 && weave-agent prime")]
     Prime,
@@ -182,6 +219,8 @@ pub enum What {
     Fdb,
     /// Who gives out which addresses
     Ipam,
+    /// Names and their addresses
+    Dns,
 }
 
 /// `launch`
@@ -219,6 +258,9 @@ pub struct Launch {
     /// What addresses containers get.
     #[command(flatten)]
     pub ipalloc: IpallocFlags,
+    /// What names are answered.
+    #[command(flatten)]
+    pub dns: DnsFlags,
     /// How much to log: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level)]
     pub log_level: tracing::Level,
@@ -240,6 +282,26 @@ pub struct IpallocFlags {
     /// `seed=NAME,…`, or not this one (`observer`)
     #[arg(long, value_name = "HOW", default_value = "consensus")]
     pub ipalloc_init: String,
+}
+
+/// What names are answered.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DnsFlags {
+    /// Keep no names and answer no queries
+    #[arg(long)]
+    pub no_dns: bool,
+    /// Domain of the containers' names; the same on all hosts
+    #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_DOMAIN)]
+    pub dns_domain: Domain,
+    /// Seconds that resolvers may keep an answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    pub dns_ttl: u32,
+    /// Answer here on the host, too; containers ask at 169.254.83.53
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub dns_listen_address: Vec<SocketAddr>,
+    /// File that names the servers that are asked about everything else
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
 }
 
 /// Weave Net says `warning`, Rust says `warn`.

@@ -1,11 +1,13 @@
 //! Commands that change something.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::show::{print, print_json};
 use super::{meant, render};
-use crate::io::api::body::{Changed, Connect, Connected, Expose, Exposed, Forget, Hide, Rmpeer, TakenOver};
+use crate::io::api::body::{Changed, Connect, Connected, DnsChange, Expose, Exposed, Forget, Hide, Rmpeer, TakenOver};
 use crate::io::api::client::Client;
 
 pub(super) async fn connect(client: &Client, peers: &[String], replace: bool) -> anyhow::Result<()> {
@@ -28,12 +30,11 @@ pub(super) async fn detach(client: &Client, words: &[String], json: bool) -> any
     change(client, "/detach", &meant::detach(words)?, json).await
 }
 
-pub(super) async fn expose(client: &Client, addresses: &[String], no_masq: bool, json: bool) -> anyhow::Result<()> {
-    let asked = Expose { addresses: meant::wanted(addresses)?, no_masq };
+pub(super) async fn expose(client: &Client, asked: &Expose, json: bool) -> anyhow::Result<()> {
     if json {
-        return print_json(&answered::<serde_json::Value>(client, "/expose", &asked).await?);
+        return print_json(&answered::<serde_json::Value>(client, "/expose", asked).await?);
     }
-    let exposed: Exposed = answered(client, "/expose", &asked).await?;
+    let exposed: Exposed = answered(client, "/expose", asked).await?;
     exposed.notes.iter().for_each(|note| eprintln!("{note}"));
     print(&render::changed(&exposed.changed))
 }
@@ -67,4 +68,14 @@ pub(super) async fn rmpeer(client: &Client, peers: &[String], json: bool) -> any
 
 pub(super) async fn prime(client: &Client) -> anyhow::Result<()> {
     client.order::<serde_json::Value>("/prime").await.map(drop).map_err(Into::into)
+}
+
+pub(super) async fn dns_add(client: &Client, name: &str, addresses: &[IpAddr]) -> anyhow::Result<()> {
+    let asked = DnsChange { name: name.to_owned(), addresses: addresses.to_vec() };
+    client.post::<_, serde_json::Value>("/dns/add", &asked).await.map(drop).map_err(Into::into)
+}
+
+pub(super) async fn dns_remove(client: &Client, name: &str, addresses: &[IpAddr]) -> anyhow::Result<()> {
+    let asked = DnsChange { name: name.to_owned(), addresses: addresses.to_vec() };
+    client.post::<_, serde_json::Value>("/dns/remove", &asked).await.map(drop).map_err(Into::into)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 
-use super::args::{Args, Launch};
+use super::args::{Args, DnsFlags, Launch};
 use super::meant;
 use crate::config::Config;
 use crate::io::api::Show;
@@ -95,6 +95,7 @@ fn words(typed: &Launch) -> Vec<String> {
         format!("--ipalloc-range={}", typed.ipalloc.ipalloc_range),
         format!("--ipalloc-init={}", typed.ipalloc.ipalloc_init),
     ];
+    words.extend(dns_words(&typed.dns));
     words.extend(typed.ipalloc.ipalloc_default_subnet.as_ref().map(|subnet| format!("--ipalloc-default-subnet={subnet}")));
     words.extend(typed.name.map(|name| format!("--name={name}")));
     words.extend(typed.nickname.as_ref().map(|nickname| format!("--nickname={nickname}")));
@@ -102,6 +103,17 @@ fn words(typed: &Launch) -> Vec<String> {
     words.extend(typed.no_discovery.then(|| "--no-discovery".to_owned()));
     words.push("--".to_owned());
     words.extend(typed.peers.iter().cloned());
+    words
+}
+
+fn dns_words(typed: &DnsFlags) -> Vec<String> {
+    let mut words = vec![
+        format!("--dns-domain={}", typed.dns_domain),
+        format!("--dns-ttl={}", typed.dns_ttl),
+        format!("--resolv-conf={}", typed.resolv_conf.display()),
+    ];
+    words.extend(typed.no_dns.then(|| "--no-dns".to_owned()));
+    words.extend(typed.dns_listen_address.iter().map(|address| format!("--dns-listen-address={address}")));
     words
 }
 

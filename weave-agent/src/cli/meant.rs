@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 
-use super::args::{IpallocFlags, Launch};
-use crate::config::{Config, Ipalloc};
+use super::args::{DnsFlags, IpallocFlags, Launch};
+use crate::config::{Config, Dns, Ipalloc};
 use crate::io::api::{self, Wanted, body};
 use crate::io::targets::Typed;
 use crate::ipam::Init;
@@ -76,8 +76,18 @@ pub fn config(typed: &Launch, hostname: String) -> anyhow::Result<Config> {
         mtu: (typed.mtu != 0).then_some(typed.mtu),
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
         ipalloc: ipalloc(&typed.ipalloc)?,
+        dns: dns(&typed.dns),
     };
     Ok(config.checked()?)
+}
+
+fn dns(typed: &DnsFlags) -> Option<Dns> {
+    (!typed.no_dns).then(|| Dns {
+        domain: typed.dns_domain.clone(),
+        ttl: typed.dns_ttl,
+        listen: typed.dns_listen_address.clone(),
+        resolv_conf: typed.resolv_conf.clone(),
+    })
 }
 
 /// The `--ipalloc-…` flags; an empty range is none.

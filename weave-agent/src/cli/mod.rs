@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::args::{Args, Command};
+use crate::io::api::body::Expose;
 use crate::io::api::client::Client;
 
 /// The program: 0 if it did what was asked, 1 if not, 2 if what was asked makes no sense.
@@ -40,9 +41,16 @@ fn carry_out(args: &Args) -> anyhow::Result<()> {
         Command::Forget { peers } => block_on(change::forget(&client, peers)),
         Command::Attach { words, name, json } => block_on(change::attach(&client, words, name.clone(), *json)),
         Command::Detach { words, json } => block_on(change::detach(&client, words, *json)),
-        Command::Expose { no_masq, addresses, json } => block_on(change::expose(&client, addresses, *no_masq, *json)),
+        Command::Expose { name, no_masq, addresses, json } => {
+            let asked = Expose { addresses: meant::wanted(addresses)?, name: name.clone(), no_masq: *no_masq };
+            block_on(change::expose(&client, &asked, *json))
+        }
         Command::Hide { addresses, json } => block_on(change::hide(&client, addresses, *json)),
         Command::Rmpeer { peers, json } => block_on(change::rmpeer(&client, peers, *json)),
+        Command::DnsAdd { name, addresses } => block_on(change::dns_add(&client, name, addresses)),
+        Command::DnsRemove { name, addresses } => block_on(change::dns_remove(&client, name, addresses)),
+        Command::DnsLookup { name, json } => block_on(show::dns_lookup(&client, name, *json)),
+        Command::DnsArgs => block_on(show::dns_args(&client)),
         Command::Prime => block_on(change::prime(&client)),
         Command::Status { what, json } => block_on(show::status(&client, *what, *json)),
         Command::Ps { targets, json } => block_on(show::ps(&client, targets, *json)),

@@ -10,8 +10,10 @@ use serde_json::json;
 use super::args::What;
 use super::render;
 use crate::io::api::Show;
+use crate::io::api::body::{DnsFound, DnsLookup};
 use crate::io::api::client::{Client, ClientError};
-use crate::status::{Attachment, Summary};
+use crate::io::net::NAMESERVER;
+use crate::status::{Attachment, Dns, Summary};
 
 pub(super) async fn status(client: &Client, what: Option<What>, json: bool) -> anyhow::Result<()> {
     match what {
@@ -21,6 +23,7 @@ pub(super) async fn status(client: &Client, what: Option<What>, json: bool) -> a
         Some(What::Targets) => show(client, Show::Targets, json, many(render::targets)).await,
         Some(What::Flows) => show(client, Show::Flows, json, many(render::flows)).await,
         Some(What::Fdb) => show(client, Show::Fdb, json, many(render::fdb)).await,
+        Some(What::Dns) => show(client, Show::Dns, json, render::dns).await,
         Some(What::Ipam) => show(client, Show::Ipam, json, render::ipam).await,
     }
 }
@@ -57,6 +60,24 @@ pub(super) async fn version(client: &Client, json: bool) -> anyhow::Result<()> {
     }
     let running = agent.unwrap_or_else(|| "none is running here".to_owned());
     print(&format!("weave-agent {ours}\nagent: {running}\n"))
+}
+
+pub(super) async fn dns_lookup(client: &Client, name: &str, json: bool) -> anyhow::Result<()> {
+    let found: DnsFound = client.post("/dns/lookup", &DnsLookup { name: name.to_owned() }).await?;
+    if json {
+        return print_json(&found);
+    }
+    let lines = found.addresses.iter().map(ToString::to_string).chain(found.names);
+    print(&lines.map(|line| line + "\n").collect::<String>())
+}
+
+/// For `docker run`.
+pub(super) async fn dns_args(client: &Client) -> anyhow::Result<()> {
+    let dns: Option<Dns> = client.parse(&client.show(Show::Dns).await?)?;
+    match dns {
+        Some(dns) => print(&format!("--dns={NAMESERVER} --dns-search={}\n", dns.names.domain)),
+        None => print("\n"),
+    }
 }
 
 /// The agent's own bytes, or what `render` makes of them.

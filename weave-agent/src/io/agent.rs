@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::api::{Call, Refusal, Request, Show, answer, body};
+use super::api::{Answer, Call, Refusal, Request, Show, answer, body};
 use super::asks::{Ask, Asks, Told};
 use super::carrier::{self, Carrier};
 use super::clock::Clock;
@@ -20,6 +21,7 @@ use super::datapath::ebpf::Upcalls;
 use super::event::{Done, Event, Stream};
 use super::hands::Hands;
 use super::links::Links;
+use super::names::Names;
 use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
 use super::report::Snapshot;
 use super::signals::Signals;
@@ -29,7 +31,7 @@ use crate::config::Config;
 use crate::datapath::{Op, PortId, Upcall};
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
-use crate::{Time, ipam, switch};
+use crate::{Time, dns, ipam, switch};
 
 /// How often flows are read for their age.
 const FLOWS: Duration = Duration::from_secs(2);
@@ -56,6 +58,10 @@ pub struct Parts {
     pub state: watch::Sender<State>,
     /// Where the addresses' snapshots go; [`Event::Stored`] comes back.
     pub snapshots: watch::Sender<store::Snapshot>,
+    /// What names are answered.
+    pub zone: watch::Sender<Arc<dns::Zone>>,
+    /// Where names given by hand are kept.
+    pub by_hand: watch::Sender<Vec<dns::Kept>>,
 }
 
 /// What the loop waits for.
@@ -92,13 +98,17 @@ pub struct Agent {
     asks: Asks,
     /// Where the addresses' snapshots go.
     snapshots: watch::Sender<store::Snapshot>,
+    /// What names are answered.
+    zone: watch::Sender<Arc<dns::Zone>>,
+    /// Where names given by hand are kept.
+    by_hand: watch::Sender<Vec<dns::Kept>>,
     ending: bool,
 }
 
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots } = parts;
+        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots, zone, by_hand } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks) = Default::default();
         Self {
@@ -116,6 +126,8 @@ impl Agent {
             ports,
             asks,
             snapshots,
+            zone,
+            by_hand,
             ending: false,
         }
     }
@@ -136,7 +148,20 @@ impl Agent {
         }
         self.read_flows();
         self.reconcile(ports);
-        self.state.send_modify(|state| state.attached.retain(|name, _| ports.iter().any(|port| port.host_ifname == *name)));
+        let is_there = |name: &String| ports.iter().any(|port| port.host_ifname == *name);
+        self.state.send_modify(|state| {
+            state.attached.retain(|name, _| is_there(name));
+            state.names.retain(|name, _| is_there(name) || name == EXPOSE_PORT);
+        });
+        self.plug_nameserver();
+    }
+
+    /// Containers reach the name server like each other.
+    fn plug_nameserver(&mut self) {
+        let Some(port) = self.hands.names.as_ref().and_then(Names::port).cloned() else { return };
+        if let Err(error) = self.plug(port.id, port.host_ifname, true) {
+            tracing::error!("containers cannot reach the name server: {error:#}");
+        }
     }
 
     /// Addresses belong to the ports there are, with those of the host itself, which are given to it again later.
@@ -201,8 +226,10 @@ impl Agent {
             match output {
                 Output::Mesh(output) => self.carry_out(output),
                 Output::Datapath(op) => self.order(&op),
-                Output::Answer { request, result } => self.asks.end(request, result),
+                Output::Answer { request, result } => self.asks.end(self.clock.now(), request, result),
                 Output::Store { number, snapshot } => self.store(number, &snapshot),
+                Output::Zone(zone) => drop(self.zone.send_replace(zone)),
+                Output::Keep(kept) => drop(self.by_hand.send_replace(kept)),
             }
         }
     }
@@ -288,6 +315,8 @@ impl Agent {
             // Nobody may wait for the answer any more: what was asked is done all the same.
             Event::Plug { port, name, redirect_peer, done } => drop(done.send(self.plug(port, name, redirect_peer))),
             Event::Ipam { ask, told } => self.ask(ask, told),
+            Event::Register { owner, name, addresses } => self.names(dns::Input::Register { owner, name, addresses }),
+            Event::Registered => self.names(dns::Input::Settled),
             Event::Release { owner, addresses } => self.release(&owner, addresses),
             Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
             Event::Unplug(port) => self.unplug(port),
@@ -304,6 +333,10 @@ impl Agent {
         drop(done.send(Ok(())));
     }
 
+    fn names(&mut self, input: dns::Input) {
+        self.input(Input::Dns(input));
+    }
+
     fn ask(&mut self, ask: Ask, told: Told) {
         if !self.config.allocates() {
             return drop(told.send(by_hand(ask)));
@@ -315,6 +348,7 @@ impl Agent {
     fn release(&mut self, owner: &str, addresses: Vec<IpAddr>) {
         for address in addresses {
             self.input(Input::Ipam(ipam::Input::FreeAddress { owner: owner.to_owned(), address }));
+            self.names(dns::Input::Unregister { owner: named_as(owner), name: None, address: Some(address) });
         }
     }
 
@@ -329,6 +363,7 @@ impl Agent {
         if let Some(owner) = self.ports.remove(&port) {
             self.input(Input::Switch(switch::Input::PortRemoved(port)));
             self.carrier.unplug(port);
+            self.names(dns::Input::Unregister { owner: named_as(&owner), name: None, address: None });
             self.input(Input::Ipam(ipam::Input::Free { owner }));
         }
     }
@@ -403,6 +438,9 @@ impl Agent {
             Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
             Request::Hide(asked) => spawn_answer(to, async move { hands.hide(asked).await }),
             Request::Rmpeer(asked) => spawn_answer(to, async move { hands.rmpeer(asked).await }),
+            Request::DnsAdd(asked) => drop(to.send(self.dns_add(&asked))),
+            Request::DnsRemove(asked) => drop(to.send(self.dns_remove(&asked))),
+            Request::DnsLookup(asked) => drop(to.send(hands.dns_lookup(&asked))),
             Request::Prime => spawn_answer(to, async move { hands.prime().await }),
             Request::Stop | Request::Reset => {
                 self.ending = true;
@@ -411,17 +449,49 @@ impl Agent {
         }
     }
 
+    fn dns_add(&mut self, asked: &body::DnsChange) -> Answer {
+        let name = self.hands.qualified(&asked.name)?;
+        if asked.addresses.is_empty() {
+            return Err(Refusal::bad_request(format!("no address for {name}: say which")));
+        }
+        self.names(dns::Input::Register { owner: dns::Owner::external(), name, addresses: asked.addresses.clone() });
+        answer(&serde_json::json!({}))
+    }
+
+    fn dns_remove(&mut self, asked: &body::DnsChange) -> Answer {
+        let name = self.hands.qualified(&asked.name)?;
+        let kept: Vec<IpAddr> = self.by_hand.borrow().iter().filter(|kept| kept.name == name.as_str()).map(|kept| kept.address).collect();
+        if kept.is_empty() {
+            return Err(Refusal::not_found(format!("nobody gave anything the name {name} by hand on this host")));
+        }
+        if let Some(unknown) = asked.addresses.iter().find(|address| !kept.contains(address)) {
+            return Err(Refusal::not_found(format!("{name} does not have the address {unknown} by hand")));
+        }
+        for address in if asked.addresses.is_empty() { kept } else { asked.addresses.clone() } {
+            let (owner, name, address) = (Some(dns::Owner::external()), Some(name.clone()), Some(address));
+            self.names(dns::Input::Unregister { owner, name, address });
+        }
+        answer(&serde_json::json!({}))
+    }
+
     fn snapshot(&mut self, show: Show) -> Snapshot {
         let now = self.clock.now();
         Snapshot {
             config: self.config.clone(),
             uptime: now,
             router: self.router.status(now),
+            answered: self.asks.answered(),
+            has_nameserver: self.hands.names.as_ref().is_some_and(|names| names.port().is_some()),
             hooks: self.carrier.hooks(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
         }
     }
+}
+
+/// Who a name belongs to that is a port's.
+fn named_as(port: &str) -> Option<dns::Owner> {
+    if port == EXPOSE_PORT { Some(dns::Owner::expose()) } else { port.parse().ok() }
 }
 
 /// Without a range every address is somebody's own choice.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::asks::{Ask, Told};
 use crate::datapath::PortId;
+use crate::dns;
 use crate::mesh::{LinkId, Target};
 
 /// Events that may wait for the loop; whoever has one more waits with it.
@@ -70,6 +71,17 @@ pub enum Event {
         /// Told what it came to.
         told: Told,
     },
+    /// A port's container has a name.
+    Register {
+        /// The port's interface, or a word that begins with `weave:`.
+        owner: dns::Owner,
+        /// The name.
+        name: dns::Name,
+        /// What it has.
+        addresses: Vec<IpAddr>,
+    },
+    /// All names of the containers that are there have been told.
+    Registered,
     /// A port does not use these addresses any more.
     Release {
         /// The port's interface.

@@ -19,6 +19,7 @@ impl Hands {
             let state = self.state.borrow();
             (state.masqueraded.clone(), state.exposed.clone())
         };
+        let name = asked.name.as_deref().map(|name| self.qualified(name)).transpose()?;
         let lease = self.leases.take(EXPOSE_PORT, &asked.addresses, &has).await?;
         let masqueraded = with(&before, &lease.all, asked.no_masq);
         // NAT first: no packet goes out under a name that nobody answers to.
@@ -30,6 +31,7 @@ impl Hands {
                 return Err(refusal);
             }
         };
+        self.register(EXPOSE_PORT, name, &exposed.port.addrs).await;
         self.state.send_modify(|state| {
             state.exposed.clone_from(&exposed.port.addrs);
             state.masqueraded = masqueraded;
@@ -49,6 +51,9 @@ impl Hands {
         let hidden = net::hide(&self.host, &bare(&asked.addresses)).await.map_err(refused_detach)?;
         self.state.send_modify(|state| {
             state.exposed.clone_from(&hidden.left);
+            if hidden.left.is_empty() {
+                state.names.remove(EXPOSE_PORT);
+            }
             state.masqueraded.retain(|net| hidden.left.iter().any(|left| left.addr() == net.addr()));
         });
         let masqueraded = self.state.borrow().masqueraded.clone();

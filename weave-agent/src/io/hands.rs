@@ -9,14 +9,15 @@ use super::api::{Answer, Refusal, Wanted, answer, body};
 use super::asks::Ask;
 use super::event::{Event, Events};
 use super::leases::{Lease, Leases};
+use super::names::Names;
 use super::net::docker::Docker;
 use super::net::{
     self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Netlink, Netns, Port, PortKind, Target,
 };
-use super::net::{TargetError, ports};
+use super::net::{EXPOSE_PORT, TargetError, ports};
 use super::store::State;
-use crate::ipam;
 use crate::status::Attachment;
+use crate::{dns, ipam};
 
 /// What the host itself is called among the attached.
 pub const EXPOSED: &str = "weave:expose";
@@ -32,6 +33,8 @@ pub struct Hands {
     pub events: Events,
     /// Where addresses come from.
     pub leases: Leases,
+    /// Who answers names, if anybody does.
+    pub names: Option<Names>,
     /// What is kept.
     pub state: watch::Sender<State>,
     /// The neighbours' outer addresses.
@@ -57,8 +60,10 @@ impl Hands {
         let port = net::port_of(&self.host, &target).await.map_err(refused_attach)?;
         let (owner, has) = port.unwrap_or_else(|| (self.leases.new_port(), Vec::new()));
         refuse_again(&asked, &has)?;
+        let name = self.name_for(&asked, &target).await?;
         let lease = self.leases.take(&owner, &asked.addresses, &has).await?;
         if lease.addresses.is_empty() {
+            self.register(&owner, name, &has).await;
             return answer(&body::Changed { changed: Vec::new(), addresses: has });
         }
         let attached = self.attach_with(&target, &lease, &asked).await;
@@ -66,6 +71,7 @@ impl Hands {
             self.leases.give_back(&owner, &lease.addresses).await;
         }
         let attached = attached?;
+        self.register(&owner, name, &attached.port.addrs).await;
         answer(&body::Changed { changed: attached.added, addresses: attached.port.addrs })
     }
 
@@ -74,6 +80,9 @@ impl Hands {
         let attached = net::attach(&self.host, target, &spec).await.map_err(refused_attach)?;
         self.plug_or_undo(&attached, target).await?;
         self.remember(&attached.port, &asked.target).await;
+        if let Some(names) = &self.names {
+            names.lead(target, &attached.port.ifname).await;
+        }
         let announced = net::announce(target, &attached.port.ifname, attached.port.mac, &attached.added).await;
         log_unannounced(announced, &asked.target);
         Ok(attached)
@@ -104,9 +113,69 @@ impl Hands {
 
     /// `GET /ps`
     pub async fn attachments(&self) -> Result<Vec<Attachment>, Refusal> {
-        let ports = ports::list(&self.host).await.map_err(Refusal::internal)?;
+        let mut ports = ports::list(&self.host).await.map_err(Refusal::internal)?;
+        let nameserver = self.names.as_ref().and_then(Names::port).map(|port| port.id);
+        ports.retain(|port| Some(port.id) != nameserver);
         let state = self.state.borrow();
         Ok(ports.iter().map(|port| attachment(port, &state)).collect())
+    }
+
+    /// A name of the domain.
+    pub(super) fn qualified(&self, text: &str) -> Result<dns::Name, Refusal> {
+        let names = self.names.as_ref().ok_or_else(|| Refusal::conflict("this agent keeps no names (--no-dns)"))?;
+        names.config.domain.qualify(text).map_err(Refusal::bad_request)
+    }
+
+    /// `POST /dns/lookup`
+    pub fn dns_lookup(&self, asked: &body::DnsLookup) -> Answer {
+        let zone = self.names.as_ref().map(|names| names.zone.borrow().clone()).unwrap_or_default();
+        let found = match asked.name.parse::<IpAddr>() {
+            Ok(address) => body::DnsFound { names: zone.names(address).map(ToString::to_string).collect(), ..Default::default() },
+            Err(_) => body::DnsFound { addresses: zone.addresses(&self.qualified(&asked.name)?), ..Default::default() },
+        };
+        if found == body::DnsFound::default() {
+            return Err(Refusal::not_found(format!("nothing is known of {:?}: `weave-agent status dns` lists all names", asked.name)));
+        }
+        answer(&found)
+    }
+
+    /// The name asked for, or that of a Docker container.
+    async fn name_for(&self, asked: &body::Attach, target: &Netns) -> Result<Option<dns::Name>, Refusal> {
+        if let Some(name) = &asked.name {
+            return self.qualified(name).map(Some);
+        }
+        // Found by its process, but not called so: Docker knows it.
+        let is_process = target.path().starts_with("/proc") && !asked.target.starts_with('/');
+        if !is_process || asked.target.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(None);
+        }
+        // Not every name that Docker takes can be one in a network.
+        Ok(self.docker.name_of(&asked.target).await.ok().and_then(|name| self.qualified(&name).ok()))
+    }
+
+    /// A name answers while its port is there; an agent that starts again knows it.
+    pub(super) async fn register(&self, port: &str, name: Option<dns::Name>, addresses: &[IpNet]) {
+        let Some(name) = name else { return };
+        let owner = if port == EXPOSE_PORT { Ok(dns::Owner::expose()) } else { port.parse() };
+        let Ok(owner) = owner else { return };
+        self.state.send_modify(|state| drop(state.names.insert(port.to_owned(), name.clone())));
+        // An agent that is just ending finds it in its state.
+        let _ = self.events.send(Event::Register { owner, name, addresses: bare(addresses) }).await;
+    }
+
+    /// At the start: names of what is there, and the way to the name server.
+    pub async fn name_again(&self, ports: &[Port]) {
+        for port in ports {
+            let name = self.state.borrow().names.get(&port.host_ifname).cloned();
+            self.register(&port.host_ifname, name, &port.addrs).await;
+        }
+        let _ = self.events.send(Event::Registered).await;
+        let Some(names) = &self.names else { return };
+        for port in ports {
+            if let Some(Ok(container)) = port.netns.as_deref().map(Netns::open) {
+                names.lead(&container, &port.ifname).await;
+            }
+        }
     }
 
     /// What `ps` calls it; the names of ports that are gone are forgotten on the way.

@@ -1,5 +1,6 @@
 //! The agent's life: set up, run, end. The data plane outlives it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -18,8 +19,9 @@ use super::datapath::ebpf::Options;
 use super::event::{self, Event, Events};
 use super::hands::Hands;
 use super::leases::Leases;
+use super::names::Names;
 use super::net::docker::Docker;
-use super::net::{self, Netlink, PortWatch, Underlay, ports};
+use super::net::{self, Netlink, Port, PortWatch, Underlay, ports};
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::signals::Signals;
@@ -29,7 +31,7 @@ use super::{bpffs, connect};
 use crate::config::Config;
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
-use crate::{ipam, mesh, switch};
+use crate::{dns, ipam, mesh, switch};
 
 /// What is still on its way out when the agent ends has this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -69,8 +71,11 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
         async move { told.send(Event::Stored(number)).await.unwrap_or_default() }
     };
     let ipam_keeper = tokio::spawn(store::keep_ipam(store.clone(), taken, stored));
-    let keepers = async move { tokio::join!(keeper, ipam_keeper) };
-    let kept = Kept { store, state, snapshots };
+    let by_hand = store.names()?.into_iter().map(|(name, address)| dns::Kept { name, address }).collect();
+    let (by_hand, names) = watch::channel(by_hand);
+    let names_keeper = tokio::spawn(store::keep_names(store.clone(), names));
+    let keepers = async move { tokio::join!(keeper, ipam_keeper, names_keeper) };
+    let kept = Kept { store, state, snapshots, by_hand };
     let ran = Box::pin(start(config, paths, listener, kept, (events, received), rng)).await;
     // The last senders have gone with the agent: what is not on disk yet is being written.
     if timeout(LAST_WORDS, keepers).await.is_err() {
@@ -105,6 +110,7 @@ struct Kept {
     store: Store,
     state: watch::Sender<State>,
     snapshots: watch::Sender<store::Snapshot>,
+    by_hand: watch::Sender<Vec<dns::Kept>>,
 }
 
 async fn start(
@@ -115,7 +121,7 @@ async fn start(
     (events, received): (Events, mpsc::Receiver<Event>),
     mut rng: StdRng,
 ) -> anyhow::Result<()> {
-    let Kept { store, state, snapshots } = kept;
+    let Kept { store, state, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
     let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
     bpffs::ensure(&paths.pins())?;
@@ -123,11 +129,19 @@ async fn start(
     let (carrier, upcalls) = Carrier::load(&options)?;
     let clock = Clock::new();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
-    let router_config = router_config(&config, &state.borrow(), ipam, &mut rng)?;
+    let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
+    let router_config = router::Config { ipam, dns, ..router_config(&config, &state.borrow(), &mut rng)? };
     let router = Router::new(router_config, rng.random());
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
+    let mtu = net::mtu_for(&host, &[]).await;
+    let (zone, answered) = watch::channel(Arc::default());
+    let names = match &config.dns {
+        Some(dns) => Some(Names::start(&host, dns, state.borrow().name, config.mtu.unwrap_or(mtu), answered).await?),
+        None => None,
+    };
     let hands = Hands {
+        names,
         host: host.clone(),
         docker: Docker::from_env(),
         leases: Leases::new(events.clone(), rng.next_u32()),
@@ -139,13 +153,27 @@ async fn start(
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
-    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state, snapshots };
+    let parts = Parts {
+        config: config.clone(),
+        clock,
+        router,
+        carrier,
+        hands: hands.clone(),
+        underlay,
+        neighbours,
+        state,
+        snapshots,
+        zone,
+        by_hand,
+    };
     let mut agent = Agent::new(parts);
+    let nameserver = hands.names.as_ref().and_then(Names::port).map(|port| port.id);
+    let adopted: Vec<_> = adopted.into_iter().filter(|port| Some(port.id) != nameserver).collect();
     agent.adopt(&adopted);
 
     let api = server::bind(&paths.socket())?;
     let (calls, called) = mpsc::channel(CALLS);
-    let mut tasks = background(&config, tcp, hands, port_watch, events);
+    let mut tasks = background(&config, tcp, hands, port_watch, events, adopted);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
     tasks.abort_all();
@@ -165,12 +193,15 @@ async fn live(mut agent: Agent, inbox: Inbox, api: tokio::net::UnixListener, cal
     ran
 }
 
-fn background(config: &Config, tcp: TcpListener, hands: Hands, ports: PortWatch, events: Events) -> JoinSet<()> {
+fn background(config: &Config, tcp: TcpListener, hands: Hands, ports: PortWatch, events: Events, adopted: Vec<Port>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(connect::accept(tcp, events.clone()));
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
     tasks.spawn(watch_ports(ports, hands.host.clone(), events));
-    tasks.spawn(async move { hands.expose_again().await });
+    tasks.spawn(async move {
+        hands.name_again(&adopted).await;
+        hands.expose_again().await;
+    });
     tasks
 }
 
@@ -196,6 +227,12 @@ async fn watch_ports(mut watch: PortWatch, host: Netlink, events: Events) {
     }
 }
 
+/// The settings of the keeper of names.
+fn dns_config(config: &Config, name: PeerName, kept: Vec<dns::Kept>) -> Option<dns::Config> {
+    let dns = config.dns.as_ref()?;
+    Some(dns::Config { domain: dns.domain.clone(), ttl: dns.ttl, kept, ..dns::Config::new(name) })
+}
+
 type Addresses = (ipam::Config, Option<ipam::Snapshot>);
 
 /// The settings of the keeper of addresses, and what it kept.
@@ -211,7 +248,7 @@ fn ipam_config(config: &Config, store: &Store, name: PeerName) -> anyhow::Result
     Ok(Some((settings, snapshot)))
 }
 
-fn router_config(config: &Config, state: &State, ipam: Option<Addresses>, rng: &mut StdRng) -> anyhow::Result<router::Config> {
+fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Result<router::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
     let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
     let mesh = mesh::Config {
@@ -225,5 +262,5 @@ fn router_config(config: &Config, state: &State, ipam: Option<Addresses>, rng: &
         connection_limit: config.conn_limit,
         targets: typed.map(|typed| typed.unresolved()).collect(),
     };
-    Ok(router::Config { mesh, switch: switch::Config::new(state.name, short, config.tunnel_port()), ipam })
+    Ok(router::Config { mesh, switch: switch::Config::new(state.name, short, config.tunnel_port()), ipam: None, dns: None })
 }

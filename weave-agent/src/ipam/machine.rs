@@ -50,6 +50,14 @@ pub struct Ipam {
     pub(super) urged: bool,
     /// Replicas heard since they came into reach, and whether they have no vote.
     pub(super) heard: BTreeMap<PeerName, bool>,
+    /// Since when peers are in reach.
+    pub(super) reached: BTreeMap<PeerName, Time>,
+    /// We go on from a snapshot with a ring, whose owners we have not met yet.
+    pub(super) resumed: bool,
+    /// When it was that we began.
+    pub(super) began: Option<Time>,
+    /// Until when our own space waits for other owners' word.
+    pub(super) held: Option<Time>,
     /// Bits of their numbers of free addresses, by range.
     pub(super) levels: BTreeMap<PeerName, Vec<u8>>,
     pub(super) pending: BTreeMap<u64, Pending>,
@@ -102,6 +110,10 @@ impl Ipam {
             ballot: None,
             urged: false,
             heard: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            resumed: false,
+            began: None,
+            held: None,
             levels: BTreeMap::new(),
             pending: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -154,6 +166,7 @@ impl Ipam {
         }
         self.config.trusted &= !snapshot.quarantined;
         if !rings.is_empty() {
+            self.resumed = true;
             self.seeds = snapshot.seeds;
             self.adopt(rings);
         }
@@ -175,6 +188,7 @@ impl Ipam {
 
     /// Takes in what happened; what follows from it comes out of [`poll_output`](Self::poll_output).
     pub fn handle(&mut self, now: Time, input: Input) {
+        self.hold(now);
         match input {
             Input::Allocate { request, owner, subnets, deadline } => self.allocate(request, owner, subnets, deadline),
             Input::Claim { request, owner, address, deadline } => self.claim(request, owner, address, deadline),
@@ -207,12 +221,13 @@ impl Ipam {
         let pending = self.pending.values().map(|pending| pending.deadline);
         let wants = self.wants.values().map(Want::due);
         let exchange = self.exchange.as_ref().map(|exchange| exchange.due);
-        let single = [self.ballot, self.announce, self.gossip, exchange, self.out.deadline()];
+        let single = [self.held, self.ballot, self.announce, self.gossip, exchange, self.out.deadline()];
         pending.chain(wants).chain(self.owed.values().copied()).chain(single.into_iter().flatten()).min()
     }
 
     /// Does what follows from whatever happened, and what is due.
     fn settle(&mut self, now: Time) {
+        self.hold(now);
         self.agree(now);
         self.conclude(now);
         self.expire(now);

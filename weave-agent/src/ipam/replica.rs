@@ -16,6 +16,8 @@ use crate::Time;
 use crate::mesh::View;
 use crate::peer::PeerName;
 
+/// How long an owner that has come into reach is waited for: it speaks within a tenth of that.
+const PATIENCE: Time = Time::from_secs(2);
 /// Between two gossips of everything.
 const GOSSIP: Time = Time::from_secs(30);
 /// Between two broadcasts.
@@ -98,10 +100,12 @@ impl Ipam {
         self.take_down_nicknames();
         for peer in before.difference(&after) {
             self.heard.remove(peer);
+            self.reached.remove(peer);
             self.owed.remove(peer);
         }
         let new: Vec<PeerName> = after.difference(&before).copied().collect();
         for peer in &new {
+            self.reached.insert(*peer, now);
             self.owe(now, *peer);
         }
         let known = self.view.clone();
@@ -117,6 +121,20 @@ impl Ipam {
         self.spare_the_living();
         self.give_up_on_unreachable(now);
         self.stirred = true;
+    }
+
+    /// Whoever was away may have been removed (`rmpeer`): our own space waits a moment for the first word of each owner that came
+    /// into reach, and after a start for that of any.
+    pub(super) fn hold(&mut self, now: Time) {
+        let began = *self.began.get_or_insert(now);
+        self.resumed &= self.heard.is_empty();
+        let others = self.owners().into_iter().filter(|peer| *peer != self.config.name);
+        let unheard: Vec<PeerName> = others.filter(|peer| !self.heard.contains_key(peer)).collect();
+        let met = unheard.iter().filter_map(|peer| self.reached.get(peer)).max();
+        let since = met.copied().max((self.resumed && !unheard.is_empty()).then_some(began));
+        let held = since.map(|since| since + PATIENCE).filter(|until| *until > now);
+        self.stirred |= self.held.is_some() && held.is_none();
+        self.held = held;
     }
 
     fn reached(&self) -> BTreeSet<PeerName> {

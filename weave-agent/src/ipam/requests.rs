@@ -93,6 +93,7 @@ impl Ipam {
     fn attempt(&mut self, request: u64) {
         let Some(pending) = self.pending.get(&request).cloned() else { return };
         let result = match &pending.wish {
+            Wish::Allocate { .. } | Wish::Claim { .. } if self.held.is_some() => None,
             Wish::Allocate { owner, subnets } => self.try_allocate(owner, subnets),
             Wish::Claim { owner, address } => self.try_claim(owner, *address),
             Wish::Prime => self.has_ring().then_some(Ok(Answer::Done)),

@@ -6,9 +6,9 @@
 //! | from | to | |
 //! |---|---|---|
 //! | mesh | switch | a new view, links up and down, `macs` that another peer announced |
-//! | mesh | ipam | a new view, what its replica at another peer says |
+//! | mesh | ipam, dns | a new view, what their replicas at other peers say |
 //! | switch | mesh | tunnels up and down, `macs` to announce |
-//! | ipam | mesh | what it tells its replicas |
+//! | ipam, dns | mesh | what they tell their replicas |
 
 mod macs;
 
@@ -21,11 +21,12 @@ use serde::Serialize;
 
 pub use self::macs::{DecodeError, MAX_MACS};
 use crate::datapath::Op;
+use crate::dns::Dns;
 use crate::ipam::Ipam;
 use crate::mesh::{Channel, Mesh};
 use crate::peer::PeerName;
 use crate::switch::Switch;
-use crate::{Time, ipam, mesh, switch};
+use crate::{Time, dns, ipam, mesh, switch};
 
 /// The gossip channel of [`Ipam`].
 const IPAM: &str = "ipam";
@@ -39,6 +40,8 @@ pub enum Input {
     Switch(switch::Input),
     /// To the keeper of addresses, if there is one: requests, owners that are gone, what is on disk.
     Ipam(ipam::Input),
+    /// To the keeper of names, if there is one: containers that come and go.
+    Dns(dns::Input),
 }
 
 /// Everything an agent can want. The simulator acts these out; `io` does them.
@@ -62,6 +65,10 @@ pub enum Output {
         /// Who owns which addresses.
         snapshot: Arc<ipam::Snapshot>,
     },
+    /// What names are answered from now on.
+    Zone(Arc<dns::Zone>),
+    /// Names given by hand, to be on disk.
+    Keep(Vec<dns::Kept>),
 }
 
 /// What an agent is told at its start.
@@ -73,6 +80,8 @@ pub struct Config {
     pub switch: switch::Config,
     /// Of the keeper of addresses, with what it kept; `None`: addresses are given by hand only.
     pub ipam: Option<(ipam::Config, Option<ipam::Snapshot>)>,
+    /// Of the keeper of names; `None`: there are none.
+    pub dns: Option<dns::Config>,
 }
 
 /// What an agent says of itself.
@@ -84,6 +93,8 @@ pub struct Status {
     pub switch: switch::Status,
     /// Ring and addresses, if there are any.
     pub ipam: Option<ipam::Status>,
+    /// Names, if there are any.
+    pub dns: Option<dns::Status>,
 }
 
 /// The parts, composed.
@@ -92,6 +103,7 @@ pub struct Router {
     mesh: Mesh,
     switch: Switch,
     ipam: Option<Ipam>,
+    dns: Option<Dns>,
     outputs: VecDeque<Output>,
 }
 
@@ -103,7 +115,13 @@ impl Router {
         if let Some(ipam) = &mut ipam {
             ipam.handle(Time::ZERO, ipam::Input::Targets(config.mesh.targets.len()));
         }
-        Self { mesh: Mesh::new(config.mesh, seed), switch: Switch::new(config.switch), ipam, outputs: VecDeque::new() }
+        Self {
+            mesh: Mesh::new(config.mesh, seed),
+            switch: Switch::new(config.switch),
+            ipam,
+            dns: config.dns.map(Dns::new),
+            outputs: VecDeque::new(),
+        }
     }
 
     /// Something happened.
@@ -112,6 +130,7 @@ impl Router {
             Input::Mesh(input) => self.mesh.handle(now, input),
             Input::Switch(input) => self.switch.handle(now, input),
             Input::Ipam(input) => self.tell_ipam(now, input),
+            Input::Dns(input) => self.tell_dns(now, input),
         }
         self.exchange(now);
     }
@@ -122,6 +141,9 @@ impl Router {
         self.switch.handle_timeout(now);
         if let Some(ipam) = &mut self.ipam {
             ipam.handle_timeout(now);
+        }
+        if let Some(dns) = &mut self.dns {
+            dns.handle_timeout(now);
         }
         self.exchange(now);
     }
@@ -134,17 +156,29 @@ impl Router {
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let ipam = self.ipam.as_ref().and_then(Ipam::poll_timeout);
-        [self.mesh.poll_timeout(), self.switch.poll_timeout(), ipam].into_iter().flatten().min()
+        let dns = self.dns.as_ref().and_then(Dns::poll_timeout);
+        [self.mesh.poll_timeout(), self.switch.poll_timeout(), ipam, dns].into_iter().flatten().min()
     }
 
     /// For `weave-agent status`.
     pub fn status(&self, now: Time) -> Status {
-        Status { mesh: self.mesh.status(now), switch: self.switch.status(now), ipam: self.ipam.as_ref().map(|ipam| ipam.status(now)) }
+        Status {
+            mesh: self.mesh.status(now),
+            switch: self.switch.status(now),
+            ipam: self.ipam.as_ref().map(|ipam| ipam.status(now)),
+            dns: self.dns.as_ref().map(Dns::status),
+        }
     }
 
     fn tell_ipam(&mut self, now: Time, input: ipam::Input) {
         if let Some(ipam) = &mut self.ipam {
             ipam.handle(now, input);
+        }
+    }
+
+    fn tell_dns(&mut self, now: Time, input: dns::Input) {
+        if let Some(dns) = &mut self.dns {
+            dns.handle(now, input);
         }
     }
 
@@ -157,6 +191,8 @@ impl Router {
                 self.take_from_switch(now, output);
             } else if let Some(output) = self.ipam.as_mut().and_then(Ipam::poll_output) {
                 self.take_from_ipam(now, output);
+            } else if let Some(output) = self.dns.as_mut().and_then(Dns::poll_output) {
+                self.take_from_dns(now, output);
             } else {
                 return;
             }
@@ -167,6 +203,7 @@ impl Router {
         match output {
             mesh::Output::View(view) => {
                 self.tell_ipam(now, ipam::Input::View(view.clone()));
+                self.tell_dns(now, dns::Input::View(view.clone()));
                 self.switch.handle(now, switch::Input::View(view));
             }
             mesh::Output::LinkUp(neighbour) => self.switch.handle(now, switch::Input::LinkUp(neighbour)),
@@ -178,6 +215,9 @@ impl Router {
             }
             mesh::Output::Delivered { channel, from, payload } if channel.0 == IPAM => {
                 self.tell_ipam(now, ipam::Input::Delivered { from, payload });
+            }
+            mesh::Output::Delivered { channel, from, payload } if channel == dns::channel() => {
+                self.tell_dns(now, dns::Input::Delivered { from, payload });
             }
             other => self.outputs.push_back(Output::Mesh(other)),
         }
@@ -203,6 +243,17 @@ impl Router {
             ipam::Output::Broadcast(payload) => self.mesh.handle(now, mesh::Input::Broadcast { channel: channel(), payload }),
             ipam::Output::Unicast { to, payload } => self.mesh.handle(now, mesh::Input::Unicast { channel: channel(), to, payload }),
             ipam::Output::Gossip(payload) => self.mesh.handle(now, mesh::Input::Gossip { channel: channel(), payload }),
+        }
+    }
+
+    fn take_from_dns(&mut self, now: Time, output: dns::Output) {
+        let channel = dns::channel();
+        match output {
+            dns::Output::Zone(zone) => self.outputs.push_back(Output::Zone(zone)),
+            dns::Output::Keep(kept) => self.outputs.push_back(Output::Keep(kept)),
+            dns::Output::Broadcast(payload) => self.mesh.handle(now, mesh::Input::Broadcast { channel, payload }),
+            dns::Output::Unicast { to, payload } => self.mesh.handle(now, mesh::Input::Unicast { channel, to, payload }),
+            dns::Output::Gossip(payload) => self.mesh.handle(now, mesh::Input::Gossip { channel, payload }),
         }
     }
 

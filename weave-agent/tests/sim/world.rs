@@ -400,5 +400,5 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         connection_limit: 0,
         targets: state.targets.iter().map(|name| target(name)).collect(),
     };
-    Config { mesh, switch: host::limits(state), ipam: None }
+    Config { mesh, switch: host::limits(state), ipam: None, dns: None }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the same traffic over each contender in turn, interleaved in one run, medians and ratios.
 
 mod contender;
+mod dns;
 mod measure;
 pub(crate) mod node;
 mod report;
@@ -10,6 +11,7 @@ use clap::{Args, ValueEnum};
 
 use self::contender::{Bed, Contender};
 use self::report::Report;
+use crate::workspace::Workspace;
 
 /// What to measure.
 #[derive(Args)]
@@ -38,6 +40,8 @@ pub(crate) enum Scenario {
     PingPong,
     /// 64-byte UDP datagrams received, sender and receiver on two CPUs: thousands per second
     Packets,
+    /// 20,000 queries per second from one client to the name server: how long they take (not among the default ones)
+    Dns,
 }
 
 impl Scenario {
@@ -49,17 +53,30 @@ impl Scenario {
             Self::Wire => "TCP bulk, wire mode, Gbit/s",
             Self::PingPong => "TCP ping-pong, thousand/s",
             Self::Packets => "UDP 64 B, two cores, kpps",
+            Self::Dns => "DNS queries",
         }
     }
 }
 
 /// Measures and prints the table.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(options.rounds >= 1 && options.seconds >= 1, "--rounds and --seconds: at least 1");
-    let scenarios = if options.scenarios.is_empty() { Scenario::ALL.to_vec() } else { options.scenarios.clone() };
-    let bed = Bed::make()?;
+    let mut scenarios = if options.scenarios.is_empty() { Scenario::ALL.to_vec() } else { options.scenarios.clone() };
     let mut report = Report::default();
-    for scenario in scenarios {
+    if scenarios.contains(&Scenario::Dns) {
+        report.add_rows(dns::run(workspace, options.seconds, options.rounds)?);
+        scenarios.retain(|scenario| *scenario != Scenario::Dns);
+    }
+    if !scenarios.is_empty() {
+        compare(&scenarios, options, &mut report)?;
+    }
+    options.json.as_deref().map_or(Ok(()), |file| report.write(file))
+}
+
+/// The same traffic over each contender.
+fn compare(scenarios: &[Scenario], options: &Options, report: &mut Report) -> Result<()> {
+    let bed = Bed::make()?;
+    for &scenario in scenarios {
         bed.prepare(scenario)?;
         for round in 1..=options.rounds {
             for contender in Contender::ALL {
@@ -70,5 +87,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     print!("{}", report.table());
-    options.json.as_deref().map_or(Ok(()), |file| report.write(file))
+    Ok(())
 }

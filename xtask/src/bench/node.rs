@@ -1,4 +1,4 @@
-//! The ends of a ping-pong: run inside a lab's namespaces by `cargo xtask bench`.
+//! The ends of a measurement: run inside a lab's namespaces by `cargo xtask bench`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,6 +17,17 @@ pub(crate) enum End {
         #[arg(long)]
         port: u16,
     },
+    /// Ask a name server at a fixed rate; print what that gave as JSON
+    Dns {
+        /// The server
+        to: SocketAddr,
+        /// Queries per second
+        #[arg(long)]
+        rate: u32,
+        /// How long
+        #[arg(long)]
+        seconds: u64,
+    },
     /// Send a byte, wait for it, and so on; print what that gave as JSON
     Ping {
         /// The other end
@@ -31,6 +42,7 @@ pub(crate) enum End {
 pub(crate) fn run(end: &End) -> Result<()> {
     match end {
         End::Pong { port } => pong(*port),
+        End::Dns { to, rate, seconds } => super::dns::client(*to, *rate, Duration::from_secs(*seconds)),
         End::Ping { to, seconds } => ping(*to, Duration::from_secs(*seconds)),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Scenario;
 use super::contender::Contender;
@@ -14,11 +14,17 @@ use super::contender::Contender;
 #[derive(Default)]
 pub(crate) struct Report {
     runs: BTreeMap<(Scenario, Contender), Vec<f64>>,
+    /// What is measured without contenders.
+    rows: Vec<Value>,
 }
 
 impl Report {
     pub(crate) fn add(&mut self, scenario: Scenario, contender: Contender, value: f64) {
         self.runs.entry((scenario, contender)).or_default().push(value);
+    }
+
+    pub(crate) fn add_rows(&mut self, rows: Vec<Value>) {
+        self.rows.extend(rows);
     }
 
     /// A Markdown table: medians, in brackets the ratio to host to host and the spread of the runs.
@@ -44,6 +50,7 @@ impl Report {
             .map(|((scenario, contender), runs)| {
                 json!({ "scenario": scenario.title(), "contender": contender.title(), "median": median(runs), "runs": runs })
             })
+            .chain(self.rows.iter().cloned())
             .collect();
         std::fs::write(file, serde_json::to_string_pretty(&rows)?).with_context(|| format!("cannot write {}", file.display()))
     }

@@ -136,7 +136,9 @@ pub fn attachments(all: &[Attachment]) -> String {
 
 /// `attach`, `detach`, `expose`, `hide`: the addresses that came or went, one per line, as Weave Net prints them.
 pub fn changed(changed: &Changed) -> String {
-    changed.changed.iter().map(|address| format!("{}\n", address.addr())).collect()
+    // Asked for a free address again, a container has it already.
+    let shown = if changed.changed.is_empty() { &changed.addresses } else { &changed.changed };
+    shown.iter().map(|address| format!("{}\n", address.addr())).collect()
 }
 
 fn list(all: &[impl ToString]) -> String {

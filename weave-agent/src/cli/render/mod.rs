@@ -2,9 +2,11 @@
 
 mod addresses;
 mod detail;
+mod names;
 mod summary;
 mod table;
 
 pub use addresses::ipam;
 pub use detail::{attachments, changed, connections, fdb, flows, peers, targets};
+pub use names::dns;
 pub use summary::summary;

@@ -1,5 +1,7 @@
 //! What is posted to the control API, and what such a post is answered.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +65,9 @@ pub struct Expose {
     /// What the host gets; a free address of the default subnet if nothing is said.
     #[serde(default)]
     pub addresses: Vec<Wanted>,
+    /// The host's name in the network.
+    #[serde(default)]
+    pub name: Option<String>,
     /// No NAT between these subnets and anywhere else.
     #[serde(default)]
     pub no_masq: bool,
@@ -95,6 +100,34 @@ pub struct Changed {
     pub changed: Vec<IpNet>,
     /// Addresses there are now.
     pub addresses: Vec<IpNet>,
+}
+
+/// `POST /dns/add`, `POST /dns/remove`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsChange {
+    /// With or without the domain.
+    pub name: String,
+    /// What it has, or has no more; to remove: all if empty.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `POST /dns/lookup`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsLookup {
+    /// A name or an address.
+    pub name: String,
+}
+
+/// What `POST /dns/lookup` is answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsFound {
+    /// Of the name.
+    pub addresses: Vec<IpAddr>,
+    /// Of the address.
+    pub names: Vec<String>,
 }
 
 /// `POST /rmpeer`

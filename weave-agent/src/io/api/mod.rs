@@ -4,8 +4,8 @@
 //!
 //! | | |
 //! |---|---|
-//! | `GET /status`, `/status/connections`, `/peers`, `/targets`, `/flows`, `/fdb`, `/status/ipam`, `/ps`, `/report` | [`crate::status`] |
-//! | `POST /connect`, `/forget`, `/attach`, `/detach`, `/expose`, `/hide`, `/rmpeer` | [`body`] |
+//! | `GET /status`, `/status/connections`, `/peers`, `/targets`, `/flows`, `/fdb`, `/status/ipam`, `/status/dns`, `/ps`, `/report` | [`crate::status`] |
+//! | `POST /connect`, `/forget`, `/attach`, `/detach`, `/expose`, `/hide`, `/rmpeer`, `/dns/add`, `/dns/remove`, `/dns/lookup` | [`body`] |
 //! | `POST /prime` | answered when addresses can be given out |
 //! | `POST /stop`, `/reset` | the agent ends; `/reset` before its traces are removed |
 
@@ -39,6 +39,12 @@ pub enum Request {
     Hide(body::Hide),
     /// The addresses of a dead peer are taken over.
     Rmpeer(body::Rmpeer),
+    /// A name by hand.
+    DnsAdd(body::DnsChange),
+    /// A name by hand no more.
+    DnsRemove(body::DnsChange),
+    /// What a name or an address has.
+    DnsLookup(body::DnsLookup),
     /// Wait until addresses can be given out.
     Prime,
     /// The agent ends; the data plane goes on.
@@ -64,6 +70,8 @@ pub enum Show {
     Fdb,
     /// [`crate::status::Ipam`]
     Ipam,
+    /// [`crate::status::Dns`], or nothing
+    Dns,
     /// [`crate::status::Attachment`]s
     Ps,
     /// [`crate::status::Report`]
@@ -72,7 +80,7 @@ pub enum Show {
 
 impl Show {
     /// All of them, with their paths.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::Status, "/status"),
         (Self::Connections, "/status/connections"),
         (Self::Peers, "/peers"),
@@ -80,6 +88,7 @@ impl Show {
         (Self::Flows, "/flows"),
         (Self::Fdb, "/fdb"),
         (Self::Ipam, "/status/ipam"),
+        (Self::Dns, "/status/dns"),
         (Self::Ps, "/ps"),
         (Self::Report, "/report"),
     ];

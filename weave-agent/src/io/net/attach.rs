@@ -267,7 +267,7 @@ pub async fn port_of(host: &Netlink, target: &Netns) -> Result<Option<(String, V
 
 /// `vethwepl` and 7 hexadecimal digits of the namespace's inode; the kernel counts those from 0xf0000000, so the digits differ while
 /// fewer than 2^28 namespaces exist, and the next candidate is for a container with two interfaces.
-async fn free_name(host: &Netlink, ino: u64) -> Result<String, Error> {
+pub(super) async fn free_name(host: &Netlink, ino: u64) -> Result<String, Error> {
     for attempt in 0..NAME_ATTEMPTS {
         let name = port_name(ino, attempt);
         if host.link_named(&name).await?.is_none() {

@@ -47,6 +47,8 @@ pub enum DockerError {
 
 #[derive(Deserialize)]
 struct Container {
+    #[serde(rename = "Name", default)]
+    name: String,
     #[serde(rename = "State")]
     state: State,
 }
@@ -74,6 +76,19 @@ impl Docker {
 
     /// The first process of a running container, by name or id.
     pub async fn pid_of(&self, container: &str) -> Result<u32, DockerError> {
+        let parsed = self.inspect(container).await?;
+        if parsed.state.pid == 0 {
+            return Err(DockerError::NotRunning(container.to_owned()));
+        }
+        Ok(parsed.state.pid)
+    }
+
+    /// What it is called, however it was asked for.
+    pub async fn name_of(&self, container: &str) -> Result<String, DockerError> {
+        Ok(self.inspect(container).await?.name.trim_start_matches('/').to_owned())
+    }
+
+    async fn inspect(&self, container: &str) -> Result<Container, DockerError> {
         let path = self.socket.as_deref().map_err(|host| DockerError::Host(host.clone()))?;
         let unreachable = |why: String| DockerError::Unreachable { path: path.display().to_string(), why };
         let answer = tokio::time::timeout(PATIENCE, ask(path, &format!("/containers/{}/json", escaped(container)))).await;
@@ -83,11 +98,7 @@ impl Docker {
             StatusCode::NOT_FOUND => return Err(DockerError::Unknown(container.to_owned())),
             other => return Err(unreachable(format!("it said {other}"))),
         }
-        let parsed: Container = serde_json::from_slice(&body).map_err(|e| unreachable(e.to_string()))?;
-        if parsed.state.pid == 0 {
-            return Err(DockerError::NotRunning(container.to_owned()));
-        }
-        Ok(parsed.state.pid)
+        serde_json::from_slice(&body).map_err(|e| unreachable(e.to_string()))
     }
 }
 

@@ -21,9 +21,19 @@ const CONTAINER: &[(&str, &str, &str)] = &[
 /// Settings of a port: the host has nothing to say there.
 const PORT: &[(&str, &str, &str)] = &[("ipv6/conf", "disable_ipv6", "1"), ("ipv6/conf", "accept_ra", "0")];
 
+/// Settings of the name server's interface, besides: it has an address that every host's has, so nobody may ask who has it.
+const NAMESERVER: &[(&str, &str, &str)] =
+    &[("ipv4/conf", "arp_ignore", "8"), ("ipv4/conf", "rp_filter", "0"), ("ipv6/conf", "disable_ipv6", "0")];
+
 /// Settle the interface that carries addresses. Where /proc/sys cannot be written it works without, only slower.
 pub(super) fn settle_container(ifname: &str) {
     write_all(ifname, CONTAINER);
+}
+
+/// Settle the interface that the name server listens behind.
+pub(super) fn settle_nameserver(ifname: &str) {
+    settle_container(ifname);
+    write_all(ifname, NAMESERVER);
 }
 
 /// Settle the host side of a port, or the vxlan device.

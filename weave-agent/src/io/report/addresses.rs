@@ -1,10 +1,10 @@
 //! What the agent says of addresses.
 
 use crate::ipam::{Conflict, OwnerStatus, PendingStatus, RangeStatus, RingState, Status};
-use crate::status::{Ipam, IpamOwner, IpamRange};
+use crate::status::{Answered, Ipam, IpamOwner, IpamRange};
 
 /// The replica's own words, for people and programs; `None`: addresses are given by hand only.
-pub(super) fn ipam(status: Option<&Status>, me: &str) -> Ipam {
+pub(super) fn ipam(status: Option<&Status>, me: &str, answered: Answered) -> Ipam {
     let Some(status) = status else { return Ipam { ring: "off".to_owned(), ..Ipam::default() } };
     let (ring, votes) = match status.ring {
         RingState::None => ("none", None),
@@ -18,6 +18,7 @@ pub(super) fn ipam(status: Option<&Status>, me: &str) -> Ipam {
         owned: status.owned.iter().cloned().collect(),
         pending: status.pending.iter().map(pending).collect(),
         warnings: warnings(status),
+        answered,
         counters: serde_json::to_value(status.counters).unwrap_or_default(),
     }
 }

@@ -16,7 +16,9 @@ use crate::datapath::{Action, FlowEntry, PortId};
 use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
-use crate::status::{Connection, FdbEntry, Flow, FlowAction, FlowKey, Ipam, Peer, PeerConnection, Report, Summary, Target, Tunnel};
+use crate::status::{
+    Answered, Connection, Dns, FdbEntry, Flow, FlowAction, FlowKey, Ipam, Peer, PeerConnection, Report, Summary, Target, Tunnel,
+};
 use crate::switch::{FdbStatus, Kind, Location, PeerStatus, TunnelState};
 
 /// Everything there is to say, as of one moment. Taken by the loop, told by somebody else.
@@ -28,6 +30,10 @@ pub struct Snapshot {
     pub uptime: Time,
     /// Mesh and switch.
     pub router: router::Status,
+    /// How long requests for addresses waited.
+    pub answered: Answered,
+    /// One of the ports is the name server's.
+    pub has_nameserver: bool,
     /// How programs are attached.
     pub hooks: &'static str,
     /// The kernel's flows, if they are asked for.
@@ -47,12 +53,13 @@ impl Snapshot {
             Show::Flows => answer(&self.flows()),
             Show::Fdb => answer(&self.fdb()),
             Show::Ipam => answer(&self.ipam()),
+            Show::Dns => answer(&self.dns(hands)),
             Show::Ps => answer(&hands.attachments().await?),
-            Show::Report => answer(&self.report(hands.mtu().await)),
+            Show::Report => answer(&self.report(hands.mtu().await, hands)),
         }
     }
 
-    fn report(&self, mtu: u32) -> Report {
+    fn report(&self, mtu: u32, hands: &Hands) -> Report {
         Report {
             status: self.summary(mtu),
             connections: self.connections(),
@@ -61,6 +68,7 @@ impl Snapshot {
             flows: self.flows(),
             fdb: self.fdb(),
             ipam: self.ipam(),
+            dns: self.dns(hands),
             mesh: serde_json::to_value(&self.router.mesh.counters).unwrap_or_default(),
             switch: serde_json::to_value(self.router.switch.counters).unwrap_or_default(),
         }
@@ -86,7 +94,8 @@ impl Snapshot {
             connections: self.connection_counts(),
             peers: mesh.peers.len(),
             reachable: switch.peers.iter().filter(|peer| peer.kind != Kind::Stale).count() + 1,
-            ports: switch.ports.len(),
+            // The name server's port is nobody's.
+            ports: switch.ports.len().saturating_sub(usize::from(self.has_nameserver)),
             fdb: switch.fdb.len(),
             flows: switch.flows.port + switch.flows.peer + switch.flows.flood + switch.flows.drop,
             counters,
@@ -100,8 +109,13 @@ impl Snapshot {
         collisions.chain(self.router.ipam.iter().flat_map(addresses::warnings)).collect()
     }
 
+    fn dns(&self, hands: &Hands) -> Option<Dns> {
+        let server = serde_json::to_value(hands.names.as_ref()?.status()).unwrap_or_default();
+        Some(Dns { names: self.router.dns.clone()?, server })
+    }
+
     fn ipam(&self) -> Ipam {
-        addresses::ipam(self.router.ipam.as_ref(), &self.router.mesh.name)
+        addresses::ipam(self.router.ipam.as_ref(), &self.router.mesh.name, self.answered)
     }
 
     /// Drops and everything else; of the drops those that have happened.
@@ -294,7 +308,8 @@ mod tests {
             connection_limit: 0,
             targets: vec![mesh::Target { name: "h2.example".into(), addresses: vec![] }],
         };
-        Router::new(router::Config { mesh, switch: switch::Config::new(name, short, 6784), ipam: None }, [7; 32]).status(Time::ZERO)
+        Router::new(router::Config { mesh, switch: switch::Config::new(name, short, 6784), ipam: None, dns: None }, [7; 32])
+            .status(Time::ZERO)
     }
 
     fn snapshot(flows: Vec<FlowEntry>, counters: &[(&str, u64)]) -> Snapshot {
@@ -308,9 +323,19 @@ mod tests {
             mtu: None,
             peers: None,
             ipalloc: None,
+            dns: None,
         };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-        Snapshot { config, uptime: Time::ZERO, router: router(), hooks: "tcx", flows, counters }
+        Snapshot {
+            config,
+            uptime: Time::ZERO,
+            router: router(),
+            answered: Answered::default(),
+            has_nameserver: false,
+            hooks: "tcx",
+            flows,
+            counters,
+        }
     }
 
     #[test]

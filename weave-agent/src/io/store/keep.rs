@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::{Changes, State, Store};
+use crate::dns::Kept;
 
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -43,6 +44,16 @@ pub async fn keep_ipam<F: Future<Output = ()>>(store: Store, mut snapshots: watc
                 Err(error) => tracing::error!("{error:#}: no address is given out until this works"),
             }
             sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Writes the names given by hand whenever they changed; ends, all written, when the last sender is gone.
+pub async fn keep_names(store: Store, mut names: watch::Receiver<Vec<Kept>>) {
+    while names.changed().await.is_ok() {
+        let names = names.borrow_and_update().iter().map(|kept| (kept.name.clone(), kept.address)).collect();
+        if let Err(error) = commit(&store, Changes { names: Some(names), ..Changes::default() }).await {
+            tracing::error!("{error:#}: after a restart this agent will not know the latest names given by hand");
         }
     }
 }

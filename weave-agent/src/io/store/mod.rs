@@ -22,7 +22,7 @@ use nix::fcntl::{Flock, FlockArg};
 use rand::{Rng, RngExt};
 
 use self::file::{Contents, Mark, Unusable};
-pub use self::keep::{Snapshot, keep, keep_ipam};
+pub use self::keep::{Snapshot, keep, keep_ipam, keep_names};
 use self::latest::Latest;
 pub use self::state::State;
 use super::paths::Paths;

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::dns;
 use crate::peer::PeerName;
 
 /// What the agent itself keeps.
@@ -29,13 +30,24 @@ pub struct State {
     /// What the owners of the ports were called, by the port's interface.
     #[serde(default)]
     pub attached: BTreeMap<String, String>,
+    /// What they are called in the network, by the port's interface.
+    #[serde(default)]
+    pub names: BTreeMap<String, dns::Name>,
 }
 
 impl State {
     /// Of an agent that has never run.
     pub fn fresh(rng: &mut impl Rng) -> Self {
         let name = PeerName::random(rng);
-        Self { name, short_id: None, targets: Vec::new(), exposed: Vec::new(), masqueraded: Vec::new(), attached: BTreeMap::new() }
+        Self {
+            name,
+            short_id: None,
+            targets: Vec::new(),
+            exposed: Vec::new(),
+            masqueraded: Vec::new(),
+            attached: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
     }
 }
 

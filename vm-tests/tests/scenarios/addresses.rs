@@ -1,0 +1,277 @@
+//! Containers get addresses by themselves, on any host, and never the same one twice.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use vm_tests::{Host, Lab, LabConfig, root_or_skip, wait_for};
+
+use crate::observe::{SOON, json, lab, pid, ping, pinged};
+
+/// How long a host may be told that there is no way to another before it knows.
+const NOTICED: Duration = Duration::from_secs(10);
+
+/// Addresses by port, as the keeper of addresses has them.
+fn owned(host: &Host<'_>) -> Result<BTreeMap<String, Vec<String>>> {
+    let status = json(host, &["status", "ipam"])?;
+    serde_json::from_value(status["owned"].clone()).context("status ipam has no owners")
+}
+
+/// Addresses by port, as the containers have them.
+fn attached(host: &Host<'_>) -> Result<BTreeMap<String, Vec<String>>> {
+    #[derive(serde::Deserialize)]
+    struct Port {
+        interface: String,
+        addresses: Vec<String>,
+    }
+    let ports: Vec<Port> = serde_json::from_value(json(host, &["ps"])?)?;
+    Ok(ports.into_iter().map(|port| (port.interface, port.addresses)).collect())
+}
+
+/// No address is there twice.
+fn distinct<'a>(all: impl IntoIterator<Item = &'a IpAddr>) -> Result<usize> {
+    let mut seen = std::collections::BTreeSet::new();
+    for address in all {
+        ensure!(seen.insert(*address), "{address} was given out twice");
+    }
+    Ok(seen.len())
+}
+
+fn milliseconds(sorted: &[Duration], percent: usize) -> f64 {
+    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}
+
+/// `WEAVE_ATTACHES` containers on each of three hosts, attached on all of them at the same time.
+#[test]
+fn hosts_that_attach_at_the_same_moment_give_out_distinct_addresses() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let containers = std::env::var("WEAVE_ATTACHES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let lab = lab(LabConfig { hosts: 3, containers, ..LabConfig::named("alloc") }.unattached(&[]))?;
+    let started = Instant::now();
+    let one_host = |number: u8| -> Result<Vec<(IpAddr, Duration)>> {
+        let host = lab.host(number)?;
+        let one = |container| {
+            let before = Instant::now();
+            let given = host.attach_free(container, &[])?;
+            Ok((*given.first().context("no address")?, before.elapsed()))
+        };
+        (1..=containers).map(one).collect()
+    };
+    let given: Result<Vec<_>> = std::thread::scope(|scope| {
+        let hosts = [1, 2, 3].map(|number| scope.spawn(move || one_host(number)));
+        hosts.into_iter().map(|host| host.join().map_err(|_| anyhow::anyhow!("a host's thread panicked"))?).collect()
+    });
+    let given: Vec<(IpAddr, Duration)> = given?.into_iter().flatten().collect();
+    let took = started.elapsed();
+    ensure!(distinct(given.iter().map(|(address, _)| address))? == 3 * usize::from(containers), "some got none");
+    let mut times: Vec<Duration> = given.iter().map(|(_, time)| *time).collect();
+    times.sort();
+    let answers = lab.host(1)?.weave(["status", "ipam", "--json"])?;
+    let answers: serde_json::Value = serde_json::from_str(&answers)?;
+    println!(
+        "{} containers in {:.1} s; attach p50 {:.0} ms, p99 {:.0} ms; the address alone on h1: {}",
+        given.len(),
+        took.as_secs_f64(),
+        milliseconds(&times, 50),
+        milliseconds(&times, 99),
+        answers["answered"]
+    );
+    // The last container of each host reaches the first of each.
+    for (from, to) in [("h1", 1), ("h2", 2), ("h3", 0)] {
+        let from = lab.container(&format!("{from}c{containers}"))?;
+        let (to, _) = given[to * usize::from(containers)];
+        ensure!(from.reaches(to)?, "{} does not reach {to}", from.place());
+    }
+    Ok(())
+}
+
+/// Two hosts are cut off from three.
+fn partition(lab: &mut Lab, cut: bool) -> Result<()> {
+    for (a, b) in [(1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5)] {
+        if cut { lab.cut(a, b)? } else { lab.mend(a, b)? }
+    }
+    Ok(())
+}
+
+/// Attaches until there is nothing left, and says what came and what the end was.
+fn exhaust(host: &Host<'_>, containers: u8) -> Result<(Vec<IpAddr>, String)> {
+    let mut given = Vec::new();
+    for container in 1..=containers {
+        match host.attach_free(container, &[]) {
+            Ok(addresses) => given.extend(addresses),
+            Err(error) => return Ok((given, format!("{error:#}"))),
+        }
+    }
+    anyhow::bail!("{} addresses, and still some left", given.len())
+}
+
+#[test]
+fn both_sides_of_a_partition_go_on_and_a_dead_hosts_space_can_be_taken_over() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let flags = ["--ipalloc-range", "10.32.0.0/26"];
+    let mut lab = lab(LabConfig { hosts: 5, containers: 62, ..LabConfig::named("split") }.unattached(&flags))?;
+    let mut all = Vec::new();
+    for number in 1..=5 {
+        all.extend(lab.host(number)?.attach_free(1, &[])?);
+    }
+    distinct(&all)?;
+    partition(&mut lab, true)?;
+    for number in 1..=5 {
+        // Two more each: from their own space, or from that of their side.
+        all.extend(lab.host(number)?.attach_free(2, &[]).with_context(|| format!("h{number} in the partition"))?);
+    }
+    distinct(&all)?;
+    let reachable = |host: &Host<'_>| anyhow::Ok(host.status()?["reachable"].as_u64());
+    wait_for("h1 to know that it is cut off", NOTICED, || Ok(reachable(&lab.host(1)?)? == Some(2)))?;
+    let (given, end) = exhaust(&lab.host(1)?, 62)?;
+    // The two containers it has are not attached anew.
+    all.extend(given.iter().filter(|address| !all.contains(address)).copied().collect::<Vec<_>>());
+    distinct(&all)?;
+    println!("h1 with h2 alone: {end}");
+    ensure!(["h3", "h4", "h5"].iter().all(|name| end.contains(name)) && end.contains("unreachable"), "{end}");
+
+    partition(&mut lab, false)?;
+    wait_for("h1 to see all", SOON, || Ok(reachable(&lab.host(1)?)? == Some(5)))?;
+    let next = u8::try_from(given.len() + 1)?;
+    all.extend(lab.host(1)?.attach_free(next, &[]).context("after the partition")?);
+    distinct(&all)?;
+
+    take_over(&lab, &mut all)
+}
+
+/// Host 5 dies for good; its space is used elsewhere; then it comes back.
+fn take_over(lab: &Lab, all: &mut Vec<IpAddr>) -> Result<()> {
+    let (h1, h5) = (lab.host(1)?, lab.host(5)?);
+    let dead: Vec<String> = attached(&h5)?.into_values().flatten().collect();
+    kill(Pid::from_raw(pid(&h5)?), Signal::SIGKILL)?;
+    for container in 1..=2 {
+        h5.exec(["ip", "-n", &lab.container(&format!("h5c{container}"))?.netns(), "link", "del", "ethwe"])?;
+    }
+    h5.exec(["ip", "link", "set", "eth0", "down"])?;
+    wait_for("h1 to know that h5 is gone", NOTICED, || Ok(h1.status()?["reachable"] == 4))?;
+    let started = Instant::now();
+    println!("rmpeer: {}", h1.weave(["rmpeer", "h5"])?.trim());
+    let (given, end) = exhaust(&lab.host(2)?, 62)?;
+    println!("h2 got {} more within {:.1} s, then: {end}", given.len(), started.elapsed().as_secs_f64());
+    ensure!(end.contains("all of them are in use"), "{end}");
+    let former = |address: &IpAddr| dead.iter().any(|net| net.starts_with(&format!("{address}/")));
+    ensure!(given.iter().any(former), "the dead host's addresses {dead:?} were not given out again");
+    all.retain(|address| !former(address));
+    all.extend(given.iter().filter(|address| !all.contains(address)).copied().collect::<Vec<_>>());
+    distinct(&*all)?;
+    // It comes back: nothing is given out twice.
+    h5.exec(["ip", "link", "set", "eth0", "up"])?;
+    h5.launch(&[h1.address()])?;
+    wait_for("h5 to be back", SOON, || Ok(h1.status()?["reachable"] == 5))?;
+    match h5.attach_free(1, &[]) {
+        Ok(given) => all.extend(given),
+        Err(error) => println!("h5, back again: {error:#}"),
+    }
+    distinct(&*all).map(drop)
+}
+
+/// `WEAVE_KILLS` times an agent dies while containers come and go.
+#[test]
+fn no_address_leaks_however_often_an_agent_is_killed() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let kills: u32 = std::env::var("WEAVE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
+    let lab = lab(LabConfig { hosts: 2, containers: 6, ..LabConfig::named("leak") }.unattached(&[]))?;
+    let (h1, h2) = (lab.host(1)?, lab.host(2)?);
+    h2.attach_free(1, &[])?;
+    let mut slowest = Duration::ZERO;
+    for round in 0..kills {
+        let at = Duration::from_millis(u64::from(round) * 37 % 200);
+        let dead = pid(&h1)?;
+        std::thread::scope(|scope| -> Result<()> {
+            let load = scope.spawn(|| come_and_go(&h1));
+            std::thread::sleep(at);
+            kill(Pid::from_raw(dead), Signal::SIGKILL)?;
+            load.join().map_err(|_| anyhow::anyhow!("the load panicked"))
+        })?;
+        wait_for("the killed agent to be gone", SOON, || Ok(!std::path::Path::new(&format!("/proc/{}", dead)).exists()))?;
+        let before = Instant::now();
+        h1.launch(&[])?;
+        slowest = slowest.max(before.elapsed());
+        wait_for("owned and attached to agree", SOON, || Ok(owned(&h1)? == attached(&h1)?))?;
+        let both = [attached(&h1)?, attached(&h2)?];
+        let all: Result<Vec<IpAddr>, _> =
+            both.iter().flat_map(BTreeMap::values).flatten().map(|net| net.split('/').next().unwrap_or_default().parse()).collect();
+        distinct(&all?)?;
+    }
+    println!("{kills} kills; the slowest start took {:.2} s", slowest.as_secs_f64());
+    ensure!(slowest < Duration::from_secs(1), "a start took {slowest:?}");
+    // Everything can be given back.
+    for container in 1..=6 {
+        let _ = h1.detach(container);
+    }
+    ensure!(owned(&h1)?.is_empty(), "{:?}", owned(&h1)?);
+    Ok(())
+}
+
+/// Attaches and detaches until the agent is gone.
+fn come_and_go(host: &Host<'_>) {
+    for container in (1..=6).cycle().take(60) {
+        if host.detach(container).is_err() && host.attach_free(container, &[]).is_err() && host.status().is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn containers_of_both_families_talk_over_both() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let flags = ["--ipalloc-range", "10.32.0.0/12,fd00:10:32::/64"];
+    let lab = lab(LabConfig { hosts: 2, containers: 1, ..LabConfig::named("dual") }.unattached(&flags))?;
+    lab.host(1)?.attach_free(1, &[])?;
+    let given = lab.host(2)?.attach_free(1, &[])?;
+    ensure!(given.len() == 2 && given[0].is_ipv4() && given[1].is_ipv6(), "{given:?}");
+    for address in given {
+        pinged(ping(&lab.container("h1c1")?, address, 20, "0.05")?)?.lossless()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_with_both_sides_named() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let lab = lab(LabConfig { hosts: 2, containers: 2, ..LabConfig::named("refused") }.unattached(&[]))?;
+    let (h1, h2) = (lab.host(1)?, lab.host(2)?);
+    let refused = |host: &Host<'_>, words: &[&str]| -> Result<String> {
+        let error = host.weave(words).err().with_context(|| format!("{words:?} was not refused"))?;
+        Ok(format!("{error:#}"))
+    };
+    let taken = h1.attach_free(1, &[])?[0];
+    let c2 = lab.container("h2c2")?.netns();
+    let told = refused(&h2, &["attach", &format!("{taken}/12"), &c2])?;
+    ensure!(told.contains(&taken.to_string()) && told.contains("h1"), "{told}");
+    let told = refused(&h2, &["attach", "net:10.64.0.0/24", &c2])?;
+    ensure!(told.contains("10.64.0.0/24") && told.contains("10.32.0.0/12"), "{told}");
+    h2.exec(["ip", "route", "add", "10.33.0.0/16", "dev", "eth0"])?;
+    let told = refused(&h2, &["attach", &c2])?;
+    ensure!(told.contains("10.33.0.0/16") && told.contains("eth0"), "{told}");
+    h2.exec(["ip", "route", "del", "10.33.0.0/16", "dev", "eth0"])?;
+    h2.attach_free(2, &[])?;
+    // Another range in one mesh: both sides say so, and everything else goes on.
+    h2.weave(["stop"])?;
+    h2.weave(["launch", "--nickname", "h2", "--ipalloc-range", "10.48.0.0/12", &h1.address().to_string()])?;
+    let warns = |host: &Host<'_>| -> Result<bool> {
+        let text = host.status()?["warnings"].to_string();
+        Ok(text.contains("10.32.0.0/12") && text.contains("10.48.0.0/12"))
+    };
+    h1.attach_free(2, &[])?;
+    wait_for("both to say that their ranges differ", Duration::from_secs(45), || Ok(warns(&h1)? && warns(&h2)?))?;
+    lab.meshed()
+}
