@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::config::{CONN_LIMIT, MESH_PORT};
@@ -20,10 +21,10 @@ const STYLES: Styles = Styles::styled().header(AnsiColor::Green.on_default()).us
     weave-agent attach web")]
 pub struct Args {
     /// Where the agent keeps its socket, pid, log and pins
-    #[arg(long, global = true, env = "WEAVE_RUN_DIR", default_value = "/run/weave", value_name = "DIR", hide_env_values = true)]
+    #[arg(long, global = true, env = "WEAVE_RUN_DIR", default_value = "/run/weave", value_name = "DIR", hide_env_values = true, value_parser = absolute())]
     pub run_dir: PathBuf,
     /// Where the agent keeps its name and targets
-    #[arg(long, global = true, env = "WEAVE_STATE_DIR", default_value = "/var/lib/weave", value_name = "DIR", hide_env_values = true)]
+    #[arg(long, global = true, env = "WEAVE_STATE_DIR", default_value = "/var/lib/weave", value_name = "DIR", hide_env_values = true, value_parser = absolute())]
     pub state_dir: PathBuf,
     /// What to do.
     #[command(subcommand)]
@@ -242,6 +243,11 @@ pub struct IpallocFlags {
     pub ipalloc_init: String,
 }
 
+/// The agent works elsewhere than whoever starts it: what it is told must mean the same there.
+fn absolute() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
+}
+
 /// Weave Net says `warning`, Rust says `warn`.
 fn level(text: &str) -> Result<tracing::Level, String> {
     let text = if text.eq_ignore_ascii_case("warning") { "warn" } else { text };
@@ -271,6 +277,13 @@ mod tests {
         for words in [["weave-agent", "--run-dir", "/r", "stop"], ["weave-agent", "stop", "--run-dir", "/r"]] {
             assert_eq!(Args::try_parse_from(words).unwrap().paths().socket(), PathBuf::from("/r/agent.sock"));
         }
+    }
+
+    #[test]
+    fn directories_are_absolute_whatever_was_said() {
+        let args = Args::try_parse_from(["weave-agent", "--run-dir", "r1", "stop", "--state-dir=./s1"]).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(args.paths(), Paths { run: here.join("r1"), state: here.join("s1") });
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::time::{Instant, sleep};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::args::{Args, Launch};
 use super::meant;
@@ -21,6 +23,8 @@ use crate::status::Summary;
 
 /// An agent that is not ready by then will not be.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For an agent that is ended because it was not ready.
+const LAST_CHANCE: Duration = Duration::from_secs(4);
 const POLL: Duration = Duration::from_millis(50);
 /// Of a log that tells why an agent did not start.
 const LAST_LINES: usize = 15;
@@ -58,6 +62,9 @@ async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     let mut child = spawn(typed, paths, &log)?;
     progress("starting the agent ");
     let ready = ready(&mut child, &Client::new(paths.socket())).await;
+    if ready.is_err() {
+        end(&mut child).await;
+    }
     match ready {
         Ok(status) => {
             progress("\n");
@@ -112,14 +119,15 @@ async fn ready(child: &mut Child, client: &Client) -> anyhow::Result<Summary> {
         if let Some(status) = child.try_wait().context("cannot ask after the agent")? {
             bail!("{}", ended(status));
         }
-        match client.show(Show::Status).await {
+        match timeout_at(deadline, client.show(Show::Status)).await.unwrap_or_else(|_| Err(ClientError::NoAgent(PathBuf::new()))) {
             Ok(json) => {
                 let status: Summary = client.parse(&json)?;
                 if status.ready && status.pid == child.id() {
                     return Ok(status);
                 }
             }
-            Err(ClientError::NoAgent(_) | ClientError::Refused { .. }) => {}
+            // One that dies while it is asked breaks the connection: how it ended says more.
+            Err(ClientError::NoAgent(_) | ClientError::Refused { .. } | ClientError::Broken { .. }) => {}
             Err(other) => return Err(other.into()),
         }
         if now() >= next_dot {
@@ -128,7 +136,20 @@ async fn ready(child: &mut Child, client: &Client) -> anyhow::Result<Summary> {
         }
         sleep(POLL).await;
     }
-    bail!("it is not ready after {} s; it runs on as process {}", PATIENCE.as_secs(), child.id())
+    bail!("it was not ready after {} s and has been ended: try `--foreground --log-level debug`", PATIENCE.as_secs())
+}
+
+/// Nobody is told of an agent that was not ready: it must not stay.
+async fn end(child: &mut Child) {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let deadline = now() + LAST_CHANCE;
+        let Some(pid) = i32::try_from(child.id()).ok().filter(|_| matches!(child.try_wait(), Ok(None))) else { return };
+        // Who has ended meanwhile needs no signal: it is our child, nobody else can have its id.
+        let _ = kill(Pid::from_raw(pid), signal);
+        while now() < deadline && matches!(child.try_wait(), Ok(None)) {
+            sleep(POLL).await;
+        }
+    }
 }
 
 fn ended(status: ExitStatus) -> String {
