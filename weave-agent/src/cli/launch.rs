@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -18,7 +19,7 @@ use crate::io::api::Show;
 use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
 use crate::io::pidfile::{PidFile, already_running};
-use crate::io::{logging, run};
+use crate::io::{logging, presence, run};
 use crate::status::Summary;
 
 /// An agent that is not ready by then will not be.
@@ -36,10 +37,15 @@ pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("launch needs root: it loads BPF programs and makes network interfaces; try `sudo weave-agent launch`");
     }
+    refuse_a_second(&paths)?;
+    if typed.foreground { foreground(typed, config, &paths) } else { super::block_on(background(typed, &paths)) }
+}
+
+fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
     if let Some(pid) = PidFile::holder(&paths.pid_file()) {
         bail!("{}", already_running(pid));
     }
-    if typed.foreground { foreground(typed, config, &paths) } else { super::block_on(background(typed, &paths)) }
+    presence::other().map_or(Ok(()), |other| bail!("{}", other.refusal()))
 }
 
 fn foreground(typed: &Launch, config: Config, paths: &Paths) -> anyhow::Result<()> {
@@ -57,6 +63,9 @@ fn foreground(typed: &Launch, config: Config, paths: &Paths) -> anyhow::Result<(
 async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
     let log_path = paths.log();
+    // One at a time: whoever waited finds the agent of the one before, and each tail of the log is of one start.
+    let _turn = Flock::lock(open_log(&log_path)?, FlockArg::LockExclusive);
+    refuse_a_second(paths)?;
     let mut log = open_log(&log_path)?;
     let from = log.seek(SeekFrom::End(0))?;
     let mut child = spawn(typed, paths, &log)?;
@@ -73,14 +82,14 @@ async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
         }
         Err(error) => {
             progress("\n");
-            let said = last_lines(&log_path, from);
+            let said = last_lines(&mut log, from);
             bail!("the agent did not start: {error:#}; {} says:\n{}", log_path.display(), said.trim_end())
         }
     }
 }
 
 fn open_log(path: &Path) -> anyhow::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path).with_context(|| format!("cannot open {}", path.display()))
+    OpenOptions::new().read(true).append(true).create(true).open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// The same program with the same words, in a session of its own.
@@ -170,12 +179,9 @@ fn progress(text: &str) {
 }
 
 /// What was written after `from`, at most [`LAST_LINES`].
-fn last_lines(path: &Path, from: u64) -> String {
+fn last_lines(log: &mut File, from: u64) -> String {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(from))?;
-        file.take(1 << 20).read_to_end(&mut bytes)
-    });
+    let read = log.seek(SeekFrom::Start(from)).and_then(|_| log.take(1 << 20).read_to_end(&mut bytes));
     if let Err(error) = read {
         return format!("(cannot be read: {error})");
     }
@@ -216,9 +222,8 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_those_of_this_start() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "old\n1\n2\n").unwrap();
-        assert_eq!(last_lines(file.path(), 4), "  1\n  2\n");
-        assert_eq!(last_lines(Path::new("/nonexistent"), 0).lines().count(), 1);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"old\n1\n2\n").unwrap();
+        assert_eq!(last_lines(&mut file, 4), "  1\n  2\n");
     }
 }

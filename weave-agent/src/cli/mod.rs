@@ -6,6 +6,7 @@ pub mod meant;
 pub mod render;
 pub mod stop;
 
+mod absent;
 mod change;
 mod show;
 
@@ -19,7 +20,7 @@ use crate::io::api::client::Client;
 /// The program: 0 if it did what was asked, 1 if not, 2 if what was asked makes no sense.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    match carry_out(&args) {
+    match carry_out(&args).map_err(|error| absent::explained(error, &args.paths())) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads from a pipe may have seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

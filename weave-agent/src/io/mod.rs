@@ -18,6 +18,7 @@ pub mod net;
 pub mod object;
 pub mod paths;
 pub mod pidfile;
+pub mod presence;
 pub mod report;
 pub mod reset;
 pub mod run;

@@ -22,6 +22,7 @@ use super::net::docker::Docker;
 use super::net::{self, Netlink, PortWatch, Underlay, ports};
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
+use super::presence::{Doing, Presence};
 use super::signals::Signals;
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
@@ -38,18 +39,22 @@ const CALLS: usize = 64;
 
 /// Run an agent until it is told to stop.
 pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
-    let pid_file = claim(&paths)?;
+    let (pid_file, presence) = claim(&paths)?;
     let served = Box::pin(serve(config, &paths)).await;
     // Best effort: the lock is what counts, and it ends with the process.
     let _ = std::fs::remove_file(paths.socket());
+    // Whoever finds the pid file free finds the network namespace free.
+    drop(presence);
     let _ = pid_file.remove();
     served
 }
 
-fn claim(paths: &Paths) -> anyhow::Result<PidFile> {
+/// One agent per run directory, and one per network namespace.
+fn claim(paths: &Paths) -> anyhow::Result<(PidFile, Presence)> {
+    let presence = Presence::claim(Doing::Agent, paths)?;
     std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
     match PidFile::claim(&paths.pid_file())? {
-        Claim::Ours(pid_file) => Ok(pid_file),
+        Claim::Ours(pid_file) => Ok((pid_file, presence)),
         Claim::Held(pid) => bail!("{}", already_running(pid)),
     }
 }
