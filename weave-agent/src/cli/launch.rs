@@ -45,14 +45,18 @@ fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
     if let Some(pid) = PidFile::holder(&paths.pid_file()) {
         bail!("{}", already_running(pid));
     }
-    presence::other().map_or(Ok(()), |other| bail!("{}", other.refusal()))
+    match presence::other() {
+        Some(other) if other.is_of(paths, None) => bail!("{}", already_running(other.pid)),
+        Some(other) => bail!("{}", other.refusal()),
+        None => Ok(()),
+    }
 }
 
 fn foreground(typed: &Launch, config: Config, paths: &Paths) -> anyhow::Result<()> {
     if typed.detached {
         nix::unistd::setsid().context("cannot start a session")?;
     }
-    logging::start(typed.log_level)?;
+    logging::start(typed.log_level, typed.detached.then(|| paths.log()).as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
     let result = runtime.block_on(run::run(config, paths.clone()));
     // A verb that hangs (a Docker that does not answer) must not keep the process.
@@ -77,15 +81,24 @@ async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     match ready {
         Ok(status) => {
             progress("\n");
+            status.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             println!("agent {}({}) is ready (pid {}); its log is {}", status.name, status.nickname, status.pid, log_path.display());
             Ok(())
         }
         Err(error) => {
             progress("\n");
+            if is_full(&paths.run) {
+                bail!("the agent did not start: {error:#}; no space left on device: {} is full", paths.run.display());
+            }
             let said = last_lines(&mut log, from);
             bail!("the agent did not start: {error:#}; {} says:\n{}", log_path.display(), said.trim_end())
         }
     }
+}
+
+/// A full disk takes no log either.
+fn is_full(folder: &Path) -> bool {
+    nix::sys::statvfs::statvfs(folder).is_ok_and(|fs| fs.blocks() > 0 && fs.blocks_available() == 0)
 }
 
 fn open_log(path: &Path) -> anyhow::Result<File> {

@@ -10,6 +10,7 @@ mod absent;
 mod change;
 mod show;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,7 +26,8 @@ pub fn main() -> ExitCode {
         // Whoever reads from a pipe may have seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            // A full disk behind standard error is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
         }
     }

@@ -13,7 +13,7 @@ use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
 use crate::io::pidfile::{Claim, PidFile, already_running};
 use crate::io::presence::{self, Doing, Presence};
-use crate::io::reset;
+use crate::io::{mounts, reset};
 
 /// An agent ends within a second, or hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,6 +26,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// End the agent; the data plane goes on.
 pub async fn stop(paths: &Paths) -> anyhow::Result<()> {
     let holder = PidFile::holder(&paths.pid_file());
+    let is_private = holder.flatten().is_some_and(|pid| mounts::is_private(&pid.to_string()));
     let pid = match Client::new(paths.socket()).order::<Stopping>("/stop").await {
         Ok(stopping) => stopping.pid,
         // One that runs and cannot be asked ends the same way when it is told to.
@@ -34,6 +35,11 @@ pub async fn stop(paths: &Paths) -> anyhow::Result<()> {
     };
     if !ends(paths, PATIENCE).await {
         bail!("the agent (pid {pid}) does not end: `weave-agent reset` ends it by force, and removes the network with it");
+    }
+    if is_private {
+        println!("the agent has stopped (pid {pid}); it was started in a mount namespace of its own (as `ip netns exec` makes one):");
+        println!("the data plane ends with that; `weave-agent launch` starts again, `weave-agent reset` removes everything");
+        return Ok(());
     }
     println!("the agent has stopped (pid {pid}); the data plane goes on:");
     println!("attached containers keep their network, `weave-agent launch` takes over again, `weave-agent reset` removes everything");

@@ -20,9 +20,11 @@ use super::datapath::ebpf::Upcalls;
 use super::event::{Done, Event, Stream};
 use super::hands::Hands;
 use super::links::Links;
+use super::logging;
 use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
+use super::notices::Notices;
 use super::report::Snapshot;
-use super::signals::Signals;
+use super::signals::{Signal, Signals};
 use super::store::{self, State};
 use super::targets::{self, Typed};
 use crate::config::Config;
@@ -56,6 +58,8 @@ pub struct Parts {
     pub state: watch::Sender<State>,
     /// Where the addresses' snapshots go; [`Event::Stored`] comes back.
     pub snapshots: watch::Sender<store::Snapshot>,
+    /// What somebody should look at.
+    pub notices: Notices,
 }
 
 /// What the loop waits for.
@@ -92,13 +96,14 @@ pub struct Agent {
     asks: Asks,
     /// Where the addresses' snapshots go.
     snapshots: watch::Sender<store::Snapshot>,
+    notices: Notices,
     ending: bool,
 }
 
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots } = parts;
+        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots, notices } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks) = Default::default();
         Self {
@@ -116,6 +121,7 @@ impl Agent {
             ports,
             asks,
             snapshots,
+            notices,
             ending: false,
         }
     }
@@ -168,14 +174,24 @@ impl Agent {
                 },
                 () = sleep_until(self.clock.instant(self.due())) => self.router_timeout(),
                 _ = flows.tick() => self.read_flows(),
-                signal = inbox.signals.recv() => {
-                    tracing::info!(signal, "told to stop");
-                    self.ending = true;
-                }
+                signal = inbox.signals.recv() => self.signal(signal),
             }
         }
         tracing::info!("the agent ends; the data plane goes on");
         Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Stop(signal) => {
+                tracing::info!(signal, "told to stop");
+                self.ending = true;
+            }
+            Signal::Reopen => {
+                let reopened = logging::reopen();
+                tracing::info!(reopened, "SIGHUP: a log file of our own begins anew, nothing else happens");
+            }
+        }
     }
 
     fn due(&self) -> Time {
@@ -420,6 +436,7 @@ impl Agent {
             hooks: self.carrier.hooks(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
+            notices: self.notices.all(),
         }
     }
 }

@@ -26,7 +26,7 @@ use super::presence::{Doing, Presence};
 use super::signals::Signals;
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
-use super::{bpffs, connect};
+use super::{bpffs, connect, mounts};
 use crate::config::Config;
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
@@ -75,6 +75,10 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
     };
     let ipam_keeper = tokio::spawn(store::keep_ipam(store.clone(), taken, stored));
     let keepers = async move { tokio::join!(keeper, ipam_keeper) };
+    if mounts::is_private("self") {
+        tracing::warn!("{}", mounts::PRIVATE);
+        store.notices().set("mounts", mounts::PRIVATE.to_owned());
+    }
     let kept = Kept { store, state, snapshots };
     let ran = Box::pin(start(config, paths, listener, kept, (events, received), rng)).await;
     // The last senders have gone with the agent: what is not on disk yet is being written.
@@ -144,7 +148,9 @@ async fn start(
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
-    let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state, snapshots };
+    let notices = store.notices().clone();
+    let parts =
+        Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state, snapshots, notices };
     let mut agent = Agent::new(parts);
     agent.adopt(&adopted);
 
