@@ -19,6 +19,7 @@ use crate::io::api::Show;
 use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
 use crate::io::pidfile::{PidFile, already_running};
+use crate::io::targets::{self, Typed};
 use crate::io::{logging, presence, run};
 use crate::status::Summary;
 
@@ -74,13 +75,15 @@ async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     let from = log.seek(SeekFrom::End(0))?;
     let mut child = spawn(typed, paths, &log)?;
     progress("starting the agent ");
-    let ready = ready(&mut child, &Client::new(paths.socket())).await;
+    let client = Client::new(paths.socket());
+    let (ready, unresolved) = tokio::join!(ready(&mut child, &client), unresolved(typed));
     if ready.is_err() {
         end(&mut child).await;
     }
     match ready {
         Ok(status) => {
             progress("\n");
+            unresolved.iter().for_each(|why| eprintln!("cannot resolve {why}; the agent goes on trying"));
             status.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             println!("agent {}({}) is ready (pid {}); its log is {}", status.name, status.nickname, status.pid, log_path.display());
             Ok(())
@@ -132,6 +135,12 @@ fn words(typed: &Launch) -> Vec<String> {
     words.push("--".to_owned());
     words.extend(typed.peers.iter().cloned());
     words
+}
+
+/// Names that mean nothing now, and why.
+async fn unresolved(typed: &Launch) -> Vec<String> {
+    let peers: Vec<Typed> = typed.peers.iter().filter_map(|peer| Typed::parse(peer, typed.port).ok()).collect();
+    targets::resolve_all(&peers).await.into_iter().filter_map(|(_, why)| why).collect()
 }
 
 async fn ready(child: &mut Child, client: &Client) -> anyhow::Result<Summary> {

@@ -112,7 +112,13 @@ fn before_target(words: &[String]) -> Result<(&[String], String), Unclear> {
     if target.parse::<Wanted>().is_ok() || target.starts_with("ip:") || target.starts_with("net:") {
         return Err(Unclear::NoTarget(target.clone()));
     }
-    Ok((addresses, target.clone()))
+    Ok((addresses, absolute(target)))
+}
+
+/// The path of a namespace means the same wherever the agent works; no other target has a slash.
+fn absolute(target: &str) -> String {
+    let path = target.contains('/').then(|| std::path::absolute(target).ok()).flatten();
+    path.and_then(|path| path.into_os_string().into_string().ok()).unwrap_or_else(|| target.to_owned())
 }
 
 #[cfg(test)]
@@ -131,6 +137,14 @@ mod tests {
         assert_eq!(asked.addresses, wanted(&words("10.32.1.1/16 10.40.0.1/24 net:10.50.0.0/24")).unwrap());
         assert_eq!(attach("web").addresses, []);
         assert_eq!(detach(&words("1234")).unwrap(), body::Detach { target: "1234".into(), addresses: vec![] });
+    }
+
+    #[test]
+    fn a_path_is_the_same_wherever_the_agent_works() {
+        let target = |word| attach(&words(word), None).unwrap().target;
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(target("./ns/web"), here.join("ns/web").display().to_string());
+        assert_eq!((target("/proc/1/ns/net").as_str(), target("web").as_str()), ("/proc/1/ns/net", "web"));
     }
 
     #[test]

@@ -410,10 +410,7 @@ impl Agent {
                 let our_port = self.config.port;
                 spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
             }
-            Request::Forget(asked) => {
-                self.mesh(mesh::Input::Forget { targets: asked.peers });
-                drop(to.send(answer(&serde_json::json!({}))));
-            }
+            Request::Forget(asked) => drop(to.send(self.forget(asked))),
             Request::Attach(asked) => spawn_answer(to, async move { hands.attach(asked).await }),
             Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),
             Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
@@ -425,6 +422,17 @@ impl Agent {
                 drop(to.send(answer(&body::Stopping { pid: std::process::id() })));
             }
         }
+    }
+
+    /// A typing error would otherwise look like a success.
+    fn forget(&mut self, asked: body::Forget) -> super::api::Answer {
+        let known = self.state.borrow().targets.clone();
+        if let Some(unknown) = asked.peers.iter().find(|peer| !known.contains(peer)) {
+            let known = if known.is_empty() { "there is none".to_owned() } else { format!("they are {}", known.join(", ")) };
+            return Err(Refusal::not_found(format!("{unknown} is not among the peers that this agent was told to connect to: {known}")));
+        }
+        self.mesh(mesh::Input::Forget { targets: asked.peers });
+        answer(&serde_json::json!({}))
     }
 
     fn snapshot(&mut self, show: Show) -> Snapshot {
