@@ -7,7 +7,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
-use crate::config::{CONN_LIMIT, MESH_PORT};
+use crate::config::{CONN_LIMIT, MESH_PORT, Settings};
 use crate::io::paths::Paths;
 use crate::ipam::DEFAULT_RANGE;
 use crate::peer::PeerName;
@@ -187,8 +187,11 @@ pub enum What {
 
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Without PEERs the agent connects to those of its last run.\n\n\
-    Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com")]
+#[command(
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --ipalloc-…) is as it was said\n\
+    last, until `reset`; only then are the defaults meant.\n\n\
+    Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
+)]
 pub struct Launch {
     /// Hosts to connect to: name or address, with `:PORT` if it is not ours
     #[arg(value_name = "PEER")]
@@ -203,20 +206,20 @@ pub struct Launch {
     #[arg(long, value_name = "TEXT")]
     pub nickname: Option<String>,
     /// TCP port of the mesh; the tunnel uses UDP on the next one
-    #[arg(long, default_value_t = MESH_PORT)]
-    pub port: u16,
-    /// Listen and dial with this address of ours only
+    #[arg(long, help = format!("TCP port of the mesh; the tunnel uses UDP on the next one [default: {MESH_PORT}]"))]
+    pub port: Option<u16>,
+    /// Listen and dial with this address of ours only; 0.0.0.0 is all
     #[arg(long, value_name = "ADDRESS")]
     pub host: Option<Ipv4Addr>,
     /// Connect only to PEERs, not to those that they tell of
-    #[arg(long)]
-    pub no_discovery: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_discovery: Option<bool>,
     /// Most mesh connections at a time; 0 is no limit
-    #[arg(long, value_name = "N", default_value_t = CONN_LIMIT)]
-    pub conn_limit: usize,
+    #[arg(long, value_name = "N", help = format!("Most mesh connections at a time; 0 is no limit [default: {CONN_LIMIT}]"))]
+    pub conn_limit: Option<usize>,
     /// MTU for containers; 0 is what the underlay allows
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
-    pub mtu: u32,
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u32>,
     /// What addresses containers get.
     #[command(flatten)]
     pub ipalloc: IpallocFlags,
@@ -232,15 +235,37 @@ pub struct Launch {
 #[derive(Clone, Debug, clap::Args)]
 pub struct IpallocFlags {
     /// Range of the addresses that are given out, or one of each family; the same on all hosts. Empty: none are
-    #[arg(long, value_name = "CIDR[,CIDR]", default_value = DEFAULT_RANGE)]
-    pub ipalloc_range: String,
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        help = format!("Range of the addresses that are given out, or one of each family; the same on all hosts. Empty: none are [default: {DEFAULT_RANGE}]")
+    )]
+    pub ipalloc_range: Option<String>,
     /// Subnet that is meant when none is said [default: the range]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     pub ipalloc_default_subnet: Option<String>,
     /// Who shares the range out at first: `consensus` of a majority of the hosts known, or of `consensus=N`, hosts of a list
-    /// `seed=NAME,…`, or not this one (`observer`)
-    #[arg(long, value_name = "HOW", default_value = "consensus")]
-    pub ipalloc_init: String,
+    /// `seed=NAME,…`, or not this one (`observer`) [default: consensus]
+    #[arg(long, value_name = "HOW")]
+    pub ipalloc_init: Option<String>,
+}
+
+impl Launch {
+    /// What is kept for the next launch.
+    pub fn settings(&self) -> Settings {
+        let ipalloc = self.ipalloc.clone();
+        Settings {
+            nickname: self.nickname.clone(),
+            port: self.port,
+            host: self.host,
+            no_discovery: self.no_discovery,
+            conn_limit: self.conn_limit,
+            mtu: self.mtu,
+            ipalloc_range: ipalloc.ipalloc_range,
+            ipalloc_default_subnet: ipalloc.ipalloc_default_subnet,
+            ipalloc_init: ipalloc.ipalloc_init,
+        }
+    }
 }
 
 /// The agent works elsewhere than whoever starts it: what it is told must mean the same there.

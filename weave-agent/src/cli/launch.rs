@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::args::{Args, Launch};
 use super::meant;
-use crate::config::Config;
+use crate::config::{MESH_PORT, Settings};
 use crate::io::api::Show;
 use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
@@ -33,13 +33,16 @@ const LAST_LINES: usize = 15;
 
 /// `launch`, either way.
 pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
-    let config = meant::config(typed, hostname())?;
     let paths = args.paths();
+    if !paths.state_file().exists() {
+        // What was said last may count as well: only the agent knows that.
+        meant::config(typed, &typed.settings(), &hostname())?;
+    }
     if !nix::unistd::geteuid().is_root() {
         bail!("launch needs root: it loads BPF programs and makes network interfaces; try `sudo weave-agent launch`");
     }
     refuse_a_second(&paths)?;
-    if typed.foreground { foreground(typed, config, &paths) } else { super::block_on(background(typed, &paths)) }
+    if typed.foreground { foreground(typed, &paths) } else { super::block_on(background(typed, &paths)) }
 }
 
 fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
@@ -53,13 +56,14 @@ fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
     }
 }
 
-fn foreground(typed: &Launch, config: Config, paths: &Paths) -> anyhow::Result<()> {
+fn foreground(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     if typed.detached {
         nix::unistd::setsid().context("cannot start a session")?;
     }
     logging::start(typed.log_level, typed.detached.then(|| paths.log()).as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
-    let result = runtime.block_on(run::run(config, paths.clone()));
+    let configure = |settings: &Settings| meant::config(typed, settings, &hostname());
+    let result = runtime.block_on(run::run(typed.settings(), configure, paths.clone()));
     // A verb that hangs (a Docker that does not answer) must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -119,19 +123,21 @@ fn spawn(typed: &Launch, paths: &Paths, log: &File) -> anyhow::Result<Child> {
 }
 
 fn words(typed: &Launch) -> Vec<String> {
-    let mut words = vec![
-        format!("--port={}", typed.port),
-        format!("--conn-limit={}", typed.conn_limit),
-        format!("--mtu={}", typed.mtu),
-        format!("--log-level={}", typed.log_level),
-        format!("--ipalloc-range={}", typed.ipalloc.ipalloc_range),
-        format!("--ipalloc-init={}", typed.ipalloc.ipalloc_init),
+    let mut words = vec![format!("--log-level={}", typed.log_level)];
+    let settings = typed.settings();
+    let said = [
+        ("--name", typed.name.map(|name| name.to_string())),
+        ("--nickname", settings.nickname),
+        ("--port", settings.port.map(|port| port.to_string())),
+        ("--host", settings.host.map(|host| host.to_string())),
+        ("--no-discovery", settings.no_discovery.map(|no| no.to_string())),
+        ("--conn-limit", settings.conn_limit.map(|limit| limit.to_string())),
+        ("--mtu", settings.mtu.map(|mtu| mtu.to_string())),
+        ("--ipalloc-range", settings.ipalloc_range),
+        ("--ipalloc-default-subnet", settings.ipalloc_default_subnet),
+        ("--ipalloc-init", settings.ipalloc_init),
     ];
-    words.extend(typed.ipalloc.ipalloc_default_subnet.as_ref().map(|subnet| format!("--ipalloc-default-subnet={subnet}")));
-    words.extend(typed.name.map(|name| format!("--name={name}")));
-    words.extend(typed.nickname.as_ref().map(|nickname| format!("--nickname={nickname}")));
-    words.extend(typed.host.map(|host| format!("--host={host}")));
-    words.extend(typed.no_discovery.then(|| "--no-discovery".to_owned()));
+    words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));
     words.push("--".to_owned());
     words.extend(typed.peers.iter().cloned());
     words
@@ -139,7 +145,7 @@ fn words(typed: &Launch) -> Vec<String> {
 
 /// Names that mean nothing now, and why.
 async fn unresolved(typed: &Launch) -> Vec<String> {
-    let peers: Vec<Typed> = typed.peers.iter().filter_map(|peer| Typed::parse(peer, typed.port).ok()).collect();
+    let peers: Vec<Typed> = typed.peers.iter().filter_map(|peer| Typed::parse(peer, MESH_PORT).ok()).collect();
     targets::resolve_all(&peers).await.into_iter().filter_map(|(_, why)| why).collect()
 }
 
@@ -239,7 +245,8 @@ mod tests {
         let again = words(&first);
         let second = typed(&again.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
-        assert_eq!(format!("{:?}", typed(&[])), format!("{:?}", typed(&["--port=6783", "--"])));
+        assert_eq!(format!("{:?}", typed(&[])), format!("{:?}", typed(&["--"])));
+        assert_eq!(words(&typed(&["--no-discovery=false"])), ["--log-level=INFO", "--no-discovery=false", "--"]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::signals::Signals;
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
 use super::{bpffs, connect, mounts};
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
 use crate::{ipam, mesh, switch};
@@ -37,10 +37,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Requests that may wait for the loop.
 const CALLS: usize = 64;
 
-/// Run an agent until it is told to stop.
-pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
+/// Run an agent until it is told to stop. `said` and what was said before is made its settings by `configure`.
+pub async fn run(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<Config>, paths: Paths) -> anyhow::Result<()> {
     let (pid_file, presence) = claim(&paths)?;
-    let served = Box::pin(serve(config, &paths)).await;
+    let served = Box::pin(serve(said, configure, &paths)).await;
     // Best effort: the lock is what counts, and it ends with the process.
     let _ = std::fs::remove_file(paths.socket());
     // Whoever finds the pid file free finds the network namespace free.
@@ -59,9 +59,12 @@ fn claim(paths: &Paths) -> anyhow::Result<(PidFile, Presence)> {
     }
 }
 
-async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
+async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<Config>, paths: &Paths) -> anyhow::Result<()> {
     let mut rng = StdRng::try_from_rng(&mut SysRng).context("the system has no randomness")?;
-    let (store, state) = remembered(&config, paths, &mut rng)?;
+    let (store, state) = Store::open(paths, &mut rng)?;
+    let settings = said.or(state.settings.clone());
+    let config = configure(&settings)?;
+    let state = remembered(&config, &store, state, &mut rng)?;
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
     let keeper = tokio::spawn(store::keep(store.clone(), kept));
@@ -79,7 +82,7 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
         tracing::warn!("{}", mounts::PRIVATE);
         store.notices().set("mounts", mounts::PRIVATE.to_owned());
     }
-    let kept = Kept { store, state, snapshots };
+    let kept = Kept { store, state, settings, snapshots };
     let ran = Box::pin(start(config, paths, listener, kept, (events, received), rng)).await;
     // The last senders have gone with the agent: what is not on disk yet is being written.
     if timeout(LAST_WORDS, keepers).await.is_err() {
@@ -89,8 +92,7 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// What an earlier agent kept, and what the user says now.
-fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Result<(Store, State)> {
-    let (store, mut state) = Store::open(paths, rng)?;
+fn remembered(config: &Config, store: &Store, mut state: State, rng: &mut StdRng) -> anyhow::Result<State> {
     let before = state.clone();
     if let Some(name) = config.name.filter(|name| *name != state.name) {
         tracing::info!(old = %state.name, new = %name, "this peer gets a new name");
@@ -106,13 +108,15 @@ fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Resul
     if state != before {
         store.commit(&Changes { state: Some(state.clone()), ..Changes::default() })?;
     }
-    Ok((store, state))
+    Ok(state)
 }
 
 /// What outlives the agent.
 struct Kept {
     store: Store,
     state: watch::Sender<State>,
+    /// For the next agent, once this one is known to work with them.
+    settings: Settings,
     snapshots: watch::Sender<store::Snapshot>,
 }
 
@@ -124,7 +128,7 @@ async fn start(
     (events, received): (Events, mpsc::Receiver<Event>),
     mut rng: StdRng,
 ) -> anyhow::Result<()> {
-    let Kept { store, state, snapshots } = kept;
+    let Kept { store, state, settings, snapshots } = kept;
     let host = Netlink::here()?;
     let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
     bpffs::ensure(&paths.pins())?;
@@ -155,6 +159,7 @@ async fn start(
     agent.adopt(&adopted);
 
     let api = server::bind(&paths.socket())?;
+    hands.state.send_if_modified(|state| std::mem::replace(&mut state.settings, settings.clone()) != settings);
     let (calls, called) = mpsc::channel(CALLS);
     let mut tasks = background(&config, tcp, hands, port_watch, events);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Settings;
 use crate::peer::PeerName;
 
 /// What the agent itself keeps.
@@ -29,13 +30,17 @@ pub struct State {
     /// What the owners of the ports were called, by the port's interface.
     #[serde(default)]
     pub attached: BTreeMap<String, String>,
+    /// What the last `launch` that went well was told, and those before it.
+    #[serde(default)]
+    pub settings: Settings,
 }
 
 impl State {
     /// Of an agent that has never run.
     pub fn fresh(rng: &mut impl Rng) -> Self {
         let name = PeerName::random(rng);
-        Self { name, short_id: None, targets: Vec::new(), exposed: Vec::new(), masqueraded: Vec::new(), attached: BTreeMap::new() }
+        let (short_id, settings) = (None, Settings::default());
+        Self { name, short_id, targets: Vec::new(), exposed: Vec::new(), masqueraded: Vec::new(), attached: BTreeMap::new(), settings }
     }
 }
 
