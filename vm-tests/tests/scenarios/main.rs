@@ -2,6 +2,7 @@
 
 mod failover;
 mod flood;
+mod life;
 mod mesh;
 mod moves;
 mod observe;
