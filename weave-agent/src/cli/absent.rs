@@ -1,13 +1,14 @@
 //! What to say when the agent cannot be asked: its locked pid file tells whether it runs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::io::api::client::ClientError;
 use crate::io::paths::Paths;
 use crate::io::pidfile::PidFile;
 
 /// What the kernel takes to let go of all that a killed agent had.
-const MOMENT: Duration = Duration::from_millis(500);
+const LOOKS: u32 = 25;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The same error, or what is behind it.
 pub(super) fn explained(error: anyhow::Error, paths: &Paths) -> anyhow::Error {
@@ -29,14 +30,13 @@ pub(super) fn explained(error: anyhow::Error, paths: &Paths) -> anyhow::Error {
 }
 
 fn has_ended(paths: &Paths) -> bool {
-    let deadline = Instant::now() + MOMENT;
-    while PidFile::holder(&paths.pid_file()).is_some() {
-        if Instant::now() > deadline {
-            return false;
+    (0..LOOKS).any(|_| {
+        let has_ended = PidFile::holder(&paths.pid_file()).is_none();
+        if !has_ended {
+            std::thread::sleep(PAUSE);
         }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    true
+        has_ended
+    })
 }
 
 #[cfg(test)]

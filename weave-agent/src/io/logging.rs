@@ -44,10 +44,10 @@ struct Output;
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut log = log();
-        if let Some(file) = log.as_mut() {
-            if file.is_too_large_with(bytes.len() as u64) {
-                write_to(file.replaced());
-            }
+        if let Some(file) = log.as_mut()
+            && file.is_too_large_with(bytes.len() as u64)
+        {
+            write_to(file.replaced());
         }
         let _ = io::stderr().write_all(bytes);
         Ok(bytes.len())
