@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::dns::Domain;
 use crate::ipam::{self, Init};
@@ -17,6 +18,64 @@ pub const CONN_LIMIT: usize = 200;
 pub const LEAST_MTU: u32 = 1280;
 /// Most bytes of a nickname: it travels in every topology message.
 const LONGEST_NICKNAME: usize = 64;
+
+/// What `launch` was told, as it was said; what was not said is as it was said last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// `--nickname`
+    pub nickname: Option<String>,
+    /// `--port`
+    pub port: Option<u16>,
+    /// `--host`; 0.0.0.0 is none.
+    pub host: Option<Ipv4Addr>,
+    /// `--no-discovery`
+    pub no_discovery: Option<bool>,
+    /// `--conn-limit`
+    pub conn_limit: Option<usize>,
+    /// `--mtu`; 0 is none.
+    pub mtu: Option<u32>,
+    /// `--ipalloc-range`
+    pub ipalloc_range: Option<String>,
+    /// `--ipalloc-default-subnet`
+    pub ipalloc_default_subnet: Option<String>,
+    /// `--ipalloc-init`
+    pub ipalloc_init: Option<String>,
+    /// `--no-dns`
+    pub no_dns: Option<bool>,
+    /// `--dns-domain`
+    pub dns_domain: Option<Domain>,
+    /// `--dns-ttl`, seconds
+    pub dns_ttl: Option<u32>,
+    /// `--dns-listen-address`; none said if empty.
+    pub dns_listen_address: Vec<SocketAddr>,
+    /// `--resolv-conf`
+    pub resolv_conf: Option<PathBuf>,
+}
+
+impl Settings {
+    /// These; where nothing is said, those of `before`.
+    #[must_use]
+    pub fn or(self, before: Self) -> Self {
+        Self {
+            nickname: self.nickname.or(before.nickname),
+            port: self.port.or(before.port),
+            host: self.host.or(before.host),
+            no_discovery: self.no_discovery.or(before.no_discovery),
+            conn_limit: self.conn_limit.or(before.conn_limit),
+            mtu: self.mtu.or(before.mtu),
+            // A subnet of another range means nothing.
+            ipalloc_default_subnet: self.ipalloc_default_subnet.or(before.ipalloc_default_subnet.filter(|_| self.ipalloc_range.is_none())),
+            ipalloc_range: self.ipalloc_range.or(before.ipalloc_range),
+            ipalloc_init: self.ipalloc_init.or(before.ipalloc_init),
+            no_dns: self.no_dns.or(before.no_dns),
+            dns_domain: self.dns_domain.or(before.dns_domain),
+            dns_ttl: self.dns_ttl.or(before.dns_ttl),
+            dns_listen_address: if self.dns_listen_address.is_empty() { before.dns_listen_address } else { self.dns_listen_address },
+            resolv_conf: self.resolv_conf.or(before.resolv_conf),
+        }
+    }
+}
 
 /// One agent's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +190,23 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_counts_and_then_what_was_said_before() {
+        let range = |range: Option<&str>| range.map(str::to_owned);
+        let before = Settings {
+            nickname: Some("h1".into()),
+            no_discovery: Some(true),
+            ipalloc_range: range(Some("10.32.0.0/12")),
+            ipalloc_default_subnet: range(Some("10.32.1.0/24")),
+            ..Settings::default()
+        };
+        assert_eq!(Settings::default().or(before.clone()), before);
+        let said = Settings { no_discovery: Some(false), mtu: Some(0), ipalloc_range: range(Some("")), ..Settings::default() };
+        let now = said.or(before);
+        assert_eq!((now.nickname.as_deref(), now.no_discovery, now.mtu), (Some("h1"), Some(false), Some(0)));
+        assert_eq!((now.ipalloc_range.as_deref(), now.ipalloc_default_subnet), (Some(""), None));
+    }
 
     fn config() -> Config {
         Config {

@@ -3,6 +3,7 @@
 mod addresses;
 mod failover;
 mod flood;
+mod life;
 mod mesh;
 mod moves;
 mod names;

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
-use crate::config::{CONN_LIMIT, MESH_PORT};
+use crate::config::{CONN_LIMIT, MESH_PORT, Settings};
 use crate::dns::{DEFAULT_DOMAIN, Domain};
 use crate::io::paths::Paths;
 use crate::ipam::DEFAULT_RANGE;
@@ -21,10 +22,10 @@ const STYLES: Styles = Styles::styled().header(AnsiColor::Green.on_default()).us
     weave-agent attach web")]
 pub struct Args {
     /// Where the agent keeps its socket, pid, log and pins
-    #[arg(long, global = true, env = "WEAVE_RUN_DIR", default_value = "/run/weave", value_name = "DIR", hide_env_values = true)]
+    #[arg(long, global = true, env = "WEAVE_RUN_DIR", default_value = "/run/weave", value_name = "DIR", hide_env_values = true, value_parser = absolute())]
     pub run_dir: PathBuf,
     /// Where the agent keeps its name and targets
-    #[arg(long, global = true, env = "WEAVE_STATE_DIR", default_value = "/var/lib/weave", value_name = "DIR", hide_env_values = true)]
+    #[arg(long, global = true, env = "WEAVE_STATE_DIR", default_value = "/var/lib/weave", value_name = "DIR", hide_env_values = true, value_parser = absolute())]
     pub state_dir: PathBuf,
     /// What to do.
     #[command(subcommand)]
@@ -225,8 +226,11 @@ pub enum What {
 
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Without PEERs the agent connects to those of its last run.\n\n\
-    Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com")]
+#[command(
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --ipalloc-…) is as it was said\n\
+    last, until `reset`; only then are the defaults meant.\n\n\
+    Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
+)]
 pub struct Launch {
     /// Hosts to connect to: name or address, with `:PORT` if it is not ours
     #[arg(value_name = "PEER")]
@@ -241,20 +245,20 @@ pub struct Launch {
     #[arg(long, value_name = "TEXT")]
     pub nickname: Option<String>,
     /// TCP port of the mesh; the tunnel uses UDP on the next one
-    #[arg(long, default_value_t = MESH_PORT)]
-    pub port: u16,
-    /// Listen and dial with this address of ours only
+    #[arg(long, help = format!("TCP port of the mesh; the tunnel uses UDP on the next one [default: {MESH_PORT}]"))]
+    pub port: Option<u16>,
+    /// Listen and dial with this address of ours only; 0.0.0.0 is all
     #[arg(long, value_name = "ADDRESS")]
     pub host: Option<Ipv4Addr>,
     /// Connect only to PEERs, not to those that they tell of
-    #[arg(long)]
-    pub no_discovery: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_discovery: Option<bool>,
     /// Most mesh connections at a time; 0 is no limit
-    #[arg(long, value_name = "N", default_value_t = CONN_LIMIT)]
-    pub conn_limit: usize,
+    #[arg(long, value_name = "N", help = format!("Most mesh connections at a time; 0 is no limit [default: {CONN_LIMIT}]"))]
+    pub conn_limit: Option<usize>,
     /// MTU for containers; 0 is what the underlay allows
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
-    pub mtu: u32,
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u32>,
     /// What addresses containers get.
     #[command(flatten)]
     pub ipalloc: IpallocFlags,
@@ -273,35 +277,67 @@ pub struct Launch {
 #[derive(Clone, Debug, clap::Args)]
 pub struct IpallocFlags {
     /// Range of the addresses that are given out, or one of each family; the same on all hosts. Empty: none are
-    #[arg(long, value_name = "CIDR[,CIDR]", default_value = DEFAULT_RANGE)]
-    pub ipalloc_range: String,
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        help = format!("Range of the addresses that are given out, or one of each family; the same on all hosts. Empty: none are [default: {DEFAULT_RANGE}]")
+    )]
+    pub ipalloc_range: Option<String>,
     /// Subnet that is meant when none is said [default: the range]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     pub ipalloc_default_subnet: Option<String>,
     /// Who shares the range out at first: `consensus` of a majority of the hosts known, or of `consensus=N`, hosts of a list
-    /// `seed=NAME,…`, or not this one (`observer`)
-    #[arg(long, value_name = "HOW", default_value = "consensus")]
-    pub ipalloc_init: String,
+    /// `seed=NAME,…`, or not this one (`observer`) [default: consensus]
+    #[arg(long, value_name = "HOW")]
+    pub ipalloc_init: Option<String>,
+}
+
+impl Launch {
+    /// What is kept for the next launch.
+    pub fn settings(&self) -> Settings {
+        let (ipalloc, dns) = (self.ipalloc.clone(), self.dns.clone());
+        Settings {
+            nickname: self.nickname.clone(),
+            port: self.port,
+            host: self.host,
+            no_discovery: self.no_discovery,
+            conn_limit: self.conn_limit,
+            mtu: self.mtu,
+            ipalloc_range: ipalloc.ipalloc_range,
+            ipalloc_default_subnet: ipalloc.ipalloc_default_subnet,
+            ipalloc_init: ipalloc.ipalloc_init,
+            no_dns: dns.no_dns,
+            dns_domain: dns.dns_domain,
+            dns_ttl: dns.dns_ttl,
+            dns_listen_address: dns.dns_listen_address,
+            resolv_conf: dns.resolv_conf,
+        }
+    }
+}
+
+/// The agent works elsewhere than whoever starts it: what it is told must mean the same there.
+fn absolute() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
 }
 
 /// What names are answered.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DnsFlags {
     /// Keep no names and answer no queries
-    #[arg(long)]
-    pub no_dns: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_dns: Option<bool>,
     /// Domain of the containers' names; the same on all hosts
-    #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_DOMAIN)]
-    pub dns_domain: Domain,
-    /// Seconds that resolvers may keep an answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
-    pub dns_ttl: u32,
+    #[arg(long, value_name = "DOMAIN", help = format!("Domain of the containers' names; the same on all hosts [default: {DEFAULT_DOMAIN}]"))]
+    pub dns_domain: Option<Domain>,
+    /// Seconds that resolvers may keep an answer [default: 1]
+    #[arg(long, value_name = "SECONDS")]
+    pub dns_ttl: Option<u32>,
     /// Answer here on the host, too; containers ask at 169.254.83.53
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub dns_listen_address: Vec<SocketAddr>,
-    /// File that names the servers that are asked about everything else
-    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
-    pub resolv_conf: PathBuf,
+    /// File that names the servers that are asked about everything else [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE", value_parser = absolute())]
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// Weave Net says `warning`, Rust says `warn`.
@@ -333,6 +369,13 @@ mod tests {
         for words in [["weave-agent", "--run-dir", "/r", "stop"], ["weave-agent", "stop", "--run-dir", "/r"]] {
             assert_eq!(Args::try_parse_from(words).unwrap().paths().socket(), PathBuf::from("/r/agent.sock"));
         }
+    }
+
+    #[test]
+    fn directories_are_absolute_whatever_was_said() {
+        let args = Args::try_parse_from(["weave-agent", "--run-dir", "r1", "stop", "--state-dir=./s1"]).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(args.paths(), Paths { run: here.join("r1"), state: here.join("s1") });
     }
 
     #[test]

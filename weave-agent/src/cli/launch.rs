@@ -2,49 +2,69 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::time::{Instant, sleep};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::args::{Args, DnsFlags, Launch};
+use super::args::{Args, Launch};
 use super::meant;
-use crate::config::Config;
+use crate::config::{MESH_PORT, Settings};
 use crate::io::api::Show;
 use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
 use crate::io::pidfile::{PidFile, already_running};
-use crate::io::{logging, run};
+use crate::io::targets::{self, Typed};
+use crate::io::{logging, presence, run};
 use crate::status::Summary;
 
 /// An agent that is not ready by then will not be.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For an agent that is ended because it was not ready.
+const LAST_CHANCE: Duration = Duration::from_secs(4);
 const POLL: Duration = Duration::from_millis(50);
 /// Of a log that tells why an agent did not start.
 const LAST_LINES: usize = 15;
 
 /// `launch`, either way.
 pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
-    let config = meant::config(typed, hostname())?;
     let paths = args.paths();
+    if !paths.state_file().exists() {
+        // What was said last may count as well: only the agent knows that.
+        meant::config(typed, &typed.settings(), &hostname())?;
+    }
     if !nix::unistd::geteuid().is_root() {
         bail!("launch needs root: it loads BPF programs and makes network interfaces; try `sudo weave-agent launch`");
     }
+    refuse_a_second(&paths)?;
+    if typed.foreground { foreground(typed, &paths) } else { super::block_on(background(typed, &paths)) }
+}
+
+fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
     if let Some(pid) = PidFile::holder(&paths.pid_file()) {
         bail!("{}", already_running(pid));
     }
-    if typed.foreground { foreground(typed, config, &paths) } else { super::block_on(background(typed, &paths)) }
+    match presence::other() {
+        Some(other) if other.is_of(paths, None) => bail!("{}", already_running(other.pid)),
+        Some(other) => bail!("{}", other.refusal()),
+        None => Ok(()),
+    }
 }
 
-fn foreground(typed: &Launch, config: Config, paths: &Paths) -> anyhow::Result<()> {
+fn foreground(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     if typed.detached {
         nix::unistd::setsid().context("cannot start a session")?;
     }
-    logging::start(typed.log_level)?;
+    logging::start(typed.log_level, typed.detached.then(|| paths.log()).as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
-    let result = runtime.block_on(run::run(config, paths.clone()));
+    let configure = |settings: &Settings| meant::config(typed, settings, &hostname());
+    let result = runtime.block_on(run::run(typed.settings(), configure, paths.clone()));
     // A verb that hangs (a Docker that does not answer) must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -53,27 +73,44 @@ fn foreground(typed: &Launch, config: Config, paths: &Paths) -> anyhow::Result<(
 async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
     let log_path = paths.log();
+    // One at a time: whoever waited finds the agent of the one before, and each tail of the log is of one start.
+    let _turn = Flock::lock(open_log(&log_path)?, FlockArg::LockExclusive);
+    refuse_a_second(paths)?;
     let mut log = open_log(&log_path)?;
     let from = log.seek(SeekFrom::End(0))?;
     let mut child = spawn(typed, paths, &log)?;
     progress("starting the agent ");
-    let ready = ready(&mut child, &Client::new(paths.socket())).await;
+    let client = Client::new(paths.socket());
+    let (ready, unresolved) = tokio::join!(ready(&mut child, &client), unresolved(typed));
+    if ready.is_err() {
+        end(&mut child).await;
+    }
     match ready {
         Ok(status) => {
             progress("\n");
+            unresolved.iter().for_each(|why| eprintln!("cannot resolve {why}; the agent goes on trying"));
+            status.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             println!("agent {}({}) is ready (pid {}); its log is {}", status.name, status.nickname, status.pid, log_path.display());
             Ok(())
         }
         Err(error) => {
             progress("\n");
-            let said = last_lines(&log_path, from);
+            if is_full(&paths.run) {
+                bail!("the agent did not start: {error:#}; no space left on device: {} is full", paths.run.display());
+            }
+            let said = last_lines(&mut log, from);
             bail!("the agent did not start: {error:#}; {} says:\n{}", log_path.display(), said.trim_end())
         }
     }
 }
 
+/// A full disk takes no log either.
+fn is_full(folder: &Path) -> bool {
+    nix::sys::statvfs::statvfs(folder).is_ok_and(|fs| fs.blocks() > 0 && fs.blocks_available() == 0)
+}
+
 fn open_log(path: &Path) -> anyhow::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path).with_context(|| format!("cannot open {}", path.display()))
+    OpenOptions::new().read(true).append(true).create(true).open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// The same program with the same words, in a session of its own.
@@ -87,34 +124,40 @@ fn spawn(typed: &Launch, paths: &Paths, log: &File) -> anyhow::Result<Child> {
 }
 
 fn words(typed: &Launch) -> Vec<String> {
-    let mut words = vec![
-        format!("--port={}", typed.port),
-        format!("--conn-limit={}", typed.conn_limit),
-        format!("--mtu={}", typed.mtu),
-        format!("--log-level={}", typed.log_level),
-        format!("--ipalloc-range={}", typed.ipalloc.ipalloc_range),
-        format!("--ipalloc-init={}", typed.ipalloc.ipalloc_init),
+    let mut words = vec![format!("--log-level={}", typed.log_level)];
+    let settings = typed.settings();
+    let said = [
+        ("--name", typed.name.map(|name| name.to_string())),
+        ("--nickname", settings.nickname),
+        ("--port", settings.port.map(|port| port.to_string())),
+        ("--host", settings.host.map(|host| host.to_string())),
+        ("--no-discovery", settings.no_discovery.map(|no| no.to_string())),
+        ("--conn-limit", settings.conn_limit.map(|limit| limit.to_string())),
+        ("--mtu", settings.mtu.map(|mtu| mtu.to_string())),
+        ("--ipalloc-range", settings.ipalloc_range),
+        ("--ipalloc-default-subnet", settings.ipalloc_default_subnet),
+        ("--ipalloc-init", settings.ipalloc_init),
+        ("--no-dns", settings.no_dns.map(|no| no.to_string())),
+        ("--dns-domain", settings.dns_domain.map(|domain| domain.to_string())),
+        ("--dns-ttl", settings.dns_ttl.map(|seconds| seconds.to_string())),
+        ("--dns-listen-address", listed(&settings.dns_listen_address)),
+        ("--resolv-conf", settings.resolv_conf.map(|file| file.display().to_string())),
     ];
-    words.extend(dns_words(&typed.dns));
-    words.extend(typed.ipalloc.ipalloc_default_subnet.as_ref().map(|subnet| format!("--ipalloc-default-subnet={subnet}")));
-    words.extend(typed.name.map(|name| format!("--name={name}")));
-    words.extend(typed.nickname.as_ref().map(|nickname| format!("--nickname={nickname}")));
-    words.extend(typed.host.map(|host| format!("--host={host}")));
-    words.extend(typed.no_discovery.then(|| "--no-discovery".to_owned()));
+    words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));
     words.push("--".to_owned());
     words.extend(typed.peers.iter().cloned());
     words
 }
 
-fn dns_words(typed: &DnsFlags) -> Vec<String> {
-    let mut words = vec![
-        format!("--dns-domain={}", typed.dns_domain),
-        format!("--dns-ttl={}", typed.dns_ttl),
-        format!("--resolv-conf={}", typed.resolv_conf.display()),
-    ];
-    words.extend(typed.no_dns.then(|| "--no-dns".to_owned()));
-    words.extend(typed.dns_listen_address.iter().map(|address| format!("--dns-listen-address={address}")));
-    words
+fn listed(addresses: &[SocketAddr]) -> Option<String> {
+    let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    (!all.is_empty()).then(|| all.join(","))
+}
+
+/// Names that mean nothing now, and why.
+async fn unresolved(typed: &Launch) -> Vec<String> {
+    let peers: Vec<Typed> = typed.peers.iter().filter_map(|peer| Typed::parse(peer, MESH_PORT).ok()).collect();
+    targets::resolve_all(&peers).await.into_iter().filter_map(|(_, why)| why).collect()
 }
 
 async fn ready(child: &mut Child, client: &Client) -> anyhow::Result<Summary> {
@@ -124,14 +167,15 @@ async fn ready(child: &mut Child, client: &Client) -> anyhow::Result<Summary> {
         if let Some(status) = child.try_wait().context("cannot ask after the agent")? {
             bail!("{}", ended(status));
         }
-        match client.show(Show::Status).await {
+        match timeout_at(deadline, client.show(Show::Status)).await.unwrap_or_else(|_| Err(ClientError::NoAgent(PathBuf::new()))) {
             Ok(json) => {
                 let status: Summary = client.parse(&json)?;
                 if status.ready && status.pid == child.id() {
                     return Ok(status);
                 }
             }
-            Err(ClientError::NoAgent(_) | ClientError::Refused { .. }) => {}
+            // One that dies while it is asked breaks the connection: how it ended says more.
+            Err(ClientError::NoAgent(_) | ClientError::Refused { .. } | ClientError::Broken { .. }) => {}
             Err(other) => return Err(other.into()),
         }
         if now() >= next_dot {
@@ -140,7 +184,20 @@ async fn ready(child: &mut Child, client: &Client) -> anyhow::Result<Summary> {
         }
         sleep(POLL).await;
     }
-    bail!("it is not ready after {} s; it runs on as process {}", PATIENCE.as_secs(), child.id())
+    bail!("it was not ready after {} s and has been ended: try `--foreground --log-level debug`", PATIENCE.as_secs())
+}
+
+/// Nobody is told of an agent that was not ready: it must not stay.
+async fn end(child: &mut Child) {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let deadline = now() + LAST_CHANCE;
+        let Some(pid) = i32::try_from(child.id()).ok().filter(|_| matches!(child.try_wait(), Ok(None))) else { return };
+        // Who has ended meanwhile needs no signal: it is our child, nobody else can have its id.
+        let _ = kill(Pid::from_raw(pid), signal);
+        while now() < deadline && matches!(child.try_wait(), Ok(None)) {
+            sleep(POLL).await;
+        }
+    }
 }
 
 fn ended(status: ExitStatus) -> String {
@@ -161,12 +218,9 @@ fn progress(text: &str) {
 }
 
 /// What was written after `from`, at most [`LAST_LINES`].
-fn last_lines(path: &Path, from: u64) -> String {
+fn last_lines(log: &mut File, from: u64) -> String {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(from))?;
-        file.take(1 << 20).read_to_end(&mut bytes)
-    });
+    let read = log.seek(SeekFrom::Start(from)).and_then(|_| log.take(1 << 20).read_to_end(&mut bytes));
     if let Err(error) = read {
         return format!("(cannot be read: {error})");
     }
@@ -202,14 +256,14 @@ mod tests {
         let again = words(&first);
         let second = typed(&again.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
-        assert_eq!(format!("{:?}", typed(&[])), format!("{:?}", typed(&["--port=6783", "--"])));
+        assert_eq!(format!("{:?}", typed(&[])), format!("{:?}", typed(&["--"])));
+        assert_eq!(words(&typed(&["--no-discovery=false"])), ["--log-level=INFO", "--no-discovery=false", "--"]);
     }
 
     #[test]
     fn the_last_lines_are_those_of_this_start() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "old\n1\n2\n").unwrap();
-        assert_eq!(last_lines(file.path(), 4), "  1\n  2\n");
-        assert_eq!(last_lines(Path::new("/nonexistent"), 0).lines().count(), 1);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"old\n1\n2\n").unwrap();
+        assert_eq!(last_lines(&mut file, 4), "  1\n  2\n");
     }
 }

@@ -2,11 +2,11 @@
 
 use ipnet::IpNet;
 
-use super::args::{DnsFlags, IpallocFlags, Launch};
-use crate::config::{Config, Dns, Ipalloc};
+use super::args::Launch;
+use crate::config::{CONN_LIMIT, Config, Dns, Ipalloc, MESH_PORT, Settings};
 use crate::io::api::{self, Wanted, body};
 use crate::io::targets::Typed;
-use crate::ipam::Init;
+use crate::ipam::{DEFAULT_RANGE, Init};
 
 /// Words that mean nothing, and what would.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,39 +62,44 @@ pub fn cidrs(words: &[String]) -> Result<Vec<IpNet>, Unclear> {
 }
 
 /// The settings of `launch`.
-pub fn config(typed: &Launch, hostname: String) -> anyhow::Result<Config> {
+pub fn config(typed: &Launch, settings: &Settings, hostname: &str) -> anyhow::Result<Config> {
+    let port = settings.port.unwrap_or(MESH_PORT);
     for peer in &typed.peers {
-        Typed::parse(peer, typed.port)?;
+        Typed::parse(peer, port)?;
     }
     let config = Config {
         name: typed.name,
-        nickname: typed.nickname.clone().unwrap_or(hostname),
-        port: typed.port,
-        host: typed.host,
-        discovery: !typed.no_discovery,
-        conn_limit: typed.conn_limit,
-        mtu: (typed.mtu != 0).then_some(typed.mtu),
+        nickname: settings.nickname.clone().unwrap_or_else(|| hostname.to_owned()),
+        port,
+        host: settings.host.filter(|host| !host.is_unspecified()),
+        discovery: !settings.no_discovery.unwrap_or_default(),
+        conn_limit: settings.conn_limit.unwrap_or(CONN_LIMIT),
+        mtu: settings.mtu.filter(|mtu| *mtu != 0),
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
-        ipalloc: ipalloc(&typed.ipalloc)?,
-        dns: dns(&typed.dns),
+        ipalloc: ipalloc(settings)?,
+        dns: dns(settings),
     };
     Ok(config.checked()?)
 }
 
-fn dns(typed: &DnsFlags) -> Option<Dns> {
-    (!typed.no_dns).then(|| Dns {
-        domain: typed.dns_domain.clone(),
-        ttl: typed.dns_ttl,
-        listen: typed.dns_listen_address.clone(),
-        resolv_conf: typed.resolv_conf.clone(),
+/// The `--dns-…` flags.
+fn dns(said: &Settings) -> Option<Dns> {
+    if said.no_dns.unwrap_or_default() {
+        return None;
+    }
+    Some(Dns {
+        domain: said.dns_domain.clone().unwrap_or_default(),
+        ttl: said.dns_ttl.unwrap_or(1),
+        listen: said.dns_listen_address.clone(),
+        resolv_conf: said.resolv_conf.clone().unwrap_or_else(|| "/etc/resolv.conf".into()),
     })
 }
 
 /// The `--ipalloc-…` flags; an empty range is none.
-fn ipalloc(typed: &IpallocFlags) -> Result<Option<Ipalloc>, Unclear> {
-    let ranges = networks("--ipalloc-range", &typed.ipalloc_range)?;
-    let subnets = networks("--ipalloc-default-subnet", typed.ipalloc_default_subnet.as_deref().unwrap_or_default())?;
-    let init = init(&typed.ipalloc_init)?;
+fn ipalloc(said: &Settings) -> Result<Option<Ipalloc>, Unclear> {
+    let ranges = networks("--ipalloc-range", said.ipalloc_range.as_deref().unwrap_or(DEFAULT_RANGE))?;
+    let subnets = networks("--ipalloc-default-subnet", said.ipalloc_default_subnet.as_deref().unwrap_or_default())?;
+    let init = init(said.ipalloc_init.as_deref().unwrap_or("consensus"))?;
     Ok((!ranges.is_empty()).then_some(Ipalloc { ranges, subnets, init }))
 }
 
@@ -122,7 +127,13 @@ fn before_target(words: &[String]) -> Result<(&[String], String), Unclear> {
     if target.parse::<Wanted>().is_ok() || target.starts_with("ip:") || target.starts_with("net:") {
         return Err(Unclear::NoTarget(target.clone()));
     }
-    Ok((addresses, target.clone()))
+    Ok((addresses, absolute(target)))
+}
+
+/// The path of a namespace means the same wherever the agent works; no other target has a slash.
+fn absolute(target: &str) -> String {
+    let path = target.contains('/').then(|| std::path::absolute(target).ok()).flatten();
+    path.and_then(|path| path.into_os_string().into_string().ok()).unwrap_or_else(|| target.to_owned())
 }
 
 #[cfg(test)]
@@ -144,11 +155,19 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_the_same_wherever_the_agent_works() {
+        let target = |word| attach(&words(word), None).unwrap().target;
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(target("./ns/web"), here.join("ns/web").display().to_string());
+        assert_eq!((target("/proc/1/ns/net").as_str(), target("web").as_str()), ("/proc/1/ns/net", "web"));
+    }
+
+    #[test]
     fn ranges_and_their_beginning_are_read_and_refused_by_name() {
-        let flags = |range: &str, start: &str| IpallocFlags {
-            ipalloc_range: range.into(),
-            ipalloc_default_subnet: None,
-            ipalloc_init: start.into(),
+        let flags = |range: &str, start: &str| Settings {
+            ipalloc_range: Some(range.into()),
+            ipalloc_init: Some(start.into()),
+            ..Settings::default()
         };
         let read = |range, start| ipalloc(&flags(range, start));
         assert_eq!(read("", "consensus"), Ok(None));

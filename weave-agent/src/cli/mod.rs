@@ -6,9 +6,11 @@ pub mod meant;
 pub mod render;
 pub mod stop;
 
+mod absent;
 mod change;
 mod show;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,12 +22,13 @@ use crate::io::api::client::Client;
 /// The program: 0 if it did what was asked, 1 if not, 2 if what was asked makes no sense.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    match carry_out(&args) {
+    match carry_out(&args).map_err(|error| absent::explained(error, &args.paths())) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads from a pipe may have seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            // A full disk behind standard error is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
         }
     }

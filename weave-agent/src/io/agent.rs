@@ -21,10 +21,12 @@ use super::datapath::ebpf::Upcalls;
 use super::event::{Done, Event, Stream};
 use super::hands::Hands;
 use super::links::Links;
+use super::logging;
 use super::names::Names;
 use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
+use super::notices::Notices;
 use super::report::Snapshot;
-use super::signals::Signals;
+use super::signals::{Signal, Signals};
 use super::store::{self, State};
 use super::targets::{self, Typed};
 use crate::config::Config;
@@ -62,6 +64,8 @@ pub struct Parts {
     pub zone: watch::Sender<Arc<dns::Zone>>,
     /// Where names given by hand are kept.
     pub by_hand: watch::Sender<Vec<dns::Kept>>,
+    /// What somebody should look at.
+    pub notices: Notices,
 }
 
 /// What the loop waits for.
@@ -102,13 +106,14 @@ pub struct Agent {
     zone: watch::Sender<Arc<dns::Zone>>,
     /// Where names given by hand are kept.
     by_hand: watch::Sender<Vec<dns::Kept>>,
+    notices: Notices,
     ending: bool,
 }
 
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots, zone, by_hand } = parts;
+        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks) = Default::default();
         Self {
@@ -128,6 +133,7 @@ impl Agent {
             snapshots,
             zone,
             by_hand,
+            notices,
             ending: false,
         }
     }
@@ -193,14 +199,24 @@ impl Agent {
                 },
                 () = sleep_until(self.clock.instant(self.due())) => self.router_timeout(),
                 _ = flows.tick() => self.read_flows(),
-                signal = inbox.signals.recv() => {
-                    tracing::info!(signal, "told to stop");
-                    self.ending = true;
-                }
+                signal = inbox.signals.recv() => self.signal(signal),
             }
         }
         tracing::info!("the agent ends; the data plane goes on");
         Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Stop(signal) => {
+                tracing::info!(signal, "told to stop");
+                self.ending = true;
+            }
+            Signal::Reopen => {
+                let reopened = logging::reopen();
+                tracing::info!(reopened, "SIGHUP: a log file of our own begins anew, nothing else happens");
+            }
+        }
     }
 
     fn due(&self) -> Time {
@@ -429,10 +445,7 @@ impl Agent {
                 let our_port = self.config.port;
                 spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
             }
-            Request::Forget(asked) => {
-                self.mesh(mesh::Input::Forget { targets: asked.peers });
-                drop(to.send(answer(&serde_json::json!({}))));
-            }
+            Request::Forget(asked) => drop(to.send(self.forget(asked))),
             Request::Attach(asked) => spawn_answer(to, async move { hands.attach(asked).await }),
             Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),
             Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
@@ -474,6 +487,17 @@ impl Agent {
         answer(&serde_json::json!({}))
     }
 
+    /// A typing error would otherwise look like a success.
+    fn forget(&mut self, asked: body::Forget) -> super::api::Answer {
+        let known = self.state.borrow().targets.clone();
+        if let Some(unknown) = asked.peers.iter().find(|peer| !known.contains(peer)) {
+            let known = if known.is_empty() { "there is none".to_owned() } else { format!("they are {}", known.join(", ")) };
+            return Err(Refusal::not_found(format!("{unknown} is not among the peers that this agent was told to connect to: {known}")));
+        }
+        self.mesh(mesh::Input::Forget { targets: asked.peers });
+        answer(&serde_json::json!({}))
+    }
+
     fn snapshot(&mut self, show: Show) -> Snapshot {
         let now = self.clock.now();
         Snapshot {
@@ -485,6 +509,7 @@ impl Agent {
             hooks: self.carrier.hooks(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
+            notices: self.notices.all(),
         }
     }
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -20,9 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The mesh's TCP port.
 pub async fn listen(host: Option<Ipv4Addr>, port: u16) -> anyhow::Result<TcpListener> {
     let address = SocketAddrV4::new(host.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on TCP {address}: if another agent or Weave Net has the port, stop it or choose one with --port")
-    })
+    TcpListener::bind(address).await.map_err(|error| not_listening(&error, address))
+}
+
+fn not_listening(error: &io::Error, address: SocketAddrV4) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
+        return anyhow::anyhow!("--host {} is no address of this host: `ip -4 address` shows those it has", address.ip());
+    }
+    anyhow::anyhow!(
+        "cannot listen on TCP {address}: if another agent or Weave Net has the port, stop it or choose one with --port ({error})"
+    )
 }
 
 /// Accept for as long as the agent runs.

@@ -265,7 +265,7 @@ pub(super) fn refused_attach(error: AttachError) -> Refusal {
 
 pub(super) fn refused_detach(error: DetachError) -> Refusal {
     match error {
-        DetachError::NotAttached(_) | DetachError::NoSuchAddress { .. } => Refusal::not_found(error),
+        DetachError::NotAttached(_) | DetachError::NotExposed | DetachError::NoSuchAddress { .. } => Refusal::not_found(error),
         DetachError::ForeignInterface { .. } => Refusal::conflict(error),
         DetachError::Kernel(_) => Refusal::internal(error),
     }

@@ -22,7 +22,7 @@ impl Paths {
         self.run.join("agent.pid")
     }
 
-    /// What an agent in the background has to say.
+    /// What an agent in the background has to say; what it said before is in `agent.log.1`.
     pub fn log(&self) -> PathBuf {
         self.run.join("agent.log")
     }

@@ -24,7 +24,7 @@ pub async fn remove_everything(paths: &Paths) -> Removed {
     done.interfaces().await;
     done.nat().await;
     done.pins(&paths.pins());
-    done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.latest"));
+    done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.log.1" | "agent.latest"));
     done.files(&paths.state, is_kept);
     done
 }

@@ -24,11 +24,12 @@ use super::net::docker::Docker;
 use super::net::{self, Netlink, Port, PortWatch, Underlay, ports};
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
+use super::presence::{Doing, Presence};
 use super::signals::Signals;
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
-use super::{bpffs, connect};
-use crate::config::Config;
+use super::{bpffs, connect, mounts};
+use crate::config::{Config, Settings};
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
 use crate::{dns, ipam, mesh, switch};
@@ -38,27 +39,34 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Requests that may wait for the loop.
 const CALLS: usize = 64;
 
-/// Run an agent until it is told to stop.
-pub async fn run(config: Config, paths: Paths) -> anyhow::Result<()> {
-    let pid_file = claim(&paths)?;
-    let served = Box::pin(serve(config, &paths)).await;
+/// Run an agent until it is told to stop. `said` and what was said before is made its settings by `configure`.
+pub async fn run(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<Config>, paths: Paths) -> anyhow::Result<()> {
+    let (pid_file, presence) = claim(&paths)?;
+    let served = Box::pin(serve(said, configure, &paths)).await;
     // Best effort: the lock is what counts, and it ends with the process.
     let _ = std::fs::remove_file(paths.socket());
+    // Whoever finds the pid file free finds the network namespace free.
+    drop(presence);
     let _ = pid_file.remove();
     served
 }
 
-fn claim(paths: &Paths) -> anyhow::Result<PidFile> {
+/// One agent per run directory, and one per network namespace.
+fn claim(paths: &Paths) -> anyhow::Result<(PidFile, Presence)> {
+    let presence = Presence::claim(Doing::Agent, paths)?;
     std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
     match PidFile::claim(&paths.pid_file())? {
-        Claim::Ours(pid_file) => Ok(pid_file),
+        Claim::Ours(pid_file) => Ok((pid_file, presence)),
         Claim::Held(pid) => bail!("{}", already_running(pid)),
     }
 }
 
-async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
+async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<Config>, paths: &Paths) -> anyhow::Result<()> {
     let mut rng = StdRng::try_from_rng(&mut SysRng).context("the system has no randomness")?;
-    let (store, state) = remembered(&config, paths, &mut rng)?;
+    let (store, state) = Store::open(paths, &mut rng)?;
+    let settings = said.or(state.settings.clone());
+    let config = configure(&settings)?;
+    let state = remembered(&config, &store, state, &mut rng)?;
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
     let keeper = tokio::spawn(store::keep(store.clone(), kept));
@@ -75,7 +83,11 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
     let (by_hand, names) = watch::channel(by_hand);
     let names_keeper = tokio::spawn(store::keep_names(store.clone(), names));
     let keepers = async move { tokio::join!(keeper, ipam_keeper, names_keeper) };
-    let kept = Kept { store, state, snapshots, by_hand };
+    if mounts::is_private("self") {
+        tracing::warn!("{}", mounts::PRIVATE);
+        store.notices().set("mounts", mounts::PRIVATE.to_owned());
+    }
+    let kept = Kept { store, state, settings, snapshots, by_hand };
     let ran = Box::pin(start(config, paths, listener, kept, (events, received), rng)).await;
     // The last senders have gone with the agent: what is not on disk yet is being written.
     if timeout(LAST_WORDS, keepers).await.is_err() {
@@ -85,8 +97,7 @@ async fn serve(config: Config, paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// What an earlier agent kept, and what the user says now.
-fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Result<(Store, State)> {
-    let (store, mut state) = Store::open(paths, rng)?;
+fn remembered(config: &Config, store: &Store, mut state: State, rng: &mut StdRng) -> anyhow::Result<State> {
     let before = state.clone();
     if let Some(name) = config.name.filter(|name| *name != state.name) {
         tracing::info!(old = %state.name, new = %name, "this peer gets a new name");
@@ -102,13 +113,15 @@ fn remembered(config: &Config, paths: &Paths, rng: &mut StdRng) -> anyhow::Resul
     if state != before {
         store.commit(&Changes { state: Some(state.clone()), ..Changes::default() })?;
     }
-    Ok((store, state))
+    Ok(state)
 }
 
 /// What outlives the agent.
 struct Kept {
     store: Store,
     state: watch::Sender<State>,
+    /// For the next agent, once this one is known to work with them.
+    settings: Settings,
     snapshots: watch::Sender<store::Snapshot>,
     by_hand: watch::Sender<Vec<dns::Kept>>,
 }
@@ -121,7 +134,7 @@ async fn start(
     (events, received): (Events, mpsc::Receiver<Event>),
     mut rng: StdRng,
 ) -> anyhow::Result<()> {
-    let Kept { store, state, snapshots, by_hand } = kept;
+    let Kept { store, state, settings, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
     let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
     bpffs::ensure(&paths.pins())?;
@@ -165,6 +178,7 @@ async fn start(
         snapshots,
         zone,
         by_hand,
+        notices: store.notices().clone(),
     };
     let mut agent = Agent::new(parts);
     let nameserver = hands.names.as_ref().and_then(Names::port).map(|port| port.id);
@@ -172,6 +186,7 @@ async fn start(
     agent.adopt(&adopted);
 
     let api = server::bind(&paths.socket())?;
+    hands.state.send_if_modified(|state| std::mem::replace(&mut state.settings, settings.clone()) != settings);
     let (calls, called) = mpsc::channel(CALLS);
     let mut tasks = background(&config, tcp, hands, port_watch, events, adopted);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };

@@ -3,23 +3,34 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::body::Failed;
 use super::{Answer, Call, Calls, Refusal, Request, Show};
 
 /// No request is larger.
 const LARGEST_BODY: usize = 1 << 20;
+/// For a request to arrive, head and body each.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket at `path` for its owner only; one that a dead agent left is replaced. Call it with the pid file locked.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
@@ -35,8 +46,42 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// Serve until `ending` resolves, then until the last response has gone out.
 pub async fn serve(listener: UnixListener, calls: Calls, ending: impl Future<Output = ()> + Send + 'static) {
-    if let Err(error) = axum::serve(listener, routes(calls)).with_graceful_shutdown(ending).await {
-        tracing::error!(%error, "the control API has ended");
+    let routes = TowerToHyperService::new(routes(calls));
+    let (goes_on, ended) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut ending = pin!(ending);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => drop(connections.spawn(connection(stream, routes.clone(), ended.clone()))),
+                Err(error) => {
+                    // Out of file descriptors, most likely: others need time to give some back.
+                    tracing::warn!(%error, "cannot accept a connection to the control API");
+                    sleep(PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = &mut ending => break,
+        }
+    }
+    drop((listener, goes_on));
+    while connections.join_next().await.is_some() {}
+}
+
+/// Whoever connects and says nothing, or says it forever, is not waited for.
+async fn connection(stream: UnixStream, routes: TowerToHyperService<Router>, mut ended: watch::Receiver<()>) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), routes));
+    let served = tokio::select! {
+        served = &mut connection => served,
+        _ = ended.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client of the control API has left");
     }
 }
 
@@ -58,7 +103,6 @@ fn routes(calls: Calls) -> Router {
         .route("/reset", orders(Request::Reset))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(calls)
 }
 
@@ -71,12 +115,26 @@ fn orders(request: Request) -> MethodRouter<Calls> {
 }
 
 fn posts<B: DeserializeOwned + Send + 'static>(request: fn(B) -> Request) -> MethodRouter<Calls> {
-    post(async move |State(calls): State<Calls>, bytes: Bytes| {
-        respond(match serde_json::from_slice(&bytes) {
+    post(async move |State(calls): State<Calls>, body: Body| {
+        respond(match read(body).await {
             Ok(body) => ask(&calls, request(body)).await,
-            Err(error) => Err(Refusal::bad_request(format!("cannot read the request's JSON: {error}"))),
+            Err(refusal) => Err(refusal),
         })
     })
+}
+
+async fn read<B: DeserializeOwned>(body: Body) -> Result<B, Refusal> {
+    let refusal = |status, message: String| Refusal { status, message };
+    let read = timeout(PATIENCE, Limited::new(body, LARGEST_BODY).collect()).await;
+    let late = |_| refusal(StatusCode::REQUEST_TIMEOUT, format!("the request did not arrive within {} s", PATIENCE.as_secs()));
+    let bytes = read.map_err(late)?.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            return refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("the request has more than {LARGEST_BODY} bytes"));
+        }
+        Refusal::bad_request(format!("cannot read the request: {error}"))
+    })?;
+    let json = serde_json::from_slice(&bytes.to_bytes());
+    json.map_err(|error| Refusal::bad_request(format!("cannot read the request's JSON: {error}")))
 }
 
 async fn ask(calls: &Calls, request: Request) -> Answer {
@@ -108,6 +166,7 @@ fn respond(answer: Answer) -> Response {
 mod tests {
     use ipnet::IpNet;
     use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
 
     use super::super::client::{Client, ClientError};
@@ -163,6 +222,34 @@ mod tests {
         assert_eq!(refused(client.post::<_, ()>("/forget", &forget).await.unwrap_err()).0, 503);
         assert_eq!(refused(client.order::<()>("/nonsense").await.unwrap_err()), (404, "there is no POST /nonsense".into()));
         assert_eq!(refused(client.order::<()>("/status").await.unwrap_err()), (405, "/status does not take POST".into()));
+    }
+
+    /// What the agent answers to these bytes, until it closes the connection.
+    async fn exchanged(path: &Path, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = String::new();
+        // It may close while more is on the way.
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_refused_as_everything_is() {
+        let (dir, _client) = served().await;
+        let size = LARGEST_BODY + 1;
+        let request = format!("POST /attach HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n");
+        let answer = exchanged(&dir.path().join("agent.sock"), &[request.as_bytes(), &vec![b' '; size]].concat()).await;
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"error\": \"the request has more than"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_finish_a_request_is_not_waited_for() {
+        let (dir, _client) = served().await;
+        let path = dir.path().join("agent.sock");
+        assert_eq!(exchanged(&path, b"GET /status HTTP/1.1\r\n").await, "");
+        let answer = exchanged(&path, b"POST /attach HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{").await;
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive within 1 s"), "{answer}");
     }
 
     #[tokio::test]

@@ -30,6 +30,9 @@ pub enum DetachError {
     /// It has no port.
     #[error("{0:?} is not attached")]
     NotAttached(String),
+    /// The host is not on the network.
+    #[error("this host is not exposed: `weave-agent expose` exposes it")]
+    NotExposed,
     /// It does not have this address.
     #[error("{target:?} does not have the address {addr}")]
     NoSuchAddress {

@@ -31,7 +31,7 @@ pub async fn hide(host: &Netlink, addrs: &[IpAddr]) -> Result<Detached, DetachEr
     let (host, addrs) = (host.clone(), addrs.to_vec());
     let work = async move {
         let _turn = ONE_AT_A_TIME.lock().await;
-        let pair = existing(&host).await?.ok_or_else(|| DetachError::NotAttached("the host".to_owned()))?;
+        let pair = existing(&host).await?.ok_or(DetachError::NotExposed)?;
         pair.remove("the host", &addrs).await
     };
     to_the_end("hiding", work).await

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
     pub counters: Vec<(String, u64)>,
+    /// What somebody should look at, besides the router's own.
+    pub notices: Vec<String>,
 }
 
 impl Snapshot {
@@ -106,7 +108,7 @@ impl Snapshot {
 
     fn warnings(&self) -> Vec<String> {
         let collisions = self.router.mesh.collisions.iter().map(|collision| collision.text.clone());
-        collisions.chain(self.router.ipam.iter().flat_map(addresses::warnings)).collect()
+        collisions.chain(self.router.ipam.iter().flat_map(addresses::warnings)).chain(self.notices.iter().cloned()).collect()
     }
 
     fn dns(&self, hands: &Hands) -> Option<Dns> {
@@ -335,6 +337,7 @@ mod tests {
             hooks: "tcx",
             flows,
             counters,
+            notices: vec![],
         }
     }
 

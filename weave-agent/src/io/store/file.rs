@@ -48,6 +48,14 @@ pub(super) struct Contents {
     pub(super) state: State,
 }
 
+/// Nothing is wrong with the file.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "a later version of weave-agent wrote it (its format is {0}, and this program knows {FORMAT}): run that version, or move the file away \
+     to begin with a new name"
+)]
+struct LaterFormat(u32);
+
 /// Why a file cannot be used.
 #[derive(Debug)]
 pub(super) enum Unusable {
@@ -91,7 +99,10 @@ fn opened(path: &Path) -> Result<(Database, Contents), Unusable> {
     }
     let contents = contents(&database).map_err(|error| match error.downcast::<StorageError>() {
         Ok(error) => told_apart(error.into()),
-        Err(error) => Unusable::Damaged(format!("{error:#}")),
+        Err(error) => match error.downcast_ref::<LaterFormat>() {
+            Some(later) => Unusable::Failed(later.clone().into()),
+            None => Unusable::Damaged(format!("{error:#}")),
+        },
     })?;
     Ok((database, contents))
 }
@@ -107,11 +118,20 @@ fn told_apart(error: DatabaseError) -> Unusable {
 }
 
 fn contents(database: &Database) -> anyhow::Result<Contents> {
-    let mark: Mark = get(database, MARK, |bytes| Ok(postcard::from_bytes(bytes)?))?.context("it is somebody else's")?;
-    anyhow::ensure!(mark.format == FORMAT, "its format is {}, and this program knows {FORMAT}", mark.format);
+    let mark = get(database, MARK, mark)?.context("it is somebody else's")?;
     let state = get(database, STATE, json)?.context("it has no state")?;
     names(database)?;
     Ok(Contents { mark, state })
+}
+
+/// The format comes first in all formats that will ever be.
+fn mark(bytes: &[u8]) -> anyhow::Result<Mark> {
+    let (format, _) = postcard::take_from_bytes::<u32>(bytes)?;
+    if format > FORMAT {
+        return Err(LaterFormat(format).into());
+    }
+    anyhow::ensure!(format == FORMAT, "its format is {format}, and this program knows {FORMAT}");
+    Ok(postcard::from_bytes(bytes)?)
 }
 
 /// A new database with this in it. Until all of it is on disk there is none at `path`.

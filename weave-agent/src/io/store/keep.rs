@@ -22,12 +22,23 @@ pub struct Snapshot {
     pub bytes: Bytes,
 }
 
-/// Writes a state whenever it changed; ends, all written, when the last sender is gone.
+/// Writes a state whenever it changed; what fails is tried again every second. Ends when the last sender is gone, all written if
+/// it can be.
 pub async fn keep(store: Store, mut state: watch::Receiver<State>) {
+    let mut failed = String::new();
     while state.changed().await.is_ok() {
-        let changes = Changes { state: Some(state.borrow_and_update().clone()), ..Changes::default() };
-        if let Err(error) = commit(&store, changes).await {
-            tracing::error!("{error:#}: after a restart this agent will not know its latest settings");
+        loop {
+            let changes = Changes { state: Some(state.borrow_and_update().clone()), ..Changes::default() };
+            let Err(error) = commit(&store, changes).await else { break };
+            let error = format!("{error:#}");
+            if error != failed {
+                tracing::error!("{error}: after a restart this agent will not know its latest settings");
+                failed = error;
+            }
+            if state.has_changed().is_err() {
+                return;
+            }
+            sleep(PAUSE).await;
         }
     }
 }

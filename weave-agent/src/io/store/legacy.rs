@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Deserialize;
 
+use super::super::notices::Notices;
 use super::{State, set_aside};
 use crate::peer::PeerName;
 
@@ -23,7 +24,7 @@ struct Old {
 }
 
 /// What an earlier version kept, if one ran here. A file that cannot be understood is set aside.
-pub(super) fn read(path: &Path) -> anyhow::Result<Option<State>> {
+pub(super) fn read(path: &Path, notices: &Notices) -> anyhow::Result<Option<State>> {
     let cannot = || format!("cannot read {}", path.display());
     let size = match path.metadata() {
         Ok(meta) => meta.len(),
@@ -38,7 +39,9 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Option<State>> {
         }
         Err(why) => {
             let aside = set_aside(path)?;
-            tracing::warn!("{} is damaged ({why}): kept as {}, and this agent gets a new name", path.display(), aside.display());
+            let text = format!("{} is damaged ({why}): kept as {}, and this agent gets a new name", path.display(), aside.display());
+            tracing::warn!("{text}");
+            notices.set("damaged", text);
             Ok(None)
         }
     }

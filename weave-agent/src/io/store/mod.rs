@@ -25,6 +25,7 @@ use self::file::{Contents, Mark, Unusable};
 pub use self::keep::{Snapshot, keep, keep_ipam, keep_names};
 use self::latest::Latest;
 pub use self::state::State;
+use super::notices::Notices;
 use super::paths::Paths;
 
 /// What is to be kept from now on, in place of what was; `None` stays as it is.
@@ -40,7 +41,10 @@ pub struct Changes {
 
 /// The database of a running agent. Copies are the same database, which is closed with the last of them.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Mutex<Open>>);
+pub struct Store {
+    open: Arc<Mutex<Open>>,
+    notices: Notices,
+}
 
 #[derive(Debug)]
 struct Open {
@@ -63,9 +67,10 @@ impl Store {
         fs::create_dir_all(&paths.state).with_context(|| format!("cannot create {}", paths.state.display()))?;
         let lock = lock(&paths.state)?;
         let path = paths.state_file();
-        let ((database, contents), is_new) = match there(&path)? {
+        let notices = Notices::default();
+        let ((database, contents), is_new) = match there(&path, &notices)? {
             Some(there) => (there, false),
-            None => (make(paths, rng)?, true),
+            None => (make(paths, rng, &notices)?, true),
         };
         legacy::remove(&paths.old_state_file(), contents.state.name);
         let latest = Latest::new(paths.latest());
@@ -75,7 +80,7 @@ impl Store {
             open.leave_the_copies_behind(rng.random())?;
         }
         open.latest.stored(&open.mark)?;
-        Ok((Self(Arc::new(Mutex::new(open))), contents.state))
+        Ok((Self { open: Arc::new(Mutex::new(open)), notices }, contents.state))
     }
 
     /// Is what was opened known to be what was stored last, in this boot of the host? Then nothing was promised that it does not
@@ -106,12 +111,22 @@ impl Store {
             // A database that has failed to write takes no further orders: it is read anew.
             open.database = None;
         }
-        written.with_context(|| format!("cannot write {}", open.path.display()))
+        let written = written.with_context(|| format!("cannot write {}", open.path.display()));
+        match &written {
+            Ok(()) => self.notices.clear("store"),
+            Err(error) => self.notices.set("store", format!("{error:#}: what has changed since will be lost with a restart of the agent")),
+        }
+        written
+    }
+
+    /// What is the matter with what is kept; others may add theirs.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     fn locked(&self) -> MutexGuard<'_, Open> {
         // Whoever panicked has changed nothing that a transaction would not undo.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -163,17 +178,19 @@ fn lock(folder: &Path) -> anyhow::Result<Option<Flock<File>>> {
     }
 }
 
-fn there(path: &Path) -> anyhow::Result<Option<(redb::Database, Contents)>> {
+fn there(path: &Path, notices: &Notices) -> anyhow::Result<Option<(redb::Database, Contents)>> {
     match file::open(path) {
         Ok(opened) => Ok(Some(opened)),
         Err(Unusable::Missing) => Ok(None),
         Err(Unusable::Damaged(why)) => {
             let aside = set_aside(path)?;
-            tracing::warn!(
+            let text = format!(
                 "{} is damaged ({why}): kept as {}; this agent gets a new name, and what it knew of addresses and names is only there",
                 path.display(),
                 aside.display()
             );
+            tracing::warn!("{text}");
+            notices.set("damaged", text);
             Ok(None)
         }
         Err(Unusable::Failed(error)) => Err(error.context(format!("cannot open {}", path.display()))),
@@ -181,8 +198,8 @@ fn there(path: &Path) -> anyhow::Result<Option<(redb::Database, Contents)>> {
 }
 
 /// Written before it is used: a name that others have heard of must be the same after a crash.
-fn make(paths: &Paths, rng: &mut impl Rng) -> anyhow::Result<(redb::Database, Contents)> {
-    let state = match legacy::read(&paths.old_state_file())? {
+fn make(paths: &Paths, rng: &mut impl Rng, notices: &Notices) -> anyhow::Result<(redb::Database, Contents)> {
+    let state = match legacy::read(&paths.old_state_file(), notices)? {
         Some(state) => state,
         None => State::fresh(rng),
     };

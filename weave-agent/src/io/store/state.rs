@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Settings;
 use crate::dns;
 use crate::peer::PeerName;
 
@@ -33,6 +34,9 @@ pub struct State {
     /// What they are called in the network, by the port's interface.
     #[serde(default)]
     pub names: BTreeMap<String, dns::Name>,
+    /// What the last `launch` that went well was told, and those before it.
+    #[serde(default)]
+    pub settings: Settings,
 }
 
 impl State {
@@ -47,6 +51,7 @@ impl State {
             masqueraded: Vec::new(),
             attached: BTreeMap::new(),
             names: BTreeMap::new(),
+            settings: Settings::default(),
         }
     }
 }

@@ -58,7 +58,7 @@ fn a_damaged_or_foreign_file_is_set_aside_and_a_fresh_one_made() {
     for (number, text) in ["", "x", "[]", &"no database ".repeat(100_000)].into_iter().enumerate() {
         fs::write(paths.state_file(), text).unwrap();
         let (store, state) = open(&paths, 1);
-        assert!(!store.trusted());
+        assert!(!store.trusted() && store.notices().all()[0].contains("is damaged"), "{:?}", store.notices());
         drop(store);
         assert_eq!(open(&paths, 2).1, state);
         let aside = paths.state.join(format!("agent.redb.damaged-{}", number + 1));
@@ -71,17 +71,18 @@ fn a_damaged_or_foreign_file_is_set_aside_and_a_fresh_one_made() {
 }
 
 #[test]
-fn a_file_of_a_later_version_is_set_aside() {
+fn a_file_of_a_later_version_is_refused_and_left_alone() {
     let (_dir, paths) = paths();
-    let (store, state) = open(&paths, 1);
+    let (store, _) = open(&paths, 1);
     let later = postcard::to_stdvec(&(2u32, 1u64, 1u64, "more")).unwrap();
     let transaction = store.locked().database().unwrap().begin_write().unwrap();
     let table = redb::TableDefinition::<&str, &[u8]>::new("weave-agent");
     transaction.open_table(table).unwrap().insert("mark", later.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(store);
-    assert_ne!(open(&paths, 2).1.name, state.name);
-    assert_eq!(files(&paths.state), ["agent.redb", "agent.redb.damaged-1"]);
+    let error = format!("{:#}", Store::open(&paths, &mut rng(2)).unwrap_err());
+    assert!(error.contains("a later version of weave-agent wrote it (its format is 2"), "{error}");
+    assert_eq!(files(&paths.state), ["agent.redb"]);
 }
 
 #[test]
@@ -112,6 +113,31 @@ fn a_damaged_file_of_an_earlier_version_is_set_aside() {
         let aside = paths.state.join(format!("agent.json.damaged-{}", number + 1));
         assert_eq!(fs::read_to_string(aside).unwrap(), text);
     }
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_a_notice_until_it_is() {
+    let (_dir, paths) = paths();
+    let (store, mut state) = open(&paths, 1);
+    let (sender, receiver) = watch::channel(state.clone());
+    let keeper = tokio::spawn(keep(store.clone(), receiver));
+    // As with a full disk: the note beside the database cannot be written, nor removed.
+    fs::remove_file(paths.latest()).unwrap();
+    fs::create_dir(paths.latest()).unwrap();
+    state.targets = vec!["h2".into()];
+    sender.send_replace(state.clone());
+    while store.notices().all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(store.notices().all()[0].contains("agent.redb"), "{:?}", store.notices());
+    fs::remove_dir(paths.latest()).unwrap();
+    while !store.notices().all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(sender);
+    keeper.await.unwrap();
+    drop(store);
+    assert_eq!(open(&paths, 2).1, state);
 }
 
 #[test]
