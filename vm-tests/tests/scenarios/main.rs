@@ -9,4 +9,5 @@ mod relay;
 mod restart;
 mod speed;
 mod strangers;
+mod tampering;
 mod traces;

@@ -25,6 +25,7 @@ use super::report::Snapshot;
 use super::signals::Signals;
 use super::store::{self, State};
 use super::targets::{self, Typed};
+use super::troubles::Troubles;
 use crate::config::Config;
 use crate::datapath::{Op, PortId, Upcall};
 use crate::mesh::{self, Target};
@@ -90,6 +91,8 @@ pub struct Agent {
     /// Ports, and their interfaces.
     ports: BTreeMap<PortId, String>,
     asks: Asks,
+    /// What is out of order, for `status`.
+    troubles: Troubles,
     /// Where the addresses' snapshots go.
     snapshots: watch::Sender<store::Snapshot>,
     ending: bool,
@@ -100,7 +103,7 @@ impl Agent {
     pub fn new(parts: Parts) -> Self {
         let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots } = parts;
         let links = Links::new(hands.events.clone());
-        let (ways, interfaces, ports, asks) = Default::default();
+        let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {
             config,
             clock,
@@ -115,6 +118,7 @@ impl Agent {
             interfaces,
             ports,
             asks,
+            troubles,
             snapshots,
             ending: false,
         }
@@ -290,9 +294,15 @@ impl Agent {
             Event::Ipam { ask, told } => self.ask(ask, told),
             Event::Release { owner, addresses } => self.release(&owner, addresses),
             Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
+            Event::Vxlan(became) => self.vxlan(became),
             Event::Unplug(port) => self.unplug(port),
             Event::Ports(there) => self.only(&there),
         }
+    }
+
+    fn vxlan(&mut self, became: Result<u32, String>) {
+        let mended = became.and_then(|ifindex| self.carrier.set_vxlan(ifindex).map_err(|error| format!("{error:#}")));
+        self.troubles.vxlan(mended);
     }
 
     fn link(&mut self, stream: Stream) -> (mesh::LinkId, SocketAddrV4, SocketAddrV4) {
@@ -420,6 +430,7 @@ impl Agent {
             hooks: self.carrier.hooks(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
+            troubles: self.troubles.all(),
         }
     }
 }

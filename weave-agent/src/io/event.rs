@@ -79,6 +79,8 @@ pub enum Event {
     },
     /// The addresses' snapshot of this number, and all before it, are on disk.
     Stored(u64),
+    /// The vxlan device was mended and has this index, or cannot be, and why.
+    Vxlan(Result<u32, String>),
     /// A port is gone.
     Unplug(PortId),
     /// All the ports there are: any other that we know is gone.

@@ -24,3 +24,4 @@ pub mod run;
 pub mod signals;
 pub mod store;
 pub mod targets;
+pub mod troubles;

@@ -19,7 +19,7 @@ use super::event::{self, Event, Events};
 use super::hands::Hands;
 use super::leases::Leases;
 use super::net::docker::Docker;
-use super::net::{self, Netlink, PortWatch, Underlay, ports};
+use super::net::{self, Netlink, PortWatch, Underlay, VxlanWatch, ports};
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::signals::Signals;
@@ -136,6 +136,7 @@ async fn start(
         neighbours: seen,
         mtu: config.mtu,
     };
+    let vxlan_watch = VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)?;
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
@@ -145,7 +146,7 @@ async fn start(
 
     let api = server::bind(&paths.socket())?;
     let (calls, called) = mpsc::channel(CALLS);
-    let mut tasks = background(&config, tcp, hands, port_watch, events);
+    let mut tasks = background(&config, tcp, hands, (port_watch, vxlan_watch), events);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
     tasks.abort_all();
@@ -165,11 +166,12 @@ async fn live(mut agent: Agent, inbox: Inbox, api: tokio::net::UnixListener, cal
     ran
 }
 
-fn background(config: &Config, tcp: TcpListener, hands: Hands, ports: PortWatch, events: Events) -> JoinSet<()> {
+fn background(config: &Config, tcp: TcpListener, hands: Hands, (ports, vxlan): (PortWatch, VxlanWatch), events: Events) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(connect::accept(tcp, events.clone()));
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
-    tasks.spawn(watch_ports(ports, hands.host.clone(), events));
+    tasks.spawn(watch_ports(ports, hands.host.clone(), events.clone()));
+    tasks.spawn(watch_vxlan(vxlan, events));
     tasks.spawn(async move { hands.expose_again().await });
     tasks
 }
@@ -192,6 +194,16 @@ async fn watch_ports(mut watch: PortWatch, host: Netlink, events: Events) {
                 tracing::error!(%error, "cannot watch the ports: those of dead containers stay in the tables");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+        }
+    }
+}
+
+/// The loop is told what becomes of the vxlan device, whoever lays hands on it.
+async fn watch_vxlan(mut watch: VxlanWatch, events: Events) {
+    loop {
+        let became = watch.next().await.map_err(|error| error.to_string());
+        if events.send(Event::Vxlan(became)).await.is_err() {
+            return;
         }
     }
 }

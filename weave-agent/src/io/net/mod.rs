@@ -21,6 +21,7 @@ pub mod socket;
 pub mod sysctl;
 pub mod underlay;
 pub mod vxlan;
+pub mod vxlan_watch;
 
 mod checks;
 mod forwarding;
@@ -43,6 +44,7 @@ pub use raw::RawSender;
 pub use socket::{Error, Netlink};
 pub use underlay::{NextHop, Underlay, UnderlayEvent};
 pub use vxlan::{VxlanDevice, ensure_vxlan, remove_vxlan};
+pub use vxlan_watch::VxlanWatch;
 
 /// The interface inside a container, unless asked otherwise.
 pub const CONTAINER_IFNAME: &str = "ethwe";

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
     pub counters: Vec<(String, u64)>,
+    /// What is out of order on this host.
+    pub troubles: Vec<String>,
 }
 
 impl Snapshot {
@@ -97,7 +99,7 @@ impl Snapshot {
 
     fn warnings(&self) -> Vec<String> {
         let collisions = self.router.mesh.collisions.iter().map(|collision| collision.text.clone());
-        collisions.chain(self.router.ipam.iter().flat_map(addresses::warnings)).collect()
+        collisions.chain(self.router.ipam.iter().flat_map(addresses::warnings)).chain(self.troubles.iter().cloned()).collect()
     }
 
     fn ipam(&self) -> Ipam {
@@ -310,7 +312,7 @@ mod tests {
             ipalloc: None,
         };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-        Snapshot { config, uptime: Time::ZERO, router: router(), hooks: "tcx", flows, counters }
+        Snapshot { config, uptime: Time::ZERO, router: router(), hooks: "tcx", flows, counters, troubles: Vec::new() }
     }
 
     #[test]

@@ -118,6 +118,23 @@ impl Ebpf {
         Ok((ebpf, upcalls))
     }
 
+    /// The vxlan device has another index now: the programs are put on it.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    pub fn set_vxlan(&mut self, ifindex: u32) -> Result<()> {
+        let before = std::mem::replace(&mut self.config.vxlan_ifindex, ifindex);
+        for hook in [Hook::VxlanOut, Hook::VxlanIn] {
+            if before != ifindex {
+                // The old one took its programs along; what tells of them must go, for its index may be given anew.
+                hooks::detach(hook, before, &self.links, self.tcx)?;
+            }
+            self.attach(hook, ifindex)?;
+        }
+        // Last: frames go there when it is ready for them.
+        self.write_config()
+    }
+
     /// Carries out an order that concerns the tables.
     ///
     /// # Errors
