@@ -88,7 +88,7 @@ pub struct Agent {
     ways: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Underlay interfaces that have our program.
     interfaces: BTreeSet<u32>,
-    /// Ports, and their interfaces.
+    /// Ports, and the names they were made with, which own their addresses.
     ports: BTreeMap<PortId, String>,
     asks: Asks,
     /// What is out of order, for `status`.
@@ -134,18 +134,18 @@ impl Agent {
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
         }
         for port in ports {
-            if let Err(error) = self.plug(port.id, port.host_ifname.clone(), port.kind != PortKind::Host) {
+            if let Err(error) = self.plug(port.id, port.made_as.clone(), port.kind != PortKind::Host) {
                 tracing::error!(port = %port.host_ifname, "cannot adopt a port: {error:#}");
             }
         }
         self.read_flows();
         self.reconcile(ports);
-        self.state.send_modify(|state| state.attached.retain(|name, _| ports.iter().any(|port| port.host_ifname == *name)));
+        self.state.send_modify(|state| state.attached.retain(|name, _| ports.iter().any(|port| port.made_as == *name)));
     }
 
     /// Addresses belong to the ports there are, with those of the host itself, which are given to it again later.
     fn reconcile(&mut self, ports: &[Port]) {
-        let mut present: BTreeMap<String, Vec<IpNet>> = ports.iter().map(|port| (port.host_ifname.clone(), port.addrs.clone())).collect();
+        let mut present: BTreeMap<String, Vec<IpNet>> = ports.iter().map(|port| (port.made_as.clone(), port.addrs.clone())).collect();
         present.entry(EXPOSE_PORT.to_owned()).or_default().extend(&self.state.borrow().exposed);
         self.input(Input::Ipam(ipam::Input::Reconcile { present }));
     }

@@ -56,7 +56,7 @@ pub enum Event {
     Plug {
         /// Which port.
         port: PortId,
-        /// Its interface.
+        /// The name that its interface was made with.
         name: String,
         /// Its other end is in another namespace.
         redirect_peer: bool,

@@ -111,10 +111,10 @@ impl Hands {
 
     /// What `ps` calls it; the names of ports that are gone are forgotten on the way.
     async fn remember(&self, port: &Port, called: &str) {
-        let links = self.host.links().await.unwrap_or_default();
+        let there = ports::names(&self.host).await.unwrap_or_default();
         self.state.send_modify(|state| {
-            state.attached.retain(|name, _| links.iter().any(|link| link.name == *name));
-            state.attached.insert(port.host_ifname.clone(), called.to_owned());
+            state.attached.retain(|name, _| there.contains(name));
+            state.attached.insert(port.made_as.clone(), called.to_owned());
         });
     }
 
@@ -127,7 +127,7 @@ impl Hands {
     }
 
     pub(super) async fn plug(&self, port: &Port) -> Result<(), Refusal> {
-        let (id, name, redirect_peer) = (port.id, port.host_ifname.clone(), port.kind != PortKind::Host);
+        let (id, name, redirect_peer) = (port.id, port.made_as.clone(), port.kind != PortKind::Host);
         let plugged = self.events.carry_out(|done| Event::Plug { port: id, name, redirect_peer, done }).await;
         plugged.map_err(|error| Refusal::internal(format!("{error:#}")))
     }
@@ -135,14 +135,14 @@ impl Hands {
     /// A container whose port carries no frames is worse than one that was never attached.
     async fn plug_or_undo(&self, attached: &Attached, target: &Netns) -> Result<(), Refusal> {
         let Err(mut refusal) = self.plug(&attached.port).await else { return Ok(()) };
-        if let Err(error) = net::detach(&self.host, target, &attached.port.ifname, &bare(&attached.added)).await {
+        if let Err(error) = net::detach(&self.host, target, CONTAINER_IFNAME, &bare(&attached.added)).await {
             refusal.message += &format!("; undoing it failed too: {error}");
         }
         Err(refusal)
     }
 
     pub(super) async fn gone(&self, detached: Detached) -> Answer {
-        self.leases.give_back(&detached.host_ifname, &detached.removed).await;
+        self.leases.give_back(&detached.made_as, &detached.removed).await;
         if detached.left.is_empty() {
             self.events.send(Event::Unplug(detached.port)).await.map_err(|_| Refusal::ending())?;
         }
@@ -151,7 +151,7 @@ impl Hands {
 }
 
 fn attachment(port: &Port, state: &State) -> Attachment {
-    let called = || state.attached.get(&port.host_ifname).cloned().unwrap_or_else(|| port.owner());
+    let called = || state.attached.get(&port.made_as).cloned().unwrap_or_else(|| port.owner());
     Attachment {
         target: if port.kind == PortKind::Host { EXPOSED.to_owned() } else { called() },
         port: port.id.0,

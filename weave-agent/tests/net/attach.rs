@@ -194,3 +194,24 @@ fn a_dead_containers_port_is_reported() {
         assert_eq!(gone, Some(port.id));
     });
 }
+
+#[test]
+fn a_port_is_known_by_its_note_whatever_its_ends_are_called() {
+    on_a_host(async || {
+        let (host, container) = (Netlink::here().unwrap(), Namespace::new());
+        let made = attached(&container, &["10.32.0.1/16"]).await.port;
+        let mut watch = PortWatch::new().unwrap();
+        let name = &made.host_ifname;
+        sh(&format!("ip link set {name} down && ip link set {name} name nuport && ip link set nuport up"));
+        container.sh("sh -c 'ip link set ethwe down && ip link set ethwe name mine && ip link set mine up'");
+
+        let second = attached(&container, &["10.32.0.2/16", "fd00:32::2/64"]).await;
+        assert!(!second.created && second.port.id == made.id && second.port.made_as == made.made_as);
+        assert_eq!((second.port.host_ifname.as_str(), second.port.ifname.as_str()), ("nuport", "mine"));
+        assert_eq!(ports::list(&host).await.unwrap(), [second.port]);
+        let detached = detach(&host, &container.netns(), "ethwe", &[]).await.unwrap();
+        assert!(detached.made_as == made.made_as && detached.left.is_empty());
+        let mut gone = async || watch.gone().await.unwrap() == Some(made.id);
+        tokio::time::timeout(crate::host::PATIENCE, async { while !gone().await {} }).await.unwrap();
+    });
+}

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::announce::announce;
 use super::link::{Link, Veth};
 use super::netns::Netns;
-use super::ports::{Owner, Port, PortKind, container_alias};
+use super::ports::{Note, Owner, Port, PortKind, container_alias, recognise};
 use super::socket::{Error, Netlink};
 use super::undo::{Undo, to_the_end};
 use super::{CONTAINER_IFNAME, PORT_PREFIX, checks, sysctl};
@@ -141,6 +141,8 @@ pub(super) struct Pair {
     pub(super) outer: Link,
     pub(super) inside: Netlink,
     pub(super) inner: Link,
+    /// The name that the outer end was made with.
+    pub(super) made_as: String,
 }
 
 async fn attach_alone(host: &Netlink, target: &Netns, spec: &AttachSpec) -> Result<Attached, AttachError> {
@@ -170,26 +172,33 @@ pub(super) async fn undone(error: AttachError, undo: Undo) -> AttachError {
     if left.is_empty() { error } else { AttachError::LeftBehind { error: Box::new(error), left } }
 }
 
-/// A container's pair, if it has one. An unfinished one is removed.
+/// A container's pair, if it has one, whatever its ends are called now. An unfinished one is removed.
 pub(super) async fn existing(host: &Netlink, target: &Netns, ifname: &str) -> Result<Option<Pair>, AttachError> {
     let inside = target.netlink().await?;
+    for outer in host.links().await? {
+        let note = recognise(&outer).filter(|note| note.kind == PortKind::Container(target.id()) && note.ifname == ifname);
+        let (Some(Note { made_as, .. }), Some(peer)) = (note, outer.peer) else { continue };
+        let inner = inside.link_at(peer).await?;
+        if let Some(inner) = inner.filter(|inner| inner.kind == "veth" && inner.peer == Some(outer.index)) {
+            return Ok(Some(Pair { host: host.clone(), outer, inside, inner, made_as }));
+        }
+    }
+    clear_unfinished(host, &inside, target, ifname).await.map(|()| None)
+}
+
+/// The name is free now, or somebody else's.
+async fn clear_unfinished(host: &Netlink, inside: &Netlink, target: &Netns, ifname: &str) -> Result<(), AttachError> {
     let Some(inner) = inside.link_named(ifname).await? else {
-        return Ok(None);
+        return Ok(());
     };
     let foreign = || AttachError::ForeignInterface { target: target.name().to_owned(), ifname: ifname.to_owned() };
     let outer = match inner.peer {
         Some(index) if inner.kind == "veth" => host.link_at(index).await?,
         _ => None,
     };
-    let outer = outer.filter(|outer| outer.name.starts_with(PORT_PREFIX) && outer.peer == Some(inner.index)).ok_or_else(foreign)?;
-    if outer.alias.is_empty() {
-        host.delete_link(outer.index).await?;
-        return Ok(None);
-    }
-    if outer.alias != container_alias(target.id(), ifname) {
-        return Err(foreign());
-    }
-    Ok(Some(Pair { host: host.clone(), outer, inside, inner }))
+    let unfinished = |outer: &Link| outer.name.starts_with(PORT_PREFIX) && outer.peer == Some(inner.index) && outer.alias.is_empty();
+    let outer = outer.filter(unfinished).ok_or_else(foreign)?;
+    Ok(host.delete_link(outer.index).await?)
 }
 
 async fn refuse_what_it_has(pair: &Pair, target: &Netns, spec: &AttachSpec) -> Result<(), AttachError> {
@@ -205,7 +214,7 @@ async fn build(host: &Netlink, target: &Netns, spec: &AttachSpec, existing: Opti
         None => create(host, target, spec, undo).await?,
     };
     if spec.addrs.iter().any(|net| net.addr().is_ipv6()) {
-        let ifname = spec.ifname.clone();
+        let ifname = pair.inner.name.clone();
         target.run(move || sysctl::enable_ipv6(&ifname)).await?;
     }
     pair.add_addresses(&spec.addrs, undo).await?;
@@ -213,10 +222,10 @@ async fn build(host: &Netlink, target: &Netns, spec: &AttachSpec, existing: Opti
     if spec.multicast_route {
         pair.add_multicast_route(undo).await?;
     }
-    pair.host.set_alias(pair.outer.index, &container_alias(target.id(), &spec.ifname)).await?;
+    pair.host.set_alias(pair.outer.index, &container_alias(target.id(), &spec.ifname, &pair.made_as)).await?;
     let mac = pair.inner.mac.unwrap_or_default();
-    announce(target, &spec.ifname, mac, &spec.addrs).await?;
-    let owner = Owner { kind: PortKind::Container(target.id()), netns: Some(target.path().to_owned()) };
+    announce(target, &pair.inner.name, mac, &spec.addrs).await?;
+    let owner = Owner { kind: PortKind::Container(target.id()), made_as: pair.made_as.clone(), netns: Some(target.path().to_owned()) };
     let addrs = pair.inside.given_addresses(pair.inner.index).await?;
     Ok(Attached { port: Port::new(&pair.outer, owner, &pair.inner, addrs), added: spec.addrs.clone(), created })
 }
@@ -230,7 +239,8 @@ async fn create(host: &Netlink, target: &Netns, spec: &AttachSpec, undo: &mut Un
     let veth = Veth { name: &name, peer: &spec.ifname, peer_netns: Some(target), mtu: spec.mtu };
     host.create_veth(&veth).await?;
     delete_on_failure(host, &name, undo);
-    let pair = Pair { outer: host.made(&name).await?, inner: inside.made(&spec.ifname).await?, host: host.clone(), inside };
+    let (outer, inner) = (host.made(&name).await?, inside.made(&spec.ifname).await?);
+    let pair = Pair { outer, inner, host: host.clone(), inside, made_as: name.clone() };
     host.without_ipv6(pair.outer.index).await?;
     sysctl::settle_port(&name);
     let ifname = spec.ifname.clone();
@@ -254,7 +264,7 @@ pub fn new_port_name(number: u32) -> String {
     format!("{PORT_PREFIX}{:07x}", number & 0xfff_ffff)
 }
 
-/// The host side's name and the addresses of an attached container; `None` for one that is not.
+/// What the host side was made as, and the addresses of an attached container; `None` for one that is not.
 ///
 /// # Errors
 /// When its interface is somebody else's, or the kernel refuses.
@@ -262,7 +272,7 @@ pub async fn port_of(host: &Netlink, target: &Netns) -> Result<Option<(String, V
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(pair) = existing(host, target, CONTAINER_IFNAME).await? else { return Ok(None) };
     let addresses = pair.inside.given_addresses(pair.inner.index).await?;
-    Ok(Some((pair.outer.name, addresses)))
+    Ok(Some((pair.made_as, addresses)))
 }
 
 /// `vethwepl` and 7 hexadecimal digits of the namespace's inode; the kernel counts those from 0xf0000000, so the digits differ while

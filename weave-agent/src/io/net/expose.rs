@@ -72,7 +72,7 @@ async fn existing(host: &Netlink) -> Result<Option<Pair>, AttachError> {
     if outer.alias != host_alias() {
         return Err(foreign());
     }
-    Ok(Some(Pair { host: host.clone(), outer, inside: host.clone(), inner }))
+    Ok(Some(Pair { host: host.clone(), outer, inside: host.clone(), inner, made_as: EXPOSE_PORT.to_owned() }))
 }
 
 async fn build(host: &Netlink, new: Vec<IpNet>, mtu: u32, existing: Option<Pair>, undo: &mut Undo) -> Result<Attached, Error> {
@@ -86,7 +86,7 @@ async fn build(host: &Netlink, new: Vec<IpNet>, mtu: u32, existing: Option<Pair>
     host.set_alias(pair.outer.index, &host_alias()).await?;
     announce(&Netns::own()?, EXPOSE_IFNAME, pair.inner.mac.unwrap_or_default(), &new).await?;
     let addrs = host.given_addresses(pair.inner.index).await?;
-    let owner = Owner { kind: PortKind::Host, netns: None };
+    let owner = Owner { kind: PortKind::Host, made_as: EXPOSE_PORT.to_owned(), netns: None };
     Ok(Attached { port: Port::new(&pair.outer, owner, &pair.inner, addrs), added: new, created })
 }
 
@@ -99,5 +99,5 @@ async fn create(host: &Netlink, mtu: u32, undo: &mut Undo) -> Result<Pair, Error
     sysctl::settle_port(EXPOSE_PORT);
     sysctl::settle_container(EXPOSE_IFNAME);
     sysctl::enable_ipv6(EXPOSE_IFNAME);
-    Ok(Pair { host: host.clone(), outer, inside: host.clone(), inner })
+    Ok(Pair { host: host.clone(), outer, inside: host.clone(), inner, made_as: EXPOSE_PORT.to_owned() })
 }
