@@ -255,6 +255,7 @@ impl Agent {
             self.underlay.watch(remote, local);
         }
         self.neighbours.send_replace(self.ways.keys().copied().collect());
+        self.hands.look_at_mtu.notify_one();
     }
 
     fn upcalls(&mut self, batch: Vec<Upcall>) {
@@ -295,6 +296,7 @@ impl Agent {
             Event::Release { owner, addresses } => self.release(&owner, addresses),
             Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
             Event::Vxlan(became) => self.vxlan(became),
+            Event::Mtu(failures) => self.troubles.mtu(failures),
             Event::Unplug(port) => self.unplug(port),
             Event::Ports(there) => self.only(&there),
         }
@@ -339,6 +341,7 @@ impl Agent {
         if let Some(owner) = self.ports.remove(&port) {
             self.input(Input::Switch(switch::Input::PortRemoved(port)));
             self.carrier.unplug(port);
+            self.troubles.gone(port);
             self.input(Input::Ipam(ipam::Input::Free { owner }));
         }
     }
@@ -349,6 +352,7 @@ impl Agent {
     }
 
     fn changed(&mut self, change: UnderlayEvent) {
+        self.hands.look_at_mtu.notify_one();
         match change {
             UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote) == Some(&local) => {
                 self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(carrier::next_hop));

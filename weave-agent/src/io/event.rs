@@ -1,5 +1,6 @@
 //! What the tasks around the loop tell it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddrV4};
 
 use bytes::Bytes;
@@ -81,6 +82,8 @@ pub enum Event {
     Stored(u64),
     /// The vxlan device was mended and has this index, or cannot be, and why.
     Vxlan(Result<u32, String>),
+    /// Why some ports cannot follow the MTU.
+    Mtu(BTreeMap<PortId, String>),
     /// A port is gone.
     Unplug(PortId),
     /// All the ports there are: any other that we know is gone.

@@ -1,9 +1,10 @@
 //! Attach and detach: what takes time, done beside the loop. Expose and hide are in [`super::exposure`].
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::api::{Answer, Refusal, Wanted, answer, body};
 use super::asks::Ask;
@@ -38,6 +39,8 @@ pub struct Hands {
     pub neighbours: watch::Receiver<Vec<Ipv4Addr>>,
     /// MTU for containers, if the user said so.
     pub mtu: Option<u32>,
+    /// The MTU may have changed.
+    pub look_at_mtu: Arc<Notify>,
 }
 
 impl Hands {

@@ -10,6 +10,7 @@ pub mod connect;
 pub mod datapath;
 pub mod event;
 pub mod exposure;
+pub mod follow;
 pub mod hands;
 pub mod leases;
 pub mod links;

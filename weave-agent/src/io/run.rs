@@ -1,5 +1,6 @@
 //! The agent's life: set up, run, end. The data plane outlives it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -25,7 +26,7 @@ use super::pidfile::{Claim, PidFile, already_running};
 use super::signals::Signals;
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
-use super::{bpffs, connect};
+use super::{bpffs, connect, follow};
 use crate::config::Config;
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
@@ -135,6 +136,7 @@ async fn start(
         state: state.clone(),
         neighbours: seen,
         mtu: config.mtu,
+        look_at_mtu: Arc::default(),
     };
     let vxlan_watch = VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)?;
     // Opened before the ports are listed: none goes unseen between the two.
@@ -172,6 +174,7 @@ fn background(config: &Config, tcp: TcpListener, hands: Hands, (ports, vxlan): (
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
     tasks.spawn(watch_ports(ports, hands.host.clone(), events.clone()));
     tasks.spawn(watch_vxlan(vxlan, events));
+    tasks.spawn(follow::keep_mtu(hands.clone()));
     tasks.spawn(async move { hands.expose_again().await });
     tasks
 }

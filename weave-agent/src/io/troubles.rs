@@ -1,9 +1,14 @@
 //! What is out of order on this host: told in `status` until it is mended.
 
+use std::collections::BTreeMap;
+
+use crate::datapath::PortId;
+
 /// What is out of order.
 #[derive(Debug, Default)]
 pub struct Troubles {
     vxlan: Option<String>,
+    mtu: BTreeMap<PortId, String>,
 }
 
 impl Troubles {
@@ -26,9 +31,22 @@ impl Troubles {
         }
     }
 
+    /// Why some ports do not have the MTU that they should have: all that there is to say.
+    pub fn mtu(&mut self, failures: BTreeMap<PortId, String>) {
+        for (_, text) in failures.iter().filter(|(port, _)| !self.mtu.contains_key(port)) {
+            tracing::warn!("{text}");
+        }
+        self.mtu = failures;
+    }
+
+    /// A port is gone, and its troubles with it.
+    pub fn gone(&mut self, port: PortId) {
+        self.mtu.remove(&port);
+    }
+
     /// Lines for `status`.
     pub fn all(&self) -> Vec<String> {
-        self.vxlan.iter().cloned().collect()
+        self.vxlan.iter().chain(self.mtu.values()).cloned().collect()
     }
 }
 
@@ -43,6 +61,11 @@ mod tests {
         troubles.vxlan(Err("no such port".into()));
         assert!(troubles.all().iter().any(|line| line.contains("no such port")));
         troubles.vxlan(Ok(()));
+        assert_eq!(troubles.all(), Vec::<String>::new());
+        troubles.mtu([(PortId(3), "too large".to_owned()), (PortId(4), "too small".to_owned())].into());
+        troubles.gone(PortId(3));
+        assert_eq!(troubles.all(), ["too small"]);
+        troubles.mtu(BTreeMap::new());
         assert_eq!(troubles.all(), Vec::<String>::new());
     }
 }

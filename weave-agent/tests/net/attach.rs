@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use weave_agent::io::net::{AttachError, DetachError, Netlink, PortKind, PortWatch, attach, detach, expose, ports};
+use weave_agent::io::net::{AttachError, DetachError, Netlink, PortKind, PortWatch, attach, detach, expose, follow_mtu, ports};
 
 use crate::host::{Namespace, attached, eventually, host_state, on_a_host, sh, spec};
 
@@ -213,5 +213,40 @@ fn a_port_is_known_by_its_note_whatever_its_ends_are_called() {
         assert!(detached.made_as == made.made_as && detached.left.is_empty());
         let mut gone = async || watch.gone().await.unwrap() == Some(made.id);
         tokio::time::timeout(crate::host::PATIENCE, async { while !gone().await {} }).await.unwrap();
+    });
+}
+
+#[test]
+fn ports_follow_the_mtu_down_and_up_unless_the_container_chose_less() {
+    on_a_host(async || {
+        let (host, one, two) = (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
+        let first = attached(&one, &["10.32.0.1/16"]).await.port;
+        attached(&two, &["10.32.0.2/16"]).await;
+        expose(&host, &["10.32.0.3/16".parse().unwrap()], 1400).await.unwrap();
+        two.sh("ip link set ethwe mtu 1300");
+        let has = |link: String, mtu: u32| link.contains(&format!("mtu {mtu} "));
+        for (wanted, inside_two) in [(1350, 1300), (1250, 1250), (1400, 1400)] {
+            assert!(follow_mtu(&host, wanted).await.unwrap().is_empty());
+            assert!(has(one.sh("ip link show ethwe"), wanted) && has(sh(&format!("ip link show {}", first.host_ifname)), wanted));
+            assert!(has(sh("ip link show weave"), wanted) && has(sh("ip link show vethwe-host"), wanted));
+            assert!(has(two.sh("ip link show ethwe"), inside_two), "{}", two.sh("ip link show ethwe"));
+        }
+    });
+}
+
+#[test]
+fn who_cannot_be_given_another_mtu_is_named() {
+    on_a_host(async || {
+        let (host, hidden, ipv6) = (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
+        let lost = attached(&hidden, &["10.32.0.1/16"]).await.port;
+        let small = attached(&ipv6, &["fd00:32::1/64"]).await.port;
+        let kept_alive = hidden.netns();
+        sh(&format!("umount -l /run/netns/{0} && rm /run/netns/{0}", hidden.name));
+        let failures = follow_mtu(&host, 1200).await.unwrap();
+        assert!(failures[&lost.id].contains("attach it again"), "{failures:?}");
+        assert!(failures[&small.id].contains("IPv6"), "{failures:?}");
+        assert!(sh(&format!("ip link show {}", lost.host_ifname)).contains("mtu 1400 "));
+        assert!(ipv6.sh("ip addr show ethwe").contains("fd00:32::1/64"));
+        drop(kept_alive);
     });
 }

@@ -24,6 +24,7 @@ pub mod vxlan;
 pub mod vxlan_watch;
 
 mod checks;
+mod follow;
 mod forwarding;
 mod notify;
 mod sys;
@@ -35,6 +36,7 @@ pub use attach::{AttachError as ExposeError, Attached as Exposed};
 pub use detach::Detached as Hidden;
 pub use detach::{DetachError, Detached, detach};
 pub use expose::{expose, hide};
+pub use follow::follow_mtu;
 pub use heartbeat::Heartbeats;
 pub use link::Link;
 pub use mtu::mtu_for;

@@ -146,8 +146,13 @@ pub async fn names(host: &Netlink) -> Result<BTreeSet<String>> {
 
 /// The finished ports of this host, by index.
 pub async fn list(host: &Netlink) -> Result<Vec<Port>> {
+    list_those(host, |_| true).await
+}
+
+/// Those of them whose host side is `wanted`: each costs a look into its namespace.
+pub(super) async fn list_those(host: &Netlink, wanted: impl Fn(&Link) -> bool) -> Result<Vec<Port>> {
     let links = host.links().await?;
-    let ours: Vec<_> = links.iter().filter_map(|link| recognise(link).map(|note| (link, note))).collect();
+    let ours: Vec<_> = links.iter().filter(|link| wanted(link)).filter_map(|link| recognise(link).map(|note| (link, note))).collect();
     let ids: BTreeSet<_> = ours.iter().filter_map(|(_, note)| container(note.kind)).collect();
     let places = netns::find(ids).await;
     let mut ports = join_all(ours.into_iter().map(|(link, note)| examine(host, link, note, &places))).await;
