@@ -7,6 +7,7 @@ use super::frame;
 use super::link::{Link, PROBE, Phase};
 use super::machine::connection_id;
 use super::message::{Feature, Heartbeat, Hello, Message, Reason, Reject, Welcome};
+use super::ration::Cause;
 use super::{LinkId, Mesh, Output};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid};
@@ -232,7 +233,14 @@ impl Mesh {
         if close {
             self.outputs.push_back(Output::Close { link: id });
         }
-        tracing::info!(remote = %link.remote, outbound = link.outbound, error, "link ended");
+        let cause = match (&link.phase, link.outbound) {
+            (Phase::Up(..), _) => Cause::Down,
+            (_, true) => Cause::Dialled,
+            (_, false) => Cause::Stranger,
+        };
+        if self.ration.allows(now, cause) {
+            tracing::info!(remote = %link.remote, outbound = link.outbound, error, "link ended");
+        }
         self.counters.terminations += u64::from(reason != Some(Reason::Myself));
         self.note_ending(now, id, &link, error, reason);
         self.redial = true;

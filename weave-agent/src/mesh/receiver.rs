@@ -28,7 +28,6 @@ impl Mesh {
                 Ok(Some(event)) => self.event(now, id, event),
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::warn!(remote = %link.remote, %error, "closing a link for what it carries");
                     self.counters.bad_input += 1;
                     self.reject(now, id, Reject { reason: Reason::Protocol, uid: None, text: error.to_string() });
                 }

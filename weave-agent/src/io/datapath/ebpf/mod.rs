@@ -7,7 +7,7 @@ mod logs;
 mod tables;
 mod upcalls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,6 +70,14 @@ pub struct Ebpf {
     ports: BTreeMap<PortId, bool>,
     routes: BTreeMap<ShortId, PeerRoute>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    crowded: Crowded,
+}
+
+/// What has more copies than the kernel makes: said once, not at every change.
+#[derive(Debug, Default)]
+struct Crowded {
+    ports: bool,
+    trees: BTreeSet<ShortId>,
 }
 
 impl Ebpf {
@@ -110,6 +118,7 @@ impl Ebpf {
             ports: BTreeMap::new(),
             routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            crowded: Crowded::default(),
         };
         ebpf.adopt_routes()?;
         ebpf.write_config()?;
@@ -344,7 +353,10 @@ impl Ebpf {
             *slot = hop.get();
             tree.len += 1;
         }
-        if hops.len() > MAX_FANOUT {
+        let first = self.crowded.trees.is_empty();
+        if hops.len() <= MAX_FANOUT {
+            self.crowded.trees.remove(&origin);
+        } else if self.crowded.trees.insert(origin) && first {
             tracing::warn!(%origin, neighbours = hops.len(), limit = MAX_FANOUT, "too many neighbours for the kernel: floods go through user space");
         }
         self.tables.trees.set(origin.get().into(), &tree)
@@ -356,7 +368,8 @@ impl Ebpf {
             *slot = port.0;
             list.len += 1;
         }
-        if ports.len() > MAX_FANOUT {
+        let before = std::mem::replace(&mut self.crowded.ports, ports.len() > MAX_FANOUT);
+        if self.crowded.ports && !before {
             tracing::warn!(ports = ports.len(), limit = MAX_FANOUT, "too many ports for the kernel: floods go through user space");
         }
         self.tables.flood_ports.set(0, &list)
