@@ -95,7 +95,7 @@ impl Mesh {
     fn outbid(&mut self, now: Time, claim: &Record) {
         let verdict = self.collisions.claimed(now, claim.uid);
         if verdict.clone {
-            self.collision(now, claim.uid, collision(claim.name, &claim.nickname, claim.uid, "an unknown address"));
+            self.collision(now, claim.uid, collision(claim.name, &claim.nickname, claim.uid, "an unknown address"), None);
         } else {
             self.topology.inherit(now, claim);
             self.changed(now);
