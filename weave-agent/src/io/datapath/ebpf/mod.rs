@@ -1,5 +1,6 @@
 //! The kernel fast path: loads or adopts the programs and maps, and keeps the maps as the switch says.
 
+mod clock;
 mod clsact;
 mod hooks;
 mod link;
@@ -21,6 +22,7 @@ use weave_ebpf::flow::{
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
+use self::clock::KernelClock;
 use self::hooks::Hook;
 use self::tables::Tables;
 pub use self::upcalls::Upcalls;
@@ -71,6 +73,7 @@ pub struct Ebpf {
     routes: BTreeMap<ShortId, PeerRoute>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
     crowded: Crowded,
+    clock: KernelClock,
 }
 
 /// What has more copies than the kernel makes: said once, not at every change.
@@ -119,6 +122,7 @@ impl Ebpf {
             routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             crowded: Crowded::default(),
+            clock: KernelClock::new(),
         };
         ebpf.adopt_routes()?;
         ebpf.write_config()?;
@@ -258,7 +262,7 @@ impl Ebpf {
     /// # Errors
     /// When the kernel refuses.
     pub fn flows(&mut self) -> Result<Vec<FlowEntry>> {
-        let now = now();
+        let now = self.clock.now();
         let (current, stale): (Vec<_>, Vec<_>) =
             self.tables.flows.entries()?.into_iter().partition(|(_, flow)| flow.epoch == self.config.epoch);
         for (key, _) in stale {
@@ -463,9 +467,4 @@ fn entry(key: FlowKey, flow: &Flow, now: Duration) -> Option<FlowEntry> {
     };
     let idle = (flow.used_ns != 0).then(|| now.saturating_sub(Duration::from_nanos(flow.used_ns)));
     Some(FlowEntry { key, action, packets: flow.packets, bytes: flow.bytes, idle })
-}
-
-/// The clock of `bpf_ktime_get_ns`: CLOCK_MONOTONIC.
-fn now() -> Duration {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
