@@ -343,4 +343,13 @@ mod tests {
         assert_eq!(flows[1].action, FlowAction::Drop { reason: "no-route".into() });
         assert_eq!(flows[2].action, FlowAction::Flood { origin: 7, peer: Some("02:00:00:00:00:01(h1)".into()) });
     }
+
+    #[test]
+    fn the_readme_explains_every_reason_to_drop() {
+        let readme = include_str!("../../../../README.md");
+        for reason in DropReason::ALL {
+            assert!(readme.contains(&format!("\n| `{}` |", reason.name())), "{}", reason.name());
+        }
+        assert!(readme.contains(&format!("{} local containers", weave_ebpf::flow::MAX_FANOUT)));
+    }
 }
