@@ -192,6 +192,7 @@ pub(super) fn refused_attach(error: AttachError) -> Refusal {
         AttachError::AlreadyAttached { .. }
         | AttachError::AddressInUse { .. }
         | AttachError::RouteOverlap { .. }
+        | AttachError::OwnRoute { .. }
         | AttachError::ForeignInterface { .. } => Refusal::conflict(error),
         AttachError::Kernel(_) | AttachError::LeftBehind { .. } => Refusal::internal(error),
     }

@@ -250,3 +250,25 @@ fn who_cannot_be_given_another_mtu_is_named() {
         drop(kept_alive);
     });
 }
+
+#[test]
+fn a_container_with_a_route_of_its_own_into_the_subnet_is_refused() {
+    on_a_host(async || {
+        let (host, container) = (Netlink::here().unwrap(), Namespace::new());
+        container.sh("ip link add own0 type veth peer name own1");
+        container.sh("ip link set own0 up");
+        container.sh("ip link set own1 up");
+        container.sh("ip addr add 10.32.0.9/16 dev own0");
+        let before = container.state();
+        let refused = attach(&host, &container.netns(), &spec(&["10.32.0.1/16"])).await.unwrap_err();
+        assert!(matches!(refused, AttachError::OwnRoute { .. }) && refused.to_string().contains("own0"), "{refused}");
+        assert_eq!(container.state(), before);
+
+        // Its default route and wider ones do not win over ours.
+        container.sh("ip addr del 10.32.0.9/16 dev own0");
+        container.sh("ip route add default dev own0");
+        container.sh("ip route add 10.0.0.0/8 dev own0");
+        attached(&container, &["10.32.0.1/16"]).await;
+        attached(&container, &["10.32.0.2/16"]).await;
+    });
+}

@@ -101,6 +101,20 @@ pub enum AttachError {
         /// Its interface.
         device: String,
     },
+    /// The container would not send there by the new interface.
+    #[error(
+        "{target:?} has a route {route} (dev {device}) of its own, which wins over the network of {addr}: remove it, or choose another network"
+    )]
+    OwnRoute {
+        /// The container.
+        target: String,
+        /// The address asked for.
+        addr: IpNet,
+        /// Destination of the route.
+        route: IpNet,
+        /// Its interface.
+        device: String,
+    },
     /// Its interface of that name is not ours.
     #[error("{target:?} has an interface {ifname:?} that this host's weave-agent did not make")]
     ForeignInterface {
@@ -157,6 +171,8 @@ async fn attach_alone(host: &Netlink, target: &Netns, spec: &AttachSpec) -> Resu
     if let Some(pair) = &existing {
         refuse_what_it_has(pair, target, spec).await?;
     }
+    let ours = existing.as_ref().map(|pair| pair.inner.index);
+    checks::no_route_of_its_own(target, ours, &spec.addrs).await?;
     checks::unused(host, PortKind::Container(target.id()), &spec.addrs).await?;
 
     let mut undo = Undo::default();

@@ -8,6 +8,7 @@ use super::address::is_link_local6;
 use super::attach::AttachError;
 use super::is_ours;
 use super::link::Link;
+use super::netns::Netns;
 use super::ports::{self, PortKind};
 use super::socket::Netlink;
 
@@ -63,6 +64,20 @@ async fn no_overlap(host: &Netlink, links: &[Link], addrs: &[IpNet]) -> Result<(
         let device = route.ifindex.map_or("several", |index| name_of(links, index));
         if let Some(addr) = addrs.iter().find(|addr| route.overlaps(addr)).filter(|_| !is_ours(device)) {
             return Err(AttachError::RouteOverlap { addr: *addr, route: route.destination, device: device.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Would the container send to these networks by its port, the interface `ours` if it has one already? Wider routes do no harm: ours
+/// is more specific.
+pub(super) async fn no_route_of_its_own(target: &Netns, ours: Option<u32>, addrs: &[IpNet]) -> Result<(), AttachError> {
+    let inside = target.netlink().await?;
+    for route in inside.routes().await?.iter().filter(|route| !route.is_default() && (route.ifindex.is_none() || route.ifindex != ours)) {
+        if let Some(addr) = addrs.iter().find(|addr| addr.trunc().contains(&route.destination)) {
+            let links = inside.links().await?;
+            let device = route.ifindex.map_or("several", |index| name_of(&links, index)).to_owned();
+            return Err(AttachError::OwnRoute { target: target.name().to_owned(), addr: *addr, route: route.destination, device });
         }
     }
     Ok(())
