@@ -342,6 +342,7 @@ impl Agent {
             self.input(Input::Switch(switch::Input::PortRemoved(port)));
             self.carrier.unplug(port);
             self.troubles.gone(port);
+            self.hands.known.set(port, &[]);
             self.input(Input::Ipam(ipam::Input::Free { owner }));
         }
     }

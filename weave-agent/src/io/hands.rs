@@ -12,7 +12,7 @@ use super::event::{Event, Events};
 use super::leases::{Lease, Leases};
 use super::net::docker::Docker;
 use super::net::{
-    self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Netlink, Netns, Port, PortKind, Target,
+    self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Known, Netlink, Netns, Port, PortKind, Target,
 };
 use super::net::{TargetError, ports};
 use super::store::State;
@@ -39,6 +39,8 @@ pub struct Hands {
     pub neighbours: watch::Receiver<Vec<Ipv4Addr>>,
     /// MTU for containers, if the user said so.
     pub mtu: Option<u32>,
+    /// The ports' addresses.
+    pub known: Known,
     /// The MTU may have changed.
     pub look_at_mtu: Arc<Notify>,
 }
@@ -73,7 +75,7 @@ impl Hands {
     }
 
     async fn attach_with(&self, target: &Netns, lease: &Lease, asked: &body::Attach) -> Result<Attached, Refusal> {
-        let spec = AttachSpec::new(lease.addresses.clone(), self.mtu().await).on_port(lease.owner.clone());
+        let spec = AttachSpec::new(lease.addresses.clone(), self.mtu().await).on_port(lease.owner.clone()).knowing(&self.known);
         let attached = net::attach(&self.host, target, &spec).await.map_err(refused_attach)?;
         self.plug_or_undo(&attached, target).await?;
         self.remember(&attached.port, &asked.target).await;
@@ -138,13 +140,15 @@ impl Hands {
     /// A container whose port carries no frames is worse than one that was never attached.
     async fn plug_or_undo(&self, attached: &Attached, target: &Netns) -> Result<(), Refusal> {
         let Err(mut refusal) = self.plug(&attached.port).await else { return Ok(()) };
-        if let Err(error) = net::detach(&self.host, target, CONTAINER_IFNAME, &bare(&attached.added)).await {
-            refusal.message += &format!("; undoing it failed too: {error}");
+        match net::detach(&self.host, target, CONTAINER_IFNAME, &bare(&attached.added)).await {
+            Ok(detached) => self.known.set(detached.port, &detached.left),
+            Err(error) => refusal.message += &format!("; undoing it failed too: {error}"),
         }
         Err(refusal)
     }
 
     pub(super) async fn gone(&self, detached: Detached) -> Answer {
+        self.known.set(detached.port, &detached.left);
         self.leases.give_back(&detached.made_as, &detached.removed).await;
         if detached.left.is_empty() {
             self.events.send(Event::Unplug(detached.port)).await.map_err(|_| Refusal::ending())?;

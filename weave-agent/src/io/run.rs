@@ -20,7 +20,7 @@ use super::event::{self, Event, Events};
 use super::hands::Hands;
 use super::leases::Leases;
 use super::net::docker::Docker;
-use super::net::{self, Netlink, PortWatch, Underlay, VxlanWatch, ports};
+use super::net::{self, Known, Netlink, PortWatch, Underlay, VxlanWatch, ports};
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::signals::Signals;
@@ -136,12 +136,14 @@ async fn start(
         state: state.clone(),
         neighbours: seen,
         mtu: config.mtu,
+        known: Known::default(),
         look_at_mtu: Arc::default(),
     };
     let vxlan_watch = VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)?;
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
+    hands.known.learn(&adopted);
     let parts = Parts { config: config.clone(), clock, router, carrier, hands: hands.clone(), underlay, neighbours, state, snapshots };
     let mut agent = Agent::new(parts);
     agent.adopt(&adopted);

@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use weave_agent::io::net::{AttachError, DetachError, Netlink, PortKind, PortWatch, attach, detach, expose, follow_mtu, ports};
+use weave_agent::io::net::{AttachError, DetachError, Known, Netlink, PortKind, PortWatch, attach, detach, expose, follow_mtu, ports};
 
 use crate::host::{Namespace, attached, eventually, host_state, on_a_host, sh, spec};
 
@@ -270,5 +270,21 @@ fn a_container_with_a_route_of_its_own_into_the_subnet_is_refused() {
         container.sh("ip route add 10.0.0.0/8 dev own0");
         attached(&container, &["10.32.0.1/16"]).await;
         attached(&container, &["10.32.0.2/16"]).await;
+    });
+}
+
+#[test]
+fn what_is_remembered_of_addresses_only_says_when_to_look() {
+    on_a_host(async || {
+        let (host, one, two) = (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
+        let known = Known::default();
+        known.learn(&[]);
+        let wanted = spec(&["10.32.0.1/16"]).knowing(&known);
+        attach(&host, &one.netns(), &wanted).await.unwrap();
+        let refused = attach(&host, &two.netns(), &wanted).await.unwrap_err().to_string();
+        assert!(refused.contains(&one.name), "{refused}");
+        // Who gave it up by hand is not refused for it.
+        one.sh("ip addr del 10.32.0.1/16 dev ethwe");
+        attach(&host, &two.netns(), &wanted).await.unwrap();
     });
 }

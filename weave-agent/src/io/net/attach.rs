@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::announce::announce;
+use super::known::Known;
 use super::link::{Link, Veth};
 use super::netns::Netns;
 use super::ports::{Note, Owner, Port, PortKind, container_alias, recognise};
@@ -23,7 +24,7 @@ pub(super) static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 const NAME_ATTEMPTS: u64 = 16;
 
 /// What a container gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AttachSpec {
     /// Addresses to add, each with the prefix of its subnet.
     pub addrs: Vec<IpNet>,
@@ -35,12 +36,20 @@ pub struct AttachSpec {
     pub host_ifname: Option<String>,
     /// Send multicast there by default.
     pub multicast_route: bool,
+    /// Who has which addresses, if that is known.
+    pub known: Known,
 }
 
 impl AttachSpec {
     /// The usual interface with these addresses.
     pub fn new(addrs: Vec<IpNet>, mtu: u32) -> Self {
-        Self { addrs, mtu, ifname: CONTAINER_IFNAME.to_owned(), host_ifname: None, multicast_route: true }
+        Self { addrs, mtu, ifname: CONTAINER_IFNAME.to_owned(), host_ifname: None, multicast_route: true, known: Known::default() }
+    }
+
+    /// With what is known of others' addresses; it learns these.
+    pub fn knowing(mut self, known: &Known) -> Self {
+        self.known = known.clone();
+        self
     }
 
     /// With this name for the host side, if the interface is new.
@@ -173,11 +182,14 @@ async fn attach_alone(host: &Netlink, target: &Netns, spec: &AttachSpec) -> Resu
     }
     let ours = existing.as_ref().map(|pair| pair.inner.index);
     checks::no_route_of_its_own(target, ours, &spec.addrs).await?;
-    checks::unused(host, PortKind::Container(target.id()), &spec.addrs).await?;
+    checks::unused(host, PortKind::Container(target.id()), &spec.addrs, &spec.known).await?;
 
     let mut undo = Undo::default();
     match build(host, target, spec, existing, &mut undo).await {
-        Ok(attached) => Ok(attached),
+        Ok(attached) => {
+            spec.known.set(attached.port.id, &attached.port.addrs);
+            Ok(attached)
+        }
         Err(error) => Err(undone(error.into(), undo).await),
     }
 }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::address::is_link_local6;
 use super::attach::AttachError;
 use super::is_ours;
+use super::known::Known;
 use super::link::Link;
 use super::netns::Netns;
 use super::ports::{self, PortKind};
@@ -40,10 +41,12 @@ fn impossible(net: &IpNet) -> Option<&'static str> {
 }
 
 /// Is none of these used on this host by anybody else than `owner`?
-pub(super) async fn unused(host: &Netlink, owner: PortKind, addrs: &[IpNet]) -> Result<(), AttachError> {
+pub(super) async fn unused(host: &Netlink, owner: PortKind, addrs: &[IpNet], known: &Known) -> Result<(), AttachError> {
     let in_use = |net: &IpNet, owner: String| AttachError::AddressInUse { addr: net.addr(), owner };
     let wanted = |other: IpAddr| addrs.iter().find(|net| net.addr() == other);
-    for port in ports::list(host).await?.iter().filter(|port| port.kind != owner) {
+    // Looking costs a visit to every container.
+    let ports = if known.may_have(addrs) { ports::list(host).await? } else { Vec::new() };
+    for port in ports.iter().filter(|port| port.kind != owner) {
         if let Some(net) = port.addrs.iter().find_map(|net| wanted(net.addr())) {
             return Err(in_use(net, port.owner()));
         }
