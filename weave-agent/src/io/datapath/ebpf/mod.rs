@@ -1,5 +1,6 @@
 //! The kernel fast path: loads or adopts the programs and maps, and keeps the maps as the switch says.
 
+mod batch;
 mod clock;
 mod clsact;
 mod hooks;
