@@ -11,7 +11,9 @@ use crate::datapath::PortId;
 
 /// What the ports had when we last knew. It only says when to look: nobody is refused for what is remembered.
 #[derive(Clone, Debug, Default)]
-pub struct Known(Arc<Mutex<Option<BTreeMap<PortId, BTreeSet<IpAddr>>>>>);
+pub struct Known(Arc<Mutex<Option<Addresses>>>);
+
+type Addresses = BTreeMap<PortId, BTreeSet<IpAddr>>;
 
 impl Known {
     /// These are all.
@@ -37,7 +39,7 @@ impl Known {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<PortId, BTreeSet<IpAddr>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Addresses>> {
         // A panic elsewhere leaves nothing half-done here.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
