@@ -118,6 +118,9 @@ pub struct Peer {
     pub me: bool,
     /// The neighbour that frames for it go through (itself if adjacent); none if there is no way.
     pub next_hop: Option<String>,
+    /// And its nickname.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_nickname: Option<String>,
     /// Whom it is connected with.
     pub connections: Vec<PeerConnection>,
 }
@@ -212,6 +215,9 @@ pub enum FlowAction {
     Flood {
         /// Short id of the tree's root.
         origin: u16,
+        /// That peer's name, if known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
     },
 }
 

@@ -6,7 +6,7 @@ use crate::flow::{
 };
 use crate::packet::{ETHERNET, Packet, ethertype, is_ip};
 use crate::stats::{Counter, DropReason};
-use crate::vxlan::{self, OUTER, Outer};
+use crate::vxlan::{self, OUTER, Other, Outer};
 
 /// One flow found in the table.
 pub trait CachedFlow {
@@ -37,6 +37,8 @@ pub trait Tables {
     fn admit(&self, bucket: u32, config: &Config) -> bool;
     /// Counts something that is not a drop.
     fn count(&self, counter: Counter);
+    /// Counts what the stack will drop.
+    fn refuse(&self, reason: DropReason);
 }
 
 /// What to do with a packet.
@@ -119,8 +121,14 @@ pub fn from_port<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: 
 /// A packet on an underlay interface; everything that is not plainly ours passes.
 #[inline(always)]
 pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config) -> Verdict {
-    let Some(outer) = vxlan::parse(packet, config.port as u16) else {
-        return Verdict::Pass;
+    let outer = match vxlan::parse(packet, config.port as u16) {
+        Ok(outer) => outer,
+        Err(Other::Elsewhere) => return Verdict::Pass,
+        // It may be for somebody behind us, so it passes; if it is for us, nobody else counts it.
+        Err(Other::Malformed) => {
+            tables.refuse(DropReason::Malformed);
+            return Verdict::Pass;
+        }
     };
     let Some(source) = tables.source(outer.src) else {
         return Verdict::Pass;

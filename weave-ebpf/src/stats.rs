@@ -27,7 +27,7 @@ macro_rules! counters {
 counters! {
     /// Why a frame was not carried on. The index is its place in the per-CPU counter map.
     DropReason {
-        /// Too short for the headers it must have.
+        /// Too short for the headers it must have, or UDP to the tunnel's port that is no VXLAN.
         Malformed = "malformed",
         /// Its destination is the port it came from.
         Reflected = "reflected",

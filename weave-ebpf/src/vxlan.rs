@@ -42,26 +42,57 @@ pub struct Outer {
 
 /// The outer headers, if this is a VXLAN packet of the plain kind: IPv4 without options or fragments, no UDP checksum.
 /// Anything else is the stack's business.
+///
+/// # Errors
+/// Which of the others it is.
 #[inline(always)]
-pub fn parse<P: Packet + ?Sized>(packet: &P, port: u16) -> Option<Outer> {
-    if ethertype(packet, 0)? != ethertype::IPV4 {
-        return None;
+pub fn parse<P: Packet + ?Sized>(packet: &P, port: u16) -> Result<Outer, Other> {
+    if ethertype(packet, 0) != Some(ethertype::IPV4) {
+        return Err(Other::Elsewhere);
     }
-    let ip = packet.read::<20>(IP)?;
+    let Some(ip) = packet.read::<20>(IP) else {
+        return Err(Other::Elsewhere);
+    };
     let fragment = u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT_BITS;
     if ip[0] != 0x45 || ip[9] != PROTOCOL_UDP || fragment != 0 {
-        return None;
+        return Err(Other::Elsewhere);
     }
-    let udp = packet.read::<16>(UDP)?;
-    if u16::from_be_bytes([udp[2], udp[3]]) != port || udp[6] | udp[7] != 0 || udp[8] != FLAG_VNI || udp[15] != 0 {
-        return None;
+    let Some(udp) = packet.read::<16>(UDP) else {
+        return Err(too_short(packet, port));
+    };
+    if u16::from_be_bytes([udp[2], udp[3]]) != port {
+        return Err(Other::Elsewhere);
     }
-    Some(Outer {
+    if udp[8] != FLAG_VNI || udp[15] != 0 {
+        return Err(Other::Malformed);
+    }
+    if udp[6] | udp[7] != 0 {
+        return Err(Other::Elsewhere);
+    }
+    Ok(Outer {
         src: [ip[12], ip[13], ip[14], ip[15]],
         dst: [ip[16], ip[17], ip[18], ip[19]],
         ttl: ip[8],
         vni: u32::from_be_bytes([0, udp[12], udp[13], udp[14]]),
     })
+}
+
+/// A packet that [`parse`] does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// Not for the tunnel's port, or of a kind that only the stack understands.
+    Elsewhere,
+    /// For the tunnel's port, and no VXLAN: the stack drops it without a word.
+    Malformed,
+}
+
+/// No room for a VXLAN header, but perhaps for our port.
+#[inline(always)]
+fn too_short<P: Packet + ?Sized>(packet: &P, port: u16) -> Other {
+    match packet.read::<4>(UDP) {
+        Some(udp) if u16::from_be_bytes([udp[2], udp[3]]) == port => Other::Malformed,
+        _ => Other::Elsewhere,
+    }
 }
 
 /// Where frames for a peer go, as the kernel and the switch know it.
@@ -330,7 +361,7 @@ mod tests {
         assert!(checksum_is_right(&bytes));
         let outer = parse(packet(bytes).as_slice(), 6784).unwrap();
         assert_eq!(outer, Outer { src: [10, 0, 0, 1], dst: [10, 0, 0, 2], ttl: TTL, vni: 0x00_2001 });
-        assert_eq!(parse(packet(bytes).as_slice(), 4789), None);
+        assert_eq!(parse(packet(bytes).as_slice(), 4789), Err(Other::Elsewhere));
     }
 
     #[test]
@@ -363,12 +394,21 @@ mod tests {
     }
 
     #[test]
-    fn fragments_options_checksums_and_reserved_bits_are_left_to_the_stack() {
+    fn fragments_options_and_checksums_are_the_stacks_business_and_what_is_no_vxlan_is_malformed() {
         let good = packet(first(1));
-        for (at, value) in [(12, 0x86), (14, 0x46), (20, 0x20), (23, 6), (41, 1), (42, 0x0c), (49, 1)] {
+        for (at, value) in [(12, 0x86), (14, 0x46), (20, 0x20), (23, 6), (41, 1)] {
             let mut bad = good.clone();
             bad[at] = value;
-            assert_eq!(parse(bad.as_slice(), 6784), None, "byte {at}");
+            assert_eq!(parse(bad.as_slice(), 6784), Err(Other::Elsewhere), "byte {at}");
+        }
+        for (at, value) in [(42, 0x0c), (42, 0), (49, 1)] {
+            let mut bad = good.clone();
+            (bad[at], bad[41]) = (value, 7);
+            assert_eq!(parse(bad.as_slice(), 6784), Err(Other::Malformed), "byte {at}");
+            assert_eq!(parse(bad.as_slice(), 4789), Err(Other::Elsewhere));
+        }
+        for (len, other) in [(49, Other::Malformed), (38, Other::Malformed), (37, Other::Elsewhere), (20, Other::Elsewhere)] {
+            assert_eq!(parse(&good[..len], 6784), Err(other), "{len} bytes");
         }
     }
 }

@@ -12,4 +12,5 @@ mod relay;
 mod restart;
 mod speed;
 mod strangers;
+mod tampering;
 mod traces;

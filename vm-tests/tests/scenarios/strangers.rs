@@ -56,6 +56,8 @@ fn garbage_leaves_the_agent_up_and_its_memory_flat() -> Result<()> {
     let before = memory(&h1)?;
     send("10000", "2")?;
     let after = memory(&h1)?;
+    // Neither TCP nor UDP goes uncounted.
+    wait_for("garbage to be counted", SOON, || Ok(count(&h1, "malformed")? >= 1000))?;
     ensure!(after < before + (8 << 20), "memory grew from {before} to {after} bytes");
     pinged(ping(&lab.container("h1c1")?, lab.overlay_address("h2c1")?, 50, "0.02")?)?.lossless()
 }

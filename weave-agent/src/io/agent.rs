@@ -29,6 +29,7 @@ use super::report::Snapshot;
 use super::signals::{Signal, Signals};
 use super::store::{self, State};
 use super::targets::{self, Typed};
+use super::troubles::Troubles;
 use crate::config::Config;
 use crate::datapath::{Op, PortId, Upcall};
 use crate::mesh::{self, Target};
@@ -97,9 +98,11 @@ pub struct Agent {
     ways: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Underlay interfaces that have our program.
     interfaces: BTreeSet<u32>,
-    /// Ports, and their interfaces.
+    /// Ports, and the names they were made with, which own their addresses.
     ports: BTreeMap<PortId, String>,
     asks: Asks,
+    /// What is out of order, for `status`.
+    troubles: Troubles,
     /// Where the addresses' snapshots go.
     snapshots: watch::Sender<store::Snapshot>,
     /// What names are answered.
@@ -115,7 +118,7 @@ impl Agent {
     pub fn new(parts: Parts) -> Self {
         let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
         let links = Links::new(hands.events.clone());
-        let (ways, interfaces, ports, asks) = Default::default();
+        let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {
             config,
             clock,
@@ -130,6 +133,7 @@ impl Agent {
             interfaces,
             ports,
             asks,
+            troubles,
             snapshots,
             zone,
             by_hand,
@@ -148,13 +152,13 @@ impl Agent {
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
         }
         for port in ports {
-            if let Err(error) = self.plug(port.id, port.host_ifname.clone(), port.kind != PortKind::Host) {
+            if let Err(error) = self.plug(port.id, port.made_as.clone(), port.kind != PortKind::Host) {
                 tracing::error!(port = %port.host_ifname, "cannot adopt a port: {error:#}");
             }
         }
         self.read_flows();
         self.reconcile(ports);
-        let is_there = |name: &String| ports.iter().any(|port| port.host_ifname == *name);
+        let is_there = |name: &String| ports.iter().any(|port| port.made_as == *name);
         self.state.send_modify(|state| {
             state.attached.retain(|name, _| is_there(name));
             state.names.retain(|name, _| is_there(name) || name == EXPOSE_PORT);
@@ -165,14 +169,14 @@ impl Agent {
     /// Containers reach the name server like each other.
     fn plug_nameserver(&mut self) {
         let Some(port) = self.hands.names.as_ref().and_then(Names::port).cloned() else { return };
-        if let Err(error) = self.plug(port.id, port.host_ifname, true) {
+        if let Err(error) = self.plug(port.id, port.made_as, true) {
             tracing::error!("containers cannot reach the name server: {error:#}");
         }
     }
 
     /// Addresses belong to the ports there are, with those of the host itself, which are given to it again later.
     fn reconcile(&mut self, ports: &[Port]) {
-        let mut present: BTreeMap<String, Vec<IpNet>> = ports.iter().map(|port| (port.host_ifname.clone(), port.addrs.clone())).collect();
+        let mut present: BTreeMap<String, Vec<IpNet>> = ports.iter().map(|port| (port.made_as.clone(), port.addrs.clone())).collect();
         present.entry(EXPOSE_PORT.to_owned()).or_default().extend(&self.state.borrow().exposed);
         self.input(Input::Ipam(ipam::Input::Reconcile { present }));
     }
@@ -294,6 +298,7 @@ impl Agent {
             self.underlay.watch(remote, local);
         }
         self.neighbours.send_replace(self.ways.keys().copied().collect());
+        self.hands.look_at_mtu.notify_one();
     }
 
     fn upcalls(&mut self, batch: Vec<Upcall>) {
@@ -335,9 +340,16 @@ impl Agent {
             Event::Registered => self.names(dns::Input::Settled),
             Event::Release { owner, addresses } => self.release(&owner, addresses),
             Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
+            Event::Vxlan(became) => self.vxlan(became),
+            Event::Mtu(failures) => self.troubles.mtu(failures),
             Event::Unplug(port) => self.unplug(port),
             Event::Ports(there) => self.only(&there),
         }
+    }
+
+    fn vxlan(&mut self, became: Result<u32, String>) {
+        let mended = became.and_then(|ifindex| self.carrier.set_vxlan(ifindex).map_err(|error| format!("{error:#}")));
+        self.troubles.vxlan(mended);
     }
 
     fn link(&mut self, stream: Stream) -> (mesh::LinkId, SocketAddrV4, SocketAddrV4) {
@@ -380,6 +392,8 @@ impl Agent {
             self.input(Input::Switch(switch::Input::PortRemoved(port)));
             self.carrier.unplug(port);
             self.names(dns::Input::Unregister { owner: named_as(&owner), name: None, address: None });
+            self.troubles.gone(port);
+            self.hands.known.set(port, &[]);
             self.input(Input::Ipam(ipam::Input::Free { owner }));
         }
     }
@@ -390,6 +404,7 @@ impl Agent {
     }
 
     fn changed(&mut self, change: UnderlayEvent) {
+        self.hands.look_at_mtu.notify_one();
         match change {
             UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote) == Some(&local) => {
                 self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(carrier::next_hop));
@@ -509,7 +524,7 @@ impl Agent {
             hooks: self.carrier.hooks(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
-            notices: self.notices.all(),
+            notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),
         }
     }
 }

@@ -84,6 +84,15 @@ impl Carrier {
         self.tried("underlay", |tables| tables.detach_underlay(ifindex));
     }
 
+    /// The vxlan device is this one now.
+    ///
+    /// # Errors
+    /// When the programs could not be put on it.
+    pub fn set_vxlan(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        self.vxlan_ifindex = ifindex;
+        self.tables.set_vxlan(ifindex)
+    }
+
     /// The kernel's way to a neighbour has changed.
     pub fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) {
         self.tried("next-hop", |tables| tables.set_next_hop(remote, next_hop));

@@ -1,5 +1,6 @@
 //! What the tasks around the loop tell it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddrV4};
 
 use bytes::Bytes;
@@ -57,7 +58,7 @@ pub enum Event {
     Plug {
         /// Which port.
         port: PortId,
-        /// Its interface.
+        /// The name that its interface was made with.
         name: String,
         /// Its other end is in another namespace.
         redirect_peer: bool,
@@ -91,6 +92,10 @@ pub enum Event {
     },
     /// The addresses' snapshot of this number, and all before it, are on disk.
     Stored(u64),
+    /// The vxlan device was mended and has this index, or cannot be, and why.
+    Vxlan(Result<u32, String>),
+    /// Why some ports cannot follow the MTU.
+    Mtu(BTreeMap<PortId, String>),
     /// A port is gone.
     Unplug(PortId),
     /// All the ports there are: any other that we know is gone.

@@ -83,7 +83,7 @@ impl Hands {
     }
 
     async fn expose_now(&self, addresses: &[IpNet]) -> Result<Attached, Refusal> {
-        let exposed = net::expose(&self.host, addresses, self.mtu().await).await.map_err(refused_attach)?;
+        let exposed = net::expose_knowing(&self.host, addresses, self.mtu().await, &self.known).await.map_err(refused_attach)?;
         self.plug(&exposed.port).await?;
         let host = Netns::own().map_err(Refusal::internal)?;
         log_unannounced(net::announce(&host, EXPOSE_IFNAME, exposed.port.mac, &exposed.added).await, "the host");

@@ -1,9 +1,10 @@
 //! Attach and detach: what takes time, done beside the loop. Expose and hide are in [`super::exposure`].
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::api::{Answer, Refusal, Wanted, answer, body};
 use super::asks::Ask;
@@ -12,7 +13,7 @@ use super::leases::{Lease, Leases};
 use super::names::Names;
 use super::net::docker::Docker;
 use super::net::{
-    self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Netlink, Netns, Port, PortKind, Target,
+    self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Known, Netlink, Netns, Port, PortKind, Target,
 };
 use super::net::{EXPOSE_PORT, TargetError, ports};
 use super::store::State;
@@ -41,6 +42,10 @@ pub struct Hands {
     pub neighbours: watch::Receiver<Vec<Ipv4Addr>>,
     /// MTU for containers, if the user said so.
     pub mtu: Option<u32>,
+    /// The ports' addresses.
+    pub known: Known,
+    /// The MTU may have changed.
+    pub look_at_mtu: Arc<Notify>,
 }
 
 impl Hands {
@@ -76,7 +81,7 @@ impl Hands {
     }
 
     async fn attach_with(&self, target: &Netns, lease: &Lease, asked: &body::Attach) -> Result<Attached, Refusal> {
-        let spec = AttachSpec::new(lease.addresses.clone(), self.mtu().await).on_port(lease.owner.clone());
+        let spec = AttachSpec::new(lease.addresses.clone(), self.mtu().await).on_port(lease.owner.clone()).knowing(&self.known);
         let attached = net::attach(&self.host, target, &spec).await.map_err(refused_attach)?;
         self.plug_or_undo(&attached, target).await?;
         self.remember(&attached.port, &asked.target).await;
@@ -166,8 +171,8 @@ impl Hands {
     /// At the start: names of what is there, and the way to the name server.
     pub async fn name_again(&self, ports: &[Port]) {
         for port in ports {
-            let name = self.state.borrow().names.get(&port.host_ifname).cloned();
-            self.register(&port.host_ifname, name, &port.addrs).await;
+            let name = self.state.borrow().names.get(&port.made_as).cloned();
+            self.register(&port.made_as, name, &port.addrs).await;
         }
         let _ = self.events.send(Event::Registered).await;
         let Some(names) = &self.names else { return };
@@ -180,10 +185,10 @@ impl Hands {
 
     /// What `ps` calls it; the names of ports that are gone are forgotten on the way.
     async fn remember(&self, port: &Port, called: &str) {
-        let links = self.host.links().await.unwrap_or_default();
+        let there = ports::names(&self.host).await.unwrap_or_default();
         self.state.send_modify(|state| {
-            state.attached.retain(|name, _| links.iter().any(|link| link.name == *name));
-            state.attached.insert(port.host_ifname.clone(), called.to_owned());
+            state.attached.retain(|name, _| there.contains(name));
+            state.attached.insert(port.made_as.clone(), called.to_owned());
         });
     }
 
@@ -196,7 +201,7 @@ impl Hands {
     }
 
     pub(super) async fn plug(&self, port: &Port) -> Result<(), Refusal> {
-        let (id, name, redirect_peer) = (port.id, port.host_ifname.clone(), port.kind != PortKind::Host);
+        let (id, name, redirect_peer) = (port.id, port.made_as.clone(), port.kind != PortKind::Host);
         let plugged = self.events.carry_out(|done| Event::Plug { port: id, name, redirect_peer, done }).await;
         plugged.map_err(|error| Refusal::internal(format!("{error:#}")))
     }
@@ -204,14 +209,16 @@ impl Hands {
     /// A container whose port carries no frames is worse than one that was never attached.
     async fn plug_or_undo(&self, attached: &Attached, target: &Netns) -> Result<(), Refusal> {
         let Err(mut refusal) = self.plug(&attached.port).await else { return Ok(()) };
-        if let Err(error) = net::detach(&self.host, target, &attached.port.ifname, &bare(&attached.added)).await {
-            refusal.message += &format!("; undoing it failed too: {error}");
+        match net::detach(&self.host, target, CONTAINER_IFNAME, &bare(&attached.added)).await {
+            Ok(detached) => self.known.set(detached.port, &detached.left),
+            Err(error) => refusal.message += &format!("; undoing it failed too: {error}"),
         }
         Err(refusal)
     }
 
     pub(super) async fn gone(&self, detached: Detached) -> Answer {
-        self.leases.give_back(&detached.host_ifname, &detached.removed).await;
+        self.known.set(detached.port, &detached.left);
+        self.leases.give_back(&detached.made_as, &detached.removed).await;
         if detached.left.is_empty() {
             self.events.send(Event::Unplug(detached.port)).await.map_err(|_| Refusal::ending())?;
         }
@@ -220,7 +227,7 @@ impl Hands {
 }
 
 fn attachment(port: &Port, state: &State) -> Attachment {
-    let called = || state.attached.get(&port.host_ifname).cloned().unwrap_or_else(|| port.owner());
+    let called = || state.attached.get(&port.made_as).cloned().unwrap_or_else(|| port.owner());
     Attachment {
         target: if port.kind == PortKind::Host { EXPOSED.to_owned() } else { called() },
         port: port.id.0,
@@ -258,6 +265,7 @@ pub(super) fn refused_attach(error: AttachError) -> Refusal {
         AttachError::AlreadyAttached { .. }
         | AttachError::AddressInUse { .. }
         | AttachError::RouteOverlap { .. }
+        | AttachError::OwnRoute { .. }
         | AttachError::ForeignInterface { .. } => Refusal::conflict(error),
         AttachError::Kernel(_) | AttachError::LeftBehind { .. } => Refusal::internal(error),
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::bpffs;
 use super::datapath::ebpf;
-use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX, nat};
+use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX, nat, ports};
 use super::paths::Paths;
 
 /// What became of it.
@@ -101,8 +101,8 @@ fn entries(folder: &Path) -> Vec<std::path::PathBuf> {
 
 /// One end of a pair is enough: the other goes with it.
 fn is_ours(link: &Link) -> bool {
-    let port = link.kind == "veth" && (link.name.starts_with(PORT_PREFIX) || link.name == EXPOSE_PORT);
-    port || link.kind == "vxlan" && net::is_ours(&link.name)
+    let named = link.kind == "veth" && (link.name.starts_with(PORT_PREFIX) || link.name == EXPOSE_PORT);
+    named || ports::is_port(link) || link.kind == "vxlan" && net::is_ours(&link.name)
 }
 
 #[cfg(test)]
@@ -147,5 +147,7 @@ mod tests {
         ] {
             assert_eq!(is_ours(&link(name, kind)), ours, "{name}");
         }
+        let renamed = Link { alias: "weave-agent 4:5 ethwe vethwepl0000001".into(), ..link("mine", "veth") };
+        assert!(is_ours(&renamed));
     }
 }

@@ -21,14 +21,14 @@ use super::hands::Hands;
 use super::leases::Leases;
 use super::names::Names;
 use super::net::docker::Docker;
-use super::net::{self, Netlink, Port, PortWatch, Underlay, ports};
+use super::net::{self, Known, Netlink, Port, PortWatch, Underlay, VxlanWatch, ports};
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::presence::{Doing, Presence};
 use super::signals::Signals;
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
-use super::{bpffs, connect, mounts};
+use super::{bpffs, connect, follow, mounts};
 use crate::config::{Config, Settings};
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
@@ -162,10 +162,14 @@ async fn start(
         state: state.clone(),
         neighbours: seen,
         mtu: config.mtu,
+        known: Known::default(),
+        look_at_mtu: Arc::default(),
     };
+    let vxlan_watch = VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)?;
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
+    hands.known.learn(&adopted);
     let parts = Parts {
         config: config.clone(),
         clock,
@@ -188,7 +192,7 @@ async fn start(
     let api = server::bind(&paths.socket())?;
     hands.state.send_if_modified(|state| std::mem::replace(&mut state.settings, settings.clone()) != settings);
     let (calls, called) = mpsc::channel(CALLS);
-    let mut tasks = background(&config, tcp, hands, port_watch, events, adopted);
+    let mut tasks = background(&config, tcp, hands, (port_watch, vxlan_watch), events, adopted);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
     tasks.abort_all();
@@ -208,11 +212,20 @@ async fn live(mut agent: Agent, inbox: Inbox, api: tokio::net::UnixListener, cal
     ran
 }
 
-fn background(config: &Config, tcp: TcpListener, hands: Hands, ports: PortWatch, events: Events, adopted: Vec<Port>) -> JoinSet<()> {
+fn background(
+    config: &Config,
+    tcp: TcpListener,
+    hands: Hands,
+    (ports, vxlan): (PortWatch, VxlanWatch),
+    events: Events,
+    adopted: Vec<Port>,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(connect::accept(tcp, events.clone()));
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
-    tasks.spawn(watch_ports(ports, hands.host.clone(), events));
+    tasks.spawn(watch_ports(ports, hands.host.clone(), events.clone()));
+    tasks.spawn(watch_vxlan(vxlan, events));
+    tasks.spawn(follow::keep_mtu(hands.clone()));
     tasks.spawn(async move {
         hands.name_again(&adopted).await;
         hands.expose_again().await;
@@ -238,6 +251,16 @@ async fn watch_ports(mut watch: PortWatch, host: Netlink, events: Events) {
                 tracing::error!(%error, "cannot watch the ports: those of dead containers stay in the tables");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+        }
+    }
+}
+
+/// The loop is told what becomes of the vxlan device, whoever lays hands on it.
+async fn watch_vxlan(mut watch: VxlanWatch, events: Events) {
+    loop {
+        let became = watch.next().await.map_err(|error| error.to_string());
+        if events.send(Event::Vxlan(became)).await.is_err() {
+            return;
         }
     }
 }

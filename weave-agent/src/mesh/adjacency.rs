@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 
 use super::dialler::Linked;
 use super::message::{Connection, Hello, MAX_PEERS};
+use super::ration::Cause;
 use super::{LinkId, Mesh, Neighbour, Output};
 use crate::Time;
 use crate::peer::PeerName;
@@ -48,7 +49,9 @@ impl Mesh {
             remote: *link.remote.ip(),
             port: hello.tunnel_port,
         };
-        tracing::info!(peer = %hello.name, nickname = hello.nickname, remote = %link.remote, "link up");
+        if self.ration.allows(now, Cause::Up) {
+            tracing::info!(peer = %hello.name, nickname = hello.nickname, remote = %link.remote, "link up");
+        }
         self.edges.insert(hello.name, edge);
         self.outputs.push_back(Output::LinkUp(neighbour));
         self.redial = true;

@@ -7,6 +7,7 @@ use super::frame;
 use super::link::{Link, PROBE, Phase};
 use super::machine::connection_id;
 use super::message::{Feature, Heartbeat, Hello, Message, Reason, Reject, Welcome};
+use super::ration::Cause;
 use super::{LinkId, Mesh, Output};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid};
@@ -82,8 +83,9 @@ impl Mesh {
     fn judge(&mut self, now: Time, id: LinkId, hello: &Hello) -> Verdict {
         let Some(link) = self.links.get(&id) else { return Verdict::Reject(reject(Reason::Unexpected, "closed".into())) };
         let (outbound, remote, connection) = (link.outbound, link.remote, link.id(hello));
+        self.collisions.met(link.listening(hello), hello.uid);
         if outbound {
-            self.dialler.met(remote, hello.name);
+            self.dialler.met(remote, hello.name, &hello.nickname);
         }
         if hello.name == self.config.name {
             return Verdict::Reject(self.judge_namesake(now, id, hello));
@@ -112,7 +114,7 @@ impl Mesh {
             Some(link) => (link.local, link.listening(hello)),
             None => return reject(Reason::Unexpected, "closed".into()),
         };
-        self.collision(now, hello.uid, collision(hello.name, &hello.nickname, hello.uid, theirs));
+        self.collision(now, hello.uid, collision(hello.name, &hello.nickname, hello.uid, theirs), Some(theirs));
         let text = collision(self.config.name, &self.config.nickname, self.config.uid, ours);
         Reject { reason: Reason::Collision, uid: Some(self.config.uid), text }
     }
@@ -178,15 +180,16 @@ impl Mesh {
             collision(hello.name, &hello.nickname, hello.uid, address)
         };
         let (about_old, about_new) = (text_of(old, &peer), text_of(new, &hello));
-        self.collision(now, hello.uid, about_new.clone());
+        let address = self.links.get(&new).map(|link| link.listening(&hello));
+        self.collision(now, hello.uid, about_new.clone(), address);
         let notice = Reject { reason: Reason::Collision, uid: Some(hello.uid), text: about_new };
         self.send(now, old, &Message::Notice(notice));
         self.reject(now, new, Reject { reason: Reason::Collision, uid: Some(peer.uid), text: about_old });
     }
 
     /// Notes that two peers have one name, and tells people if it is news.
-    pub(super) fn collision(&mut self, now: Time, uid: PeerUid, text: String) {
-        if uid != self.config.uid && self.collisions.report(now, uid, text.clone()) {
+    pub(super) fn collision(&mut self, now: Time, uid: PeerUid, text: String, address: Option<SocketAddrV4>) {
+        if uid != self.config.uid && self.collisions.report(now, uid, text.clone(), address) {
             tracing::warn!("{text}");
         }
     }
@@ -205,7 +208,7 @@ impl Mesh {
         if reject.reason == Reason::Collision
             && let Some(uid) = reject.uid
         {
-            self.collision(now, uid, reject.text.clone());
+            self.collision(now, uid, reject.text.clone(), None);
         }
     }
 
@@ -232,7 +235,14 @@ impl Mesh {
         if close {
             self.outputs.push_back(Output::Close { link: id });
         }
-        tracing::info!(remote = %link.remote, outbound = link.outbound, error, "link ended");
+        let cause = match (&link.phase, link.outbound) {
+            (Phase::Up(..), _) => Cause::Down,
+            (_, true) => Cause::Dialled,
+            (_, false) => Cause::Stranger,
+        };
+        if self.ration.allows(now, cause) {
+            tracing::info!(remote = %link.remote, outbound = link.outbound, error, "link ended");
+        }
         self.counters.terminations += u64::from(reason != Some(Reason::Myself));
         self.note_ending(now, id, &link, error, reason);
         self.redial = true;

@@ -6,6 +6,7 @@
 //! [`PACE`], and the user is told.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 
 use crate::Time;
 use crate::peer::PeerUid;
@@ -31,6 +32,8 @@ pub(super) struct Collisions {
 pub(super) struct Report {
     pub(super) text: String,
     pub(super) seen: Time,
+    /// Where it accepts links, if we have met it.
+    address: Option<SocketAddrV4>,
 }
 
 #[derive(Debug)]
@@ -51,12 +54,26 @@ pub(super) struct Verdict {
 
 impl Collisions {
     /// Notes a clone; says whether it is news.
-    pub(super) fn report(&mut self, now: Time, uid: PeerUid, text: String) -> bool {
+    pub(super) fn report(&mut self, now: Time, uid: PeerUid, text: String, address: Option<SocketAddrV4>) -> bool {
         self.forget(now);
         if self.reports.len() >= MAX && !self.reports.contains_key(&uid) {
             return false;
         }
-        self.reports.insert(uid, Report { text, seen: now }).is_none()
+        match self.reports.get_mut(&uid) {
+            // Hearsay tells less than what we saw.
+            Some(report) if address.is_none() => report.seen = now,
+            _ => return self.reports.insert(uid, Report { text, seen: now, address }).is_none(),
+        }
+        false
+    }
+
+    /// Somebody said hello from this address: whatever else was there is there no more, and is again but an earlier incarnation.
+    pub(super) fn met(&mut self, address: SocketAddrV4, uid: PeerUid) {
+        let over = |(other, report): (&PeerUid, &Report)| (*other != uid && report.address == Some(address)).then_some(*other);
+        for other in self.reports.iter().filter_map(over).collect::<Vec<_>>() {
+            self.reports.remove(&other);
+            self.bids.remove(&other);
+        }
     }
 
     /// A record of our name with this uid beat ours.
@@ -112,17 +129,30 @@ mod tests {
     #[test]
     fn a_clone_that_was_reset_is_forgotten() {
         let mut collisions = Collisions::default();
-        assert!(collisions.report(at(0), PeerUid(1), "x".into()));
-        assert!(!collisions.report(at(60), PeerUid(1), "x".into()));
+        assert!(collisions.report(at(0), PeerUid(1), "x".into(), None));
+        assert!(!collisions.report(at(60), PeerUid(1), "x".into(), None));
         assert_eq!(collisions.reports(at(149)).count(), 1);
         assert_eq!(collisions.reports(at(150)).count(), 0);
+    }
+
+    #[test]
+    fn whoever_else_answers_at_a_clones_address_ends_its_report() {
+        let (mut collisions, address) = (Collisions::default(), "192.0.2.1:6783".parse().unwrap());
+        assert!(collisions.report(at(0), PeerUid(1), "seen".into(), Some(address)));
+        assert!(!collisions.report(at(1), PeerUid(1), "heard".into(), None));
+        assert!(collisions.reports(at(1)).all(|(_, report)| report.text == "seen"));
+        collisions.met(address, PeerUid(1));
+        collisions.met("192.0.2.2:6783".parse().unwrap(), PeerUid(2));
+        assert_eq!(collisions.reports(at(1)).count(), 1);
+        collisions.met(address, PeerUid(2));
+        assert_eq!(collisions.reports(at(1)).count(), 0);
     }
 
     #[test]
     fn what_is_kept_about_clones_is_bounded() {
         let mut collisions = Collisions::default();
         for uid in 0..1000 {
-            collisions.report(at(0), PeerUid(uid), "x".into());
+            collisions.report(at(0), PeerUid(uid), "x".into(), None);
             collisions.claimed(at(0), PeerUid(uid));
         }
         assert_eq!((collisions.reports.len(), collisions.bids.len()), (MAX, MAX));

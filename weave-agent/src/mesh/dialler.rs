@@ -33,6 +33,8 @@ pub(super) struct Attempt {
     pub(super) state: State,
     /// Who answered there last.
     pub(super) peer: Option<PeerName>,
+    /// And what it called itself: with a clone, our own record would tell nothing.
+    pub(super) nickname: Option<String>,
     pub(super) error: Option<String>,
     /// The user wants it. Else it was discovered, and a stranger there is not let in: the address may have been reused.
     pub(super) target: bool,
@@ -170,9 +172,10 @@ impl Dialler {
     }
 
     /// Whoever answered there has said its name.
-    pub(super) fn met(&mut self, address: SocketAddrV4, peer: PeerName) {
+    pub(super) fn met(&mut self, address: SocketAddrV4, peer: PeerName, nickname: &str) {
         if let Some(attempt) = self.attempts.get_mut(&address) {
             attempt.peer = Some(peer);
+            attempt.nickname = Some(nickname.to_owned());
         }
     }
 
@@ -199,7 +202,7 @@ impl Dialler {
 
 impl Attempt {
     fn new(now: Time) -> Self {
-        Self { state: State::Waiting(now), peer: None, error: None, target: false, wanted: false, interval: FIRST }
+        Self { state: State::Waiting(now), peer: None, nickname: None, error: None, target: false, wanted: false, interval: FIRST }
     }
 
     fn hurry(&mut self, now: Time) {
@@ -323,7 +326,7 @@ mod tests {
     fn a_peer_that_is_linked_is_not_dialled_by_whatever_address() {
         let mut dialler = dialler(&[1, 2, 3]);
         let peer = PeerName([2, 0, 0, 0, 0, 1]);
-        dialler.met(address(2), peer);
+        dialler.met(address(2), peer, "x");
         let linked = Linked { names: [peer].into(), addresses: [address(1)].into() };
         assert_eq!(dialler.dial(at(0), &linked, 9), [address(3)]);
         assert_eq!(dialler.deadline(&linked), None);

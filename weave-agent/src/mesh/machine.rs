@@ -14,6 +14,7 @@ use super::dialler::{Dialler, Ending, Linked};
 use super::link::{Due, Link};
 use super::message::{Heartbeat, MAX_NICKNAME, MAX_PEERS, Message, Record};
 use super::publisher::Publisher;
+use super::ration::Ration;
 use super::routes::Routes;
 use super::topology::Topology;
 use super::{Counters, Input, LinkId, Output, PeerView, Target, View, short_ids};
@@ -81,6 +82,7 @@ pub struct Mesh {
     pub(super) dialler: Dialler,
     pub(super) collisions: Collisions,
     pub(super) counters: Counters,
+    pub(super) ration: Ration,
 }
 
 impl Mesh {
@@ -121,6 +123,7 @@ impl Mesh {
             garbage: None,
             collisions: Collisions::default(),
             counters: Counters::default(),
+            ration: Ration::default(),
         }
     }
 
@@ -161,6 +164,7 @@ impl Mesh {
         if self.garbage.take_if(|at| *at <= now).is_some() {
             self.collect_garbage();
         }
+        self.ration.close(now);
         self.settle(now);
         self.publish_due(now);
     }

@@ -12,6 +12,7 @@ mod link;
 mod machine;
 mod message;
 mod publisher;
+mod ration;
 mod receiver;
 mod routes;
 #[cfg(test)]

@@ -28,7 +28,6 @@ impl Mesh {
                 Ok(Some(event)) => self.event(now, id, event),
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::warn!(remote = %link.remote, %error, "closing a link for what it carries");
                     self.counters.bad_input += 1;
                     self.reject(now, id, Reject { reason: Reason::Protocol, uid: None, text: error.to_string() });
                 }
@@ -96,7 +95,7 @@ impl Mesh {
     fn outbid(&mut self, now: Time, claim: &Record) {
         let verdict = self.collisions.claimed(now, claim.uid);
         if verdict.clone {
-            self.collision(now, claim.uid, collision(claim.name, &claim.nickname, claim.uid, "an unknown address"));
+            self.collision(now, claim.uid, collision(claim.name, &claim.nickname, claim.uid, "an unknown address"), None);
         } else {
             self.topology.inherit(now, claim);
             self.changed(now);

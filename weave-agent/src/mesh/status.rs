@@ -228,7 +228,7 @@ impl Mesh {
             info: attempt.error.clone().unwrap_or_default(),
             retry_in: attempt.due().map(|due| due.saturating_sub(now).as_secs_f64()),
             peer: attempt.peer.map(|peer| peer.to_string()),
-            nickname: attempt.peer.map(|peer| self.nickname(peer)),
+            nickname: attempt.nickname.clone(),
         }
     }
 

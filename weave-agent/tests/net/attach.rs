@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use weave_agent::io::net::{AttachError, DetachError, Netlink, PortKind, PortWatch, attach, detach, expose, ports};
+use weave_agent::io::net::{AttachError, DetachError, Known, Netlink, PortKind, PortWatch, attach, detach, expose, follow_mtu, ports};
 
 use crate::host::{Namespace, attached, eventually, host_state, on_a_host, sh, spec};
 
@@ -192,5 +192,99 @@ fn a_dead_containers_port_is_reported() {
         drop(container);
         let gone = tokio::time::timeout(crate::host::PATIENCE, watch.gone()).await.unwrap().unwrap();
         assert_eq!(gone, Some(port.id));
+    });
+}
+
+#[test]
+fn a_port_is_known_by_its_note_whatever_its_ends_are_called() {
+    on_a_host(async || {
+        let (host, container) = (Netlink::here().unwrap(), Namespace::new());
+        let made = attached(&container, &["10.32.0.1/16"]).await.port;
+        let mut watch = PortWatch::new().unwrap();
+        let name = &made.host_ifname;
+        sh(&format!("ip link set {name} down && ip link set {name} name nuport && ip link set nuport up"));
+        container.sh("sh -c 'ip link set ethwe down && ip link set ethwe name mine && ip link set mine up'");
+
+        let second = attached(&container, &["10.32.0.2/16", "fd00:32::2/64"]).await;
+        assert!(!second.created && second.port.id == made.id && second.port.made_as == made.made_as);
+        assert_eq!((second.port.host_ifname.as_str(), second.port.ifname.as_str()), ("nuport", "mine"));
+        assert_eq!(ports::list(&host).await.unwrap(), [second.port]);
+        let detached = detach(&host, &container.netns(), "ethwe", &[]).await.unwrap();
+        assert!(detached.made_as == made.made_as && detached.left.is_empty());
+        let mut gone = async || watch.gone().await.unwrap() == Some(made.id);
+        tokio::time::timeout(crate::host::PATIENCE, async { while !gone().await {} }).await.unwrap();
+    });
+}
+
+#[test]
+fn ports_follow_the_mtu_down_and_up_unless_the_container_chose_less() {
+    on_a_host(async || {
+        let (host, one, two) = (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
+        let first = attached(&one, &["10.32.0.1/16"]).await.port;
+        attached(&two, &["10.32.0.2/16"]).await;
+        expose(&host, &["10.32.0.3/16".parse().unwrap()], 1400).await.unwrap();
+        two.sh("ip link set ethwe mtu 1300");
+        let has = |link: String, mtu: u32| link.contains(&format!("mtu {mtu} "));
+        for (wanted, inside_two) in [(1350, 1300), (1250, 1250), (1400, 1400)] {
+            assert!(follow_mtu(&host, wanted).await.unwrap().is_empty());
+            assert!(has(one.sh("ip link show ethwe"), wanted) && has(sh(&format!("ip link show {}", first.host_ifname)), wanted));
+            assert!(has(sh("ip link show weave"), wanted) && has(sh("ip link show vethwe-host"), wanted));
+            assert!(has(two.sh("ip link show ethwe"), inside_two), "{}", two.sh("ip link show ethwe"));
+        }
+    });
+}
+
+#[test]
+fn who_cannot_be_given_another_mtu_is_named() {
+    on_a_host(async || {
+        let (host, hidden, ipv6) = (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
+        let lost = attached(&hidden, &["10.32.0.1/16"]).await.port;
+        let small = attached(&ipv6, &["fd00:32::1/64"]).await.port;
+        let kept_alive = hidden.netns();
+        sh(&format!("umount -l /run/netns/{0} && rm /run/netns/{0}", hidden.name));
+        let failures = follow_mtu(&host, 1200).await.unwrap();
+        assert!(failures[&lost.id].contains("attach it again"), "{failures:?}");
+        assert!(failures[&small.id].contains("IPv6"), "{failures:?}");
+        assert!(sh(&format!("ip link show {}", lost.host_ifname)).contains("mtu 1400 "));
+        assert!(ipv6.sh("ip addr show ethwe").contains("fd00:32::1/64"));
+        drop(kept_alive);
+    });
+}
+
+#[test]
+fn a_container_with_a_route_of_its_own_into_the_subnet_is_refused() {
+    on_a_host(async || {
+        let (host, container) = (Netlink::here().unwrap(), Namespace::new());
+        container.sh("ip link add own0 type veth peer name own1");
+        container.sh("ip link set own0 up");
+        container.sh("ip link set own1 up");
+        container.sh("ip addr add 10.32.0.9/16 dev own0");
+        let before = container.state();
+        let refused = attach(&host, &container.netns(), &spec(&["10.32.0.1/16"])).await.unwrap_err();
+        assert!(matches!(refused, AttachError::OwnRoute { .. }) && refused.to_string().contains("own0"), "{refused}");
+        assert_eq!(container.state(), before);
+
+        // Its default route and wider ones do not win over ours.
+        container.sh("ip addr del 10.32.0.9/16 dev own0");
+        container.sh("ip route add default dev own0");
+        container.sh("ip route add 10.0.0.0/8 dev own0");
+        attached(&container, &["10.32.0.1/16"]).await;
+        attached(&container, &["10.32.0.2/16"]).await;
+    });
+}
+
+#[test]
+fn what_is_remembered_of_addresses_only_says_when_to_look() {
+    on_a_host(async || {
+        let (host, one, two) = (Netlink::here().unwrap(), Namespace::new(), Namespace::new());
+        let known = Known::default();
+        known.learn(&[]);
+        let wanted = spec(&["10.32.0.1/16"]).knowing(&known);
+        attach(&host, &one.netns(), &wanted).await.unwrap();
+        let refused = attach(&host, &two.netns(), &wanted).await.unwrap_err().to_string();
+        assert!(refused.contains(&one.name), "{refused}");
+        // Who gave it up by hand is not refused for it.
+        one.sh("ip addr del 10.32.0.1/16 dev ethwe");
+        attach(&host, &two.netns(), &wanted).await.unwrap();
     });
 }

@@ -1,6 +1,6 @@
-use weave_agent::io::net::{Netlink, ensure_vxlan, remove_vxlan};
+use weave_agent::io::net::{Netlink, VxlanWatch, ensure_vxlan, remove_vxlan};
 
-use crate::host::{host_state, on_a_host, sh};
+use crate::host::{PATIENCE, host_state, on_a_host, sh};
 
 #[test]
 fn the_vxlan_device_is_made_adopted_and_removed() {
@@ -53,5 +53,32 @@ fn a_taken_udp_port_is_named_and_nothing_left() {
         let error = ensure_vxlan(&host, 6784).await.unwrap_err().to_string();
         assert!(error.contains("another program uses UDP port 6784"), "{error}");
         assert_eq!(host_state(), before);
+    });
+}
+
+#[test]
+fn a_device_that_somebody_deleted_set_down_or_renamed_is_mended_at_once() {
+    on_a_host(async || {
+        let host = Netlink::here().unwrap();
+        let made = ensure_vxlan(&host, 6784).await.unwrap();
+        let mut watch = VxlanWatch::new(host.clone(), 6784, made.clone()).unwrap();
+        let mut next = async || tokio::time::timeout(PATIENCE, watch.next()).await.unwrap();
+        let is_right = || sh("ip -d link show dev vxlan-6784").contains("mtu 65485") && sh("ip link show up").contains("vxlan-6784");
+
+        sh("ip link set vxlan-6784 down");
+        assert_eq!(next().await.unwrap(), made.ifindex);
+        assert!(is_right());
+        sh("ip link set vxlan-6784 down && ip link set vxlan-6784 name theirs && ip link set theirs up");
+        assert_eq!(next().await.unwrap(), made.ifindex);
+        assert!(is_right());
+        sh("ip link del vxlan-6784");
+        assert_ne!(next().await.unwrap(), made.ifindex);
+        assert!(is_right());
+
+        sh("ip link del vxlan-6784 && ip link add theirs type vxlan external dstport 6784 && ip link set theirs up");
+        assert!(next().await.unwrap_err().to_string().contains("UDP port 6784"));
+        sh("ip link del theirs");
+        while next().await.is_err() {}
+        assert!(is_right());
     });
 }

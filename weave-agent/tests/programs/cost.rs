@@ -1,17 +1,22 @@
 //! What the programs cost: the verifier when they are loaded, each packet when they run.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::time::Instant;
 
 use aya::programs::SchedClassifier;
 use aya::sys::{Stats, enable_stats};
+use weave_agent::datapath::{Action, Op};
+use weave_agent::peer::ShortId;
 use weave_ebpf::flow::{Config, Flow, FlowKey, INGRESS_TUNNEL, Mac, Source, action, feature, port, vni};
 use weave_ebpf::vxlan::{self, Fields};
 
 use crate::context::Context;
+use crate::host::Host;
 use crate::kernel::{Kernel, Maps, run};
-use crate::place::{one_cpu, private};
+use crate::place::{one_cpu, private, private_async};
 use crate::trampoline;
 use crate::wires::{LOCAL, TUNNEL_PORT};
 
@@ -155,4 +160,26 @@ fn spent(program: &SchedClassifier) -> (u64, u64) {
     let text = fs::read_to_string(Path::new(&path)).unwrap();
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse::<u64>().unwrap();
     (field("run_time_ns:"), field("run_cnt:"))
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "measures the read itself")]
+fn sixteen_thousand_flows_are_read_whole_and_cost_the_loop_little() {
+    private_async(async |pins| {
+        let mut host = Host::new(&pins, None);
+        let wanted: BTreeSet<_> = (0..16_000_u32).map(flow_number).collect();
+        for key in &wanted {
+            host.op(Op::Install(*key, Action::Peer(ShortId::new(2).unwrap())));
+        }
+        let begun = Instant::now();
+        let flows = host.ebpf.flows().unwrap();
+        println!("16,000 flows read in {:?}", begun.elapsed());
+        assert_eq!(flows.len(), wanted.len());
+        assert_eq!(flows.into_iter().map(|flow| flow.key).collect::<BTreeSet<_>>(), wanted);
+    });
+}
+
+fn flow_number(number: u32) -> FlowKey {
+    let [a, b, c, d] = number.to_be_bytes();
+    FlowKey { ingress: 7, src: [2, 0, a, b, c, d], dst: [2, 1, a, b, c, d], ..FlowKey::default() }
 }

@@ -109,6 +109,10 @@ impl Tables for Memory {
     fn count(&self, counter: Counter) {
         self.add(counter.index());
     }
+
+    fn refuse(&self, reason: DropReason) {
+        self.add(reason.index());
+    }
 }
 
 /// The clock of `bpf_ktime_get_ns`.

@@ -224,4 +224,8 @@ impl Tables for Kernel {
     fn count(&self, counter: Counter) {
         self.add(counter.index());
     }
+
+    fn refuse(&self, reason: DropReason) {
+        self.add(reason.index());
+    }
 }

@@ -85,6 +85,11 @@ impl Tables for Maps {
     fn count(&self, counter: Counter) {
         count(counter.index());
     }
+
+    #[inline(always)]
+    fn refuse(&self, reason: DropReason) {
+        count(reason.index());
+    }
 }
 
 /// The slot of a peer, if a frame of this size that came from `upstream` may go there: as the fast path's `egress_of`,

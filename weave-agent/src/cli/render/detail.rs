@@ -51,7 +51,7 @@ fn one_peer(shown: &Peer) -> String {
         _ if shown.me => " - this agent".to_owned(),
         None => " - unreachable".to_owned(),
         Some(next) if *next == shown.name => String::new(),
-        Some(next) => format!(" - via {next}"),
+        Some(next) => format!(" - via {}", peer(next, shown.next_hop_nickname.as_deref())),
     };
     let connections: String = shown.connections.iter().map(peer_connection).collect();
     format!("{}{way}\n{connections}", peer(&shown.name, Some(&shown.nickname)))
@@ -112,7 +112,7 @@ fn action(action: &FlowAction) -> String {
         FlowAction::Drop { reason } => format!("drop {reason}"),
         FlowAction::Port { port, interface: name } => format!("to {}", interface(*port, name.as_deref())),
         FlowAction::Peer { short_id, peer } => format!("to peer {}", peer.clone().unwrap_or_else(|| short_id.to_string())),
-        FlowAction::Flood { origin } => format!("flood of {origin}"),
+        FlowAction::Flood { origin, peer } => format!("flood of {}", peer.clone().unwrap_or_else(|| origin.to_string())),
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
         let all = [
             flow(&port, FlowAction::Peer { short_id: 7, peer: Some("02:00:00:00:00:02(h2)".into()) }, Some(0.25)),
             flow(&port, FlowAction::Port { port: 13, interface: None }, Some(90.0)),
-            flow(&port, FlowAction::Flood { origin: 1 }, None),
+            flow(&port, FlowAction::Flood { origin: 1, peer: None }, None),
             flow(&transit, FlowAction::Drop { reason: "no-route".into() }, Some(1.0)),
         ];
         insta::assert_snapshot!(flows(&all), @r"
@@ -237,6 +237,7 @@ mod tests {
             short_id: Some(1),
             me,
             next_hop: next_hop.map(str::to_owned),
+            next_hop_nickname: next_hop.map(|_| "h2".to_owned()),
             connections: connections.to_vec(),
         };
         let pending = PeerConnection { established: false, outbound: false, address: None, ..connection.clone() };
@@ -251,7 +252,7 @@ mod tests {
            -> 10.0.0.2:6783         02:00:00:00:00:02(h2)                 established
            <- -                     02:00:00:00:00:02(h2)                 pending
         b(x)
-        c(x) - via b
+        c(x) - via b(h2)
         d(x) - unreachable
         ");
     }

@@ -10,9 +10,10 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::announce::announce;
+use super::known::Known;
 use super::link::{Link, Veth};
 use super::netns::Netns;
-use super::ports::{Owner, Port, PortKind, container_alias};
+use super::ports::{Note, Owner, Port, PortKind, container_alias, recognise};
 use super::socket::{Error, Netlink};
 use super::undo::{Undo, to_the_end};
 use super::{CONTAINER_IFNAME, PORT_PREFIX, checks, sysctl};
@@ -23,7 +24,7 @@ pub(super) static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 const NAME_ATTEMPTS: u64 = 16;
 
 /// What a container gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AttachSpec {
     /// Addresses to add, each with the prefix of its subnet.
     pub addrs: Vec<IpNet>,
@@ -35,12 +36,20 @@ pub struct AttachSpec {
     pub host_ifname: Option<String>,
     /// Send multicast there by default.
     pub multicast_route: bool,
+    /// Who has which addresses, if that is known.
+    pub known: Known,
 }
 
 impl AttachSpec {
     /// The usual interface with these addresses.
     pub fn new(addrs: Vec<IpNet>, mtu: u32) -> Self {
-        Self { addrs, mtu, ifname: CONTAINER_IFNAME.to_owned(), host_ifname: None, multicast_route: true }
+        Self { addrs, mtu, ifname: CONTAINER_IFNAME.to_owned(), host_ifname: None, multicast_route: true, known: Known::default() }
+    }
+
+    /// With what is known of others' addresses; it learns these.
+    pub fn knowing(mut self, known: &Known) -> Self {
+        self.known = known.clone();
+        self
     }
 
     /// With this name for the host side, if the interface is new.
@@ -101,6 +110,20 @@ pub enum AttachError {
         /// Its interface.
         device: String,
     },
+    /// The container would not send there by the new interface.
+    #[error(
+        "{target:?} has a route {route} (dev {device}) of its own, which wins over the network of {addr}: remove it, or choose another network"
+    )]
+    OwnRoute {
+        /// The container.
+        target: String,
+        /// The address asked for.
+        addr: IpNet,
+        /// Destination of the route.
+        route: IpNet,
+        /// Its interface.
+        device: String,
+    },
     /// Its interface of that name is not ours.
     #[error("{target:?} has an interface {ifname:?} that this host's weave-agent did not make")]
     ForeignInterface {
@@ -141,6 +164,8 @@ pub(super) struct Pair {
     pub(super) outer: Link,
     pub(super) inside: Netlink,
     pub(super) inner: Link,
+    /// The name that the outer end was made with.
+    pub(super) made_as: String,
 }
 
 async fn attach_alone(host: &Netlink, target: &Netns, spec: &AttachSpec) -> Result<Attached, AttachError> {
@@ -155,11 +180,16 @@ async fn attach_alone(host: &Netlink, target: &Netns, spec: &AttachSpec) -> Resu
     if let Some(pair) = &existing {
         refuse_what_it_has(pair, target, spec).await?;
     }
-    checks::unused(host, PortKind::Container(target.id()), &spec.addrs).await?;
+    let ours = existing.as_ref().map(|pair| pair.inner.index);
+    checks::no_route_of_its_own(target, ours, &spec.addrs).await?;
+    checks::unused(host, PortKind::Container(target.id()), &spec.addrs, &spec.known).await?;
 
     let mut undo = Undo::default();
     match build(host, target, spec, existing, &mut undo).await {
-        Ok(attached) => Ok(attached),
+        Ok(attached) => {
+            spec.known.set(attached.port.id, &attached.port.addrs);
+            Ok(attached)
+        }
         Err(error) => Err(undone(error.into(), undo).await),
     }
 }
@@ -170,26 +200,33 @@ pub(super) async fn undone(error: AttachError, undo: Undo) -> AttachError {
     if left.is_empty() { error } else { AttachError::LeftBehind { error: Box::new(error), left } }
 }
 
-/// A container's pair, if it has one. An unfinished one is removed.
+/// A container's pair, if it has one, whatever its ends are called now. An unfinished one is removed.
 pub(super) async fn existing(host: &Netlink, target: &Netns, ifname: &str) -> Result<Option<Pair>, AttachError> {
     let inside = target.netlink().await?;
+    for outer in host.links().await? {
+        let note = recognise(&outer).filter(|note| note.kind == PortKind::Container(target.id()) && note.ifname == ifname);
+        let (Some(Note { made_as, .. }), Some(peer)) = (note, outer.peer) else { continue };
+        let inner = inside.link_at(peer).await?;
+        if let Some(inner) = inner.filter(|inner| inner.kind == "veth" && inner.peer == Some(outer.index)) {
+            return Ok(Some(Pair { host: host.clone(), outer, inside, inner, made_as }));
+        }
+    }
+    clear_unfinished(host, &inside, target, ifname).await.map(|()| None)
+}
+
+/// The name is free now, or somebody else's.
+async fn clear_unfinished(host: &Netlink, inside: &Netlink, target: &Netns, ifname: &str) -> Result<(), AttachError> {
     let Some(inner) = inside.link_named(ifname).await? else {
-        return Ok(None);
+        return Ok(());
     };
     let foreign = || AttachError::ForeignInterface { target: target.name().to_owned(), ifname: ifname.to_owned() };
     let outer = match inner.peer {
         Some(index) if inner.kind == "veth" => host.link_at(index).await?,
         _ => None,
     };
-    let outer = outer.filter(|outer| outer.name.starts_with(PORT_PREFIX) && outer.peer == Some(inner.index)).ok_or_else(foreign)?;
-    if outer.alias.is_empty() {
-        host.delete_link(outer.index).await?;
-        return Ok(None);
-    }
-    if outer.alias != container_alias(target.id(), ifname) {
-        return Err(foreign());
-    }
-    Ok(Some(Pair { host: host.clone(), outer, inside, inner }))
+    let unfinished = |outer: &Link| outer.name.starts_with(PORT_PREFIX) && outer.peer == Some(inner.index) && outer.alias.is_empty();
+    let outer = outer.filter(unfinished).ok_or_else(foreign)?;
+    Ok(host.delete_link(outer.index).await?)
 }
 
 async fn refuse_what_it_has(pair: &Pair, target: &Netns, spec: &AttachSpec) -> Result<(), AttachError> {
@@ -205,7 +242,7 @@ async fn build(host: &Netlink, target: &Netns, spec: &AttachSpec, existing: Opti
         None => create(host, target, spec, undo).await?,
     };
     if spec.addrs.iter().any(|net| net.addr().is_ipv6()) {
-        let ifname = spec.ifname.clone();
+        let ifname = pair.inner.name.clone();
         target.run(move || sysctl::enable_ipv6(&ifname)).await?;
     }
     pair.add_addresses(&spec.addrs, undo).await?;
@@ -213,10 +250,10 @@ async fn build(host: &Netlink, target: &Netns, spec: &AttachSpec, existing: Opti
     if spec.multicast_route {
         pair.add_multicast_route(undo).await?;
     }
-    pair.host.set_alias(pair.outer.index, &container_alias(target.id(), &spec.ifname)).await?;
+    pair.host.set_alias(pair.outer.index, &container_alias(target.id(), &spec.ifname, &pair.made_as)).await?;
     let mac = pair.inner.mac.unwrap_or_default();
-    announce(target, &spec.ifname, mac, &spec.addrs).await?;
-    let owner = Owner { kind: PortKind::Container(target.id()), netns: Some(target.path().to_owned()) };
+    announce(target, &pair.inner.name, mac, &spec.addrs).await?;
+    let owner = Owner { kind: PortKind::Container(target.id()), made_as: pair.made_as.clone(), netns: Some(target.path().to_owned()) };
     let addrs = pair.inside.given_addresses(pair.inner.index).await?;
     Ok(Attached { port: Port::new(&pair.outer, owner, &pair.inner, addrs), added: spec.addrs.clone(), created })
 }
@@ -230,7 +267,8 @@ async fn create(host: &Netlink, target: &Netns, spec: &AttachSpec, undo: &mut Un
     let veth = Veth { name: &name, peer: &spec.ifname, peer_netns: Some(target), mtu: spec.mtu };
     host.create_veth(&veth).await?;
     delete_on_failure(host, &name, undo);
-    let pair = Pair { outer: host.made(&name).await?, inner: inside.made(&spec.ifname).await?, host: host.clone(), inside };
+    let (outer, inner) = (host.made(&name).await?, inside.made(&spec.ifname).await?);
+    let pair = Pair { outer, inner, host: host.clone(), inside, made_as: name.clone() };
     host.without_ipv6(pair.outer.index).await?;
     sysctl::settle_port(&name);
     let ifname = spec.ifname.clone();
@@ -254,7 +292,7 @@ pub fn new_port_name(number: u32) -> String {
     format!("{PORT_PREFIX}{:07x}", number & 0xfff_ffff)
 }
 
-/// The host side's name and the addresses of an attached container; `None` for one that is not.
+/// What the host side was made as, and the addresses of an attached container; `None` for one that is not.
 ///
 /// # Errors
 /// When its interface is somebody else's, or the kernel refuses.
@@ -262,7 +300,7 @@ pub async fn port_of(host: &Netlink, target: &Netns) -> Result<Option<(String, V
     let _turn = ONE_AT_A_TIME.lock().await;
     let Some(pair) = existing(host, target, CONTAINER_IFNAME).await? else { return Ok(None) };
     let addresses = pair.inside.given_addresses(pair.inner.index).await?;
-    Ok(Some((pair.outer.name, addresses)))
+    Ok(Some((pair.made_as, addresses)))
 }
 
 /// `vethwepl` and 7 hexadecimal digits of the namespace's inode; the kernel counts those from 0xf0000000, so the digits differ while

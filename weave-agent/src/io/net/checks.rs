@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use super::address::is_link_local6;
 use super::attach::AttachError;
 use super::is_ours;
+use super::known::Known;
 use super::link::Link;
+use super::netns::Netns;
 use super::ports::{self, PortKind};
 use super::socket::Netlink;
 
@@ -39,10 +41,12 @@ fn impossible(net: &IpNet) -> Option<&'static str> {
 }
 
 /// Is none of these used on this host by anybody else than `owner`?
-pub(super) async fn unused(host: &Netlink, owner: PortKind, addrs: &[IpNet]) -> Result<(), AttachError> {
+pub(super) async fn unused(host: &Netlink, owner: PortKind, addrs: &[IpNet], known: &Known) -> Result<(), AttachError> {
     let in_use = |net: &IpNet, owner: String| AttachError::AddressInUse { addr: net.addr(), owner };
     let wanted = |other: IpAddr| addrs.iter().find(|net| net.addr() == other);
-    for port in ports::list(host).await?.iter().filter(|port| port.kind != owner) {
+    // Looking costs a visit to every container.
+    let ports = if known.may_have(addrs) { ports::list(host).await? } else { Vec::new() };
+    for port in ports.iter().filter(|port| port.kind != owner) {
         if let Some(net) = port.addrs.iter().find_map(|net| wanted(net.addr())) {
             return Err(in_use(net, port.owner()));
         }
@@ -63,6 +67,20 @@ async fn no_overlap(host: &Netlink, links: &[Link], addrs: &[IpNet]) -> Result<(
         let device = route.ifindex.map_or("several", |index| name_of(links, index));
         if let Some(addr) = addrs.iter().find(|addr| route.overlaps(addr)).filter(|_| !is_ours(device)) {
             return Err(AttachError::RouteOverlap { addr: *addr, route: route.destination, device: device.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Would the container send to these networks by its port, the interface `ours` if it has one already? Wider routes do no harm: ours
+/// is more specific.
+pub(super) async fn no_route_of_its_own(target: &Netns, ours: Option<u32>, addrs: &[IpNet]) -> Result<(), AttachError> {
+    let inside = target.netlink().await?;
+    for route in inside.routes().await?.iter().filter(|route| !route.is_default() && (route.ifindex.is_none() || route.ifindex != ours)) {
+        if let Some(addr) = addrs.iter().find(|addr| addr.trunc().contains(&route.destination)) {
+            let links = inside.links().await?;
+            let device = route.ifindex.map_or("several", |index| name_of(&links, index)).to_owned();
+            return Err(AttachError::OwnRoute { target: target.name().to_owned(), addr: *addr, route: route.destination, device });
         }
     }
     Ok(())

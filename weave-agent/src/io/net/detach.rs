@@ -16,8 +16,8 @@ use crate::datapath::PortId;
 pub struct Detached {
     /// The port it was about.
     pub port: PortId,
-    /// Its interface.
-    pub host_ifname: String,
+    /// What its interface was made as.
+    pub made_as: String,
     /// Addresses removed.
     pub removed: Vec<IpNet>,
     /// Addresses left; without any the port is gone.
@@ -99,6 +99,6 @@ impl Pair {
         if !failures.is_empty() {
             return Err(DetachError::Kernel(failures));
         }
-        Ok(Detached { port: PortId(self.outer.index), host_ifname: self.outer.name.clone(), removed, left })
+        Ok(Detached { port: PortId(self.outer.index), made_as: self.made_as.clone(), removed, left })
     }
 }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::announce::announce;
 use super::attach::{AttachError, Attached, ONE_AT_A_TIME, Pair, delete_on_failure, undone};
 use super::detach::{DetachError, Detached};
+use super::known::Known;
 use super::link::Veth;
 use super::netns::Netns;
 use super::ports::{Owner, Port, PortKind, host_alias};
@@ -17,10 +18,15 @@ use super::{EXPOSE_IFNAME, EXPOSE_PORT, checks, sysctl};
 /// Give the host addresses on the network. Repeating it changes nothing: `added` are only those it did not have. On failure nothing is
 /// left behind; dropping the future does not stop it half-way.
 pub async fn expose(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attached, AttachError> {
-    let (host, addrs) = (host.clone(), addrs.to_vec());
+    expose_knowing(host, addrs, mtu, &Known::default()).await
+}
+
+/// The same, with what is known of others' addresses; it learns these.
+pub async fn expose_knowing(host: &Netlink, addrs: &[IpNet], mtu: u32, known: &Known) -> Result<Attached, AttachError> {
+    let (host, addrs, known) = (host.clone(), addrs.to_vec(), known.clone());
     let work = async move {
         let _turn = ONE_AT_A_TIME.lock().await;
-        expose_alone(&host, &addrs, mtu).await
+        expose_alone(&host, &addrs, mtu, &known).await
     };
     to_the_end("exposing", work).await
 }
@@ -37,7 +43,7 @@ pub async fn hide(host: &Netlink, addrs: &[IpAddr]) -> Result<Detached, DetachEr
     to_the_end("hiding", work).await
 }
 
-async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attached, AttachError> {
+async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32, known: &Known) -> Result<Attached, AttachError> {
     if addrs.is_empty() {
         return Err(AttachError::NoAddress("the host".to_owned()));
     }
@@ -48,11 +54,14 @@ async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32) -> Result<Attac
         None => Vec::new(),
     };
     let new: Vec<_> = addrs.iter().copied().filter(|net| has.iter().all(|has| has.addr() != net.addr())).collect();
-    checks::unused(host, PortKind::Host, &new).await?;
+    checks::unused(host, PortKind::Host, &new, known).await?;
 
     let mut undo = Undo::default();
     match build(host, new, mtu, existing, &mut undo).await {
-        Ok(exposed) => Ok(exposed),
+        Ok(exposed) => {
+            known.set(exposed.port.id, &exposed.port.addrs);
+            Ok(exposed)
+        }
         Err(error) => Err(undone(error.into(), undo).await),
     }
 }
@@ -72,7 +81,7 @@ async fn existing(host: &Netlink) -> Result<Option<Pair>, AttachError> {
     if outer.alias != host_alias() {
         return Err(foreign());
     }
-    Ok(Some(Pair { host: host.clone(), outer, inside: host.clone(), inner }))
+    Ok(Some(Pair { host: host.clone(), outer, inside: host.clone(), inner, made_as: EXPOSE_PORT.to_owned() }))
 }
 
 async fn build(host: &Netlink, new: Vec<IpNet>, mtu: u32, existing: Option<Pair>, undo: &mut Undo) -> Result<Attached, Error> {
@@ -86,7 +95,7 @@ async fn build(host: &Netlink, new: Vec<IpNet>, mtu: u32, existing: Option<Pair>
     host.set_alias(pair.outer.index, &host_alias()).await?;
     announce(&Netns::own()?, EXPOSE_IFNAME, pair.inner.mac.unwrap_or_default(), &new).await?;
     let addrs = host.given_addresses(pair.inner.index).await?;
-    let owner = Owner { kind: PortKind::Host, netns: None };
+    let owner = Owner { kind: PortKind::Host, made_as: EXPOSE_PORT.to_owned(), netns: None };
     Ok(Attached { port: Port::new(&pair.outer, owner, &pair.inner, addrs), added: new, created })
 }
 
@@ -99,5 +108,5 @@ async fn create(host: &Netlink, mtu: u32, undo: &mut Undo) -> Result<Pair, Error
     sysctl::settle_port(EXPOSE_PORT);
     sysctl::settle_container(EXPOSE_IFNAME);
     sysctl::enable_ipv6(EXPOSE_IFNAME);
-    Ok(Pair { host: host.clone(), outer, inside: host.clone(), inner })
+    Ok(Pair { host: host.clone(), outer, inside: host.clone(), inner, made_as: EXPOSE_PORT.to_owned() })
 }

@@ -10,6 +10,7 @@ pub mod detach;
 pub mod docker;
 pub mod expose;
 pub mod heartbeat;
+pub mod known;
 pub mod link;
 pub mod mtu;
 pub mod nameserver;
@@ -22,8 +23,10 @@ pub mod socket;
 pub mod sysctl;
 pub mod underlay;
 pub mod vxlan;
+pub mod vxlan_watch;
 
 mod checks;
+mod follow;
 mod forwarding;
 mod notify;
 mod sys;
@@ -34,8 +37,10 @@ pub use attach::{AttachError, AttachSpec, Attached, attach, new_port_name, port_
 pub use attach::{AttachError as ExposeError, Attached as Exposed};
 pub use detach::Detached as Hidden;
 pub use detach::{DetachError, Detached, detach};
-pub use expose::{expose, hide};
+pub use expose::{expose, expose_knowing, hide};
+pub use follow::follow_mtu;
 pub use heartbeat::Heartbeats;
+pub use known::Known;
 pub use link::Link;
 pub use mtu::mtu_for;
 pub use nameserver::{NAMESERVER, NAMESERVER_6, Nameserver, lead_to_nameserver, nameserver_mac};
@@ -45,6 +50,7 @@ pub use raw::RawSender;
 pub use socket::{Error, Netlink};
 pub use underlay::{NextHop, Underlay, UnderlayEvent};
 pub use vxlan::{VxlanDevice, ensure_vxlan, remove_vxlan};
+pub use vxlan_watch::VxlanWatch;
 
 /// The interface inside a container, unless asked otherwise.
 pub const CONTAINER_IFNAME: &str = "ethwe";

@@ -148,14 +148,14 @@ async fn build(host: &Netlink, netns: &Netns, mac: Mac, mtu: u32, undo: &mut Und
             added => added?,
         }
     }
-    let pair = Pair { host: host.clone(), outer, inside, inner };
+    let pair = Pair { host: host.clone(), outer, inside, inner, made_as: name.clone() };
     pair.set_up().await?;
     let lo = pair.inside.made("lo").await?;
     pair.inside.set_up(lo.index).await?;
     // Containers have addresses of any network: all of them are on this one link.
     answer_everybody(&pair, addresses).await?;
-    pair.host.set_alias(pair.outer.index, &container_alias(netns.id(), CONTAINER_IFNAME)).await?;
-    let owner = Owner { kind: PortKind::Container(netns.id()), netns: Some(netns.path().to_owned()) };
+    pair.host.set_alias(pair.outer.index, &container_alias(netns.id(), CONTAINER_IFNAME, &name)).await?;
+    let owner = Owner { kind: PortKind::Container(netns.id()), made_as: name, netns: Some(netns.path().to_owned()) };
     let inner = pair.inside.made(CONTAINER_IFNAME).await?;
     Ok(Port::new(&pair.outer, owner, &inner, addresses.to_vec()))
 }

@@ -14,7 +14,7 @@ use super::link::{Link, parse};
 use super::netns::{self, Netns, NetnsId};
 use super::notify::Notifications;
 use super::socket::{Netlink, Result};
-use super::{EXPOSE_IFNAME, EXPOSE_PORT, PORT_PREFIX};
+use super::{EXPOSE_IFNAME, EXPOSE_PORT};
 use crate::addr::Mac;
 use crate::datapath::PortId;
 
@@ -37,6 +37,8 @@ pub struct Port {
     pub id: PortId,
     /// Name of the host side.
     pub host_ifname: String,
+    /// The name it was made with, which nobody else has: what its addresses are kept under, whatever it is called now.
+    pub made_as: String,
     /// Whose it is.
     pub kind: PortKind,
     /// Where its namespace can be opened, if that was found.
@@ -67,6 +69,7 @@ impl Port {
         Self {
             id: PortId(outer.index),
             host_ifname: outer.name.clone(),
+            made_as: owner.made_as,
             kind: owner.kind,
             netns: owner.netns,
             ifname: inner.name.clone(),
@@ -77,9 +80,10 @@ impl Port {
     }
 }
 
-/// Whose port, and where its namespace can be opened.
+/// Whose port, what it was made as, and where its namespace can be opened.
 pub(super) struct Owner {
     pub(super) kind: PortKind,
+    pub(super) made_as: String,
     pub(super) netns: Option<PathBuf>,
 }
 
@@ -92,9 +96,9 @@ fn described(path: &Path) -> String {
     }
 }
 
-/// The note on a finished port: whose it is, and the name inside.
-pub(super) fn container_alias(id: NetnsId, ifname: &str) -> String {
-    format!("{ALIAS} {id} {ifname}")
+/// The note on a finished port: whose it is, and what both ends were made as. Names change; only the note tells a port.
+pub(super) fn container_alias(id: NetnsId, ifname: &str, made_as: &str) -> String {
+    format!("{ALIAS} {id} {ifname} {made_as}")
 }
 
 /// The note on the host's own port.
@@ -102,32 +106,56 @@ pub(super) fn host_alias() -> String {
     format!("{ALIAS} host")
 }
 
-fn is_port_name(name: &str) -> bool {
-    name == EXPOSE_PORT || name.starts_with(PORT_PREFIX)
+/// What the note on a port says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) kind: PortKind,
+    /// The name inside, when it was made.
+    pub(super) ifname: String,
+    /// The name outside, when it was made.
+    pub(super) made_as: String,
 }
 
-/// Whose port a link is, and the name inside; `None` for links that are no finished ports of ours.
-fn recognise(link: &Link) -> Option<(PortKind, String)> {
+/// Whose port a link is; `None` for links that are no finished ports of ours. What it is called now says nothing.
+pub(super) fn recognise(link: &Link) -> Option<Note> {
     if link.kind != "veth" {
         return None;
     }
-    if link.name == EXPOSE_PORT {
-        return (link.alias == host_alias()).then(|| (PortKind::Host, EXPOSE_IFNAME.to_owned()));
+    if link.alias == host_alias() {
+        return Some(Note { kind: PortKind::Host, ifname: EXPOSE_IFNAME.to_owned(), made_as: EXPOSE_PORT.to_owned() });
     }
-    link.name.strip_prefix(PORT_PREFIX)?;
-    let (id, ifname) = link.alias.strip_prefix(ALIAS)?.strip_prefix(' ')?.split_once(' ')?;
-    let (dev, ino) = id.split_once(':')?;
-    let id = NetnsId { dev: dev.parse().ok()?, ino: ino.parse().ok()? };
-    Some((PortKind::Container(id), ifname.to_owned()))
+    let mut words = link.alias.strip_prefix(ALIAS)?.strip_prefix(' ')?.split(' ');
+    let (dev, ino) = words.next()?.split_once(':')?;
+    let kind = PortKind::Container(NetnsId { dev: dev.parse().ok()?, ino: ino.parse().ok()? });
+    let ifname = words.next()?.to_owned();
+    // Notes of earlier versions end here.
+    let made_as = words.next().unwrap_or(&link.name).to_owned();
+    Some(Note { kind, ifname, made_as })
+}
+
+/// Is it a finished port of ours, whatever it is called?
+pub fn is_port(link: &Link) -> bool {
+    recognise(link).is_some()
+}
+
+/// What the ports there are were made as.
+pub async fn names(host: &Netlink) -> Result<BTreeSet<String>> {
+    let links = host.links().await?;
+    Ok(links.iter().filter_map(recognise).map(|note| note.made_as).collect())
 }
 
 /// The finished ports of this host, by index.
 pub async fn list(host: &Netlink) -> Result<Vec<Port>> {
+    list_those(host, |_| true).await
+}
+
+/// Those of them whose host side is `wanted`: each costs a look into its namespace.
+pub(super) async fn list_those(host: &Netlink, wanted: impl Fn(&Link) -> bool) -> Result<Vec<Port>> {
     let links = host.links().await?;
-    let ours: Vec<_> = links.iter().filter_map(|link| recognise(link).map(|(kind, ifname)| (link, kind, ifname))).collect();
-    let ids: BTreeSet<_> = ours.iter().filter_map(|(_, kind, _)| container(*kind)).collect();
+    let ours: Vec<_> = links.iter().filter(|link| wanted(link)).filter_map(|link| recognise(link).map(|note| (link, note))).collect();
+    let ids: BTreeSet<_> = ours.iter().filter_map(|(_, note)| container(note.kind)).collect();
     let places = netns::find(ids).await;
-    let mut ports = join_all(ours.into_iter().map(|(link, kind, ifname)| examine(host, link, kind, ifname, &places))).await;
+    let mut ports = join_all(ours.into_iter().map(|(link, note)| examine(host, link, note, &places))).await;
     ports.sort_by_key(|port| port.id);
     Ok(ports)
 }
@@ -139,7 +167,8 @@ fn container(kind: PortKind) -> Option<NetnsId> {
     }
 }
 
-async fn examine(host: &Netlink, link: &Link, kind: PortKind, ifname: String, places: &BTreeMap<NetnsId, PathBuf>) -> Port {
+async fn examine(host: &Netlink, link: &Link, note: Note, places: &BTreeMap<NetnsId, PathBuf>) -> Port {
+    let Note { kind, ifname, made_as } = note;
     let place = container(kind).and_then(|id| places.get(&id).cloned());
     let inside = match (kind, &place) {
         (PortKind::Host, _) => look(host, link).await,
@@ -148,7 +177,7 @@ async fn examine(host: &Netlink, link: &Link, kind: PortKind, ifname: String, pl
     };
     // Whoever died while we looked is like one that was not found; its link will be gone in a moment.
     let (inner, addrs) = inside.unwrap_or_else(|| (Link { name: ifname, ..Link::default() }, Vec::new()));
-    Port::new(link, Owner { kind, netns: place }, &inner, addrs)
+    Port::new(link, Owner { kind, made_as, netns: place }, &inner, addrs)
 }
 
 async fn look_inside(path: &Path, id: NetnsId, link: &Link) -> Option<(Link, Vec<IpNet>)> {
@@ -174,7 +203,7 @@ impl PortWatch {
         Ok(Self { notifications: Notifications::open(&[MulticastGroup::Link])? })
     }
 
-    /// The next port to go; `None`: some may have gone unseen, so list them. Cancel-safe.
+    /// The next link to go that may have been a port; `None`: some may have gone unseen, so list them. Cancel-safe.
     pub async fn gone(&mut self) -> Result<Option<PortId>> {
         loop {
             match self.notifications.next().await? {
@@ -182,7 +211,7 @@ impl PortWatch {
                     let link = parse(&message);
                     // Messages of a bridge's family tell that a port left the bridge.
                     let deleted = message.header.interface_family == AddressFamily::Unspec;
-                    if deleted && is_port_name(&link.name) {
+                    if deleted && link.kind == "veth" {
                         return Ok(Some(PortId(link.index)));
                     }
                 }
@@ -201,12 +230,18 @@ mod tests {
     fn only_finished_ports_of_ours_are_recognised() {
         let id = NetnsId { dev: 4, ino: 4_026_532_000 };
         let link = |name: &str, alias: &str| Link { name: name.into(), alias: alias.into(), kind: "veth".into(), ..Link::default() };
-        let port = link("vethwepl0000100", &container_alias(id, "ethwe"));
-        assert_eq!(recognise(&port), Some((PortKind::Container(id), "ethwe".into())));
-        assert_eq!(recognise(&link(EXPOSE_PORT, &host_alias())), Some((PortKind::Host, EXPOSE_IFNAME.into())));
-        for (name, alias) in [("vethwepl0000100", ""), ("vethwepl0000100", "weave-agent x:y ethwe"), ("eth0", "weave-agent 4:5 ethwe")] {
-            assert_eq!(recognise(&link(name, alias)), None);
+        let note = |kind, ifname: &str, made_as: &str| Some(Note { kind, ifname: ifname.into(), made_as: made_as.into() });
+        let alias = container_alias(id, "ethwe", "vethwepl0000100");
+        for name in ["vethwepl0000100", "renamed"] {
+            assert_eq!(recognise(&link(name, &alias)), note(PortKind::Container(id), "ethwe", "vethwepl0000100"));
         }
+        let earlier = format!("weave-agent {id} ethwe");
+        assert_eq!(recognise(&link("vethwepl0000100", &earlier)), note(PortKind::Container(id), "ethwe", "vethwepl0000100"));
+        assert_eq!(recognise(&link(EXPOSE_PORT, &host_alias())), note(PortKind::Host, EXPOSE_IFNAME, EXPOSE_PORT));
+        for alias in ["", "weave-agent", "weave-agent x:y ethwe", "weave-agent 4:5", "somebody 4:5 ethwe"] {
+            assert_eq!(recognise(&link("vethwepl0000100", alias)), None);
+        }
+        assert_eq!(recognise(&Link { kind: "dummy".into(), ..link("vethwepl0000100", &alias) }), None);
     }
 
     #[test]

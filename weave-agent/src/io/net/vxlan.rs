@@ -38,6 +38,7 @@ struct Parameters {
 /// The vxlan device of a UDP port: found as it should be, or made. One of ours that is wrong is made anew; somebody else's is left alone.
 pub async fn ensure_vxlan(host: &Netlink, port: u16) -> Result<VxlanDevice> {
     let name = format!("{VXLAN_PREFIX}{port}");
+    name_again(host, &name, port).await?;
     let adopted = match find(host, &name).await? {
         Some(found) => keep_or_clear(host, &found, port).await?,
         None => false,
@@ -63,6 +64,23 @@ pub async fn remove_vxlan(host: &Netlink, port: u16) -> Result<bool> {
         return Ok(false);
     };
     host.delete_link(link.index).await.map(|()| true)
+}
+
+/// Ours, under a name that somebody else gave it: the port is taken as long as it is there.
+async fn name_again(host: &Netlink, name: &str, port: u16) -> Result<()> {
+    let links = host.links().await?;
+    if links.iter().any(|link| link.name == name) {
+        return Ok(());
+    }
+    for link in links.iter().filter(|link| link.kind == "vxlan" && link.alias == ALIAS) {
+        let message = host.link_message(host.handle().link().get().match_index(link.index), &link.name).await?;
+        if message.is_some_and(|message| parameters(&message).port == port) {
+            // Only a link that is down can be renamed by every kernel.
+            host.set_down(link.index).await?;
+            return host.rename(link.index, name).await;
+        }
+    }
+    Ok(())
 }
 
 async fn find(host: &Netlink, name: &str) -> Result<Option<LinkMessage>> {

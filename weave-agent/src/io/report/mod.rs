@@ -190,6 +190,7 @@ impl Snapshot {
             short_id: short(&peer.name).map(ShortId::get),
             me: peer.name == mesh.name,
             next_hop: next_hop(&peer.name),
+            next_hop_nickname: next_hop(&peer.name).and_then(|name| self.nickname(&name)).filter(|nickname| !nickname.is_empty()),
             connections: peer.connections.iter().map(edge).collect(),
         });
         shown.collect()
@@ -216,7 +217,7 @@ impl Snapshot {
             Action::Drop(reason) => FlowAction::Drop { reason: reason.name().to_owned() },
             Action::Port(port) => FlowAction::Port { port: port.0, interface: interface(port) },
             Action::Peer(short) => FlowAction::Peer { short_id: short.get(), peer: self.peer_with(short) },
-            Action::Flood(origin) => FlowAction::Flood { origin: origin.get() },
+            Action::Flood(origin) => FlowAction::Flood { origin: origin.get(), peer: self.peer_with(origin) },
         }
     }
 
@@ -250,6 +251,9 @@ impl Snapshot {
     }
 
     fn peer_with(&self, short: ShortId) -> Option<String> {
+        if short == self.router.switch.short {
+            return Some(self.called(&self.router.mesh.name));
+        }
         let peer = self.router.switch.peers.iter().find(|peer| peer.short == Some(short))?;
         Some(self.called(&peer.peer.to_string()))
     }
@@ -355,12 +359,23 @@ mod tests {
         let tunnel = Key { ingress: INGRESS_TUNNEL, vni: 0x7001, outer_src: [10, 0, 0, 2], ..Key::default() };
         let entry = |key, action, idle| FlowEntry { key, action, packets: 1, bytes: 60, idle };
         let idle = Some(Duration::from_millis(1500));
+        let flood = entry(port, Action::Flood(ShortId::new(7).unwrap()), idle);
         let entries =
-            vec![entry(port, Action::Peer(ShortId::new(9).unwrap()), idle), entry(tunnel, Action::Drop(DropReason::NoRoute), None)];
+            vec![entry(port, Action::Peer(ShortId::new(9).unwrap()), idle), entry(tunnel, Action::Drop(DropReason::NoRoute), None), flood];
         let flows = snapshot(entries, &[]).flows();
         assert_eq!((flows[0].key.port, flows[0].key.vni, flows[0].idle), (Some(u32::MAX), None, Some(1.5)));
         assert_eq!(flows[0].action, FlowAction::Peer { short_id: 9, peer: None });
         assert_eq!((flows[1].key.port, flows[1].key.outer_src), (None, Some([10, 0, 0, 2].into())));
         assert_eq!(flows[1].action, FlowAction::Drop { reason: "no-route".into() });
+        assert_eq!(flows[2].action, FlowAction::Flood { origin: 7, peer: Some("02:00:00:00:00:01(h1)".into()) });
+    }
+
+    #[test]
+    fn the_readme_explains_every_reason_to_drop() {
+        let readme = include_str!("../../../../README.md");
+        for reason in DropReason::ALL {
+            assert!(readme.contains(&format!("\n| `{}` |", reason.name())), "{}", reason.name());
+        }
+        assert!(readme.contains(&format!("{} local containers", weave_ebpf::flow::MAX_FANOUT)));
     }
 }

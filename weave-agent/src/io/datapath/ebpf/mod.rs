@@ -1,5 +1,7 @@
 //! The kernel fast path: loads or adopts the programs and maps, and keeps the maps as the switch says.
 
+mod batch;
+mod clock;
 mod clsact;
 mod hooks;
 mod link;
@@ -7,7 +9,7 @@ mod logs;
 mod tables;
 mod upcalls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +23,7 @@ use weave_ebpf::flow::{
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
+use self::clock::KernelClock;
 use self::hooks::Hook;
 use self::tables::Tables;
 pub use self::upcalls::Upcalls;
@@ -70,6 +73,15 @@ pub struct Ebpf {
     ports: BTreeMap<PortId, bool>,
     routes: BTreeMap<ShortId, PeerRoute>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    crowded: Crowded,
+    clock: KernelClock,
+}
+
+/// What has more copies than the kernel makes: said once, not at every change.
+#[derive(Debug, Default)]
+struct Crowded {
+    ports: bool,
+    trees: BTreeSet<ShortId>,
 }
 
 impl Ebpf {
@@ -110,12 +122,31 @@ impl Ebpf {
             ports: BTreeMap::new(),
             routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            crowded: Crowded::default(),
+            clock: KernelClock::new(),
         };
         ebpf.adopt_routes()?;
         ebpf.write_config()?;
         ebpf.attach(Hook::VxlanOut, options.vxlan_ifindex)?;
         ebpf.attach(Hook::VxlanIn, options.vxlan_ifindex)?;
         Ok((ebpf, upcalls))
+    }
+
+    /// The vxlan device has another index now: the programs are put on it.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    pub fn set_vxlan(&mut self, ifindex: u32) -> Result<()> {
+        let before = std::mem::replace(&mut self.config.vxlan_ifindex, ifindex);
+        for hook in [Hook::VxlanOut, Hook::VxlanIn] {
+            if before != ifindex {
+                // The old one took its programs along; what tells of them must go, for its index may be given anew.
+                hooks::detach(hook, before, &self.links, self.tcx)?;
+            }
+            self.attach(hook, ifindex)?;
+        }
+        // Last: frames go there when it is ready for them.
+        self.write_config()
     }
 
     /// Carries out an order that concerns the tables.
@@ -232,7 +263,7 @@ impl Ebpf {
     /// # Errors
     /// When the kernel refuses.
     pub fn flows(&mut self) -> Result<Vec<FlowEntry>> {
-        let now = now();
+        let now = self.clock.now();
         let (current, stale): (Vec<_>, Vec<_>) =
             self.tables.flows.entries()?.into_iter().partition(|(_, flow)| flow.epoch == self.config.epoch);
         for (key, _) in stale {
@@ -327,7 +358,10 @@ impl Ebpf {
             *slot = hop.get();
             tree.len += 1;
         }
-        if hops.len() > MAX_FANOUT {
+        let first = self.crowded.trees.is_empty();
+        if hops.len() <= MAX_FANOUT {
+            self.crowded.trees.remove(&origin);
+        } else if self.crowded.trees.insert(origin) && first {
             tracing::warn!(%origin, neighbours = hops.len(), limit = MAX_FANOUT, "too many neighbours for the kernel: floods go through user space");
         }
         self.tables.trees.set(origin.get().into(), &tree)
@@ -339,7 +373,8 @@ impl Ebpf {
             *slot = port.0;
             list.len += 1;
         }
-        if ports.len() > MAX_FANOUT {
+        let before = std::mem::replace(&mut self.crowded.ports, ports.len() > MAX_FANOUT);
+        if self.crowded.ports && !before {
             tracing::warn!(ports = ports.len(), limit = MAX_FANOUT, "too many ports for the kernel: floods go through user space");
         }
         self.tables.flood_ports.set(0, &list)
@@ -433,9 +468,4 @@ fn entry(key: FlowKey, flow: &Flow, now: Duration) -> Option<FlowEntry> {
     };
     let idle = (flow.used_ns != 0).then(|| now.saturating_sub(Duration::from_nanos(flow.used_ns)));
     Some(FlowEntry { key, action, packets: flow.packets, bytes: flow.bytes, idle })
-}
-
-/// The clock of `bpf_ktime_get_ns`: CLOCK_MONOTONIC.
-fn now() -> Duration {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }

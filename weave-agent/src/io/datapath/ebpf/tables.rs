@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
 
+use super::batch;
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, PeerSlot, Source, Tree};
@@ -27,7 +29,12 @@ impl<V: FromBytes + IntoBytes + Immutable, const N: usize> Slots<V, N> {
 }
 
 /// A hash map from `K` (`M` bytes) to `V` (`N` bytes).
-pub(super) struct Table<K, V, const M: usize, const N: usize>(HashMap<MapData, [u8; M], [u8; N]>, PhantomData<(K, V)>);
+pub(super) struct Table<K, V, const M: usize, const N: usize> {
+    map: HashMap<MapData, [u8; M], [u8; N]>,
+    /// For what aya has no call for.
+    descriptor: Option<OwnedFd>,
+    shape: PhantomData<(K, V)>,
+}
 
 impl<K, V, const M: usize, const N: usize> Table<K, V, M, N>
 where
@@ -36,16 +43,17 @@ where
 {
     fn new(name: &str, map: Map) -> Result<Self> {
         const { assert!(size_of::<K>() == M && size_of::<V>() == N) };
-        Ok(Self(map.try_into().with_context(|| format!("map {name}"))?, PhantomData))
+        let descriptor = batch::descriptor(&map)?;
+        Ok(Self { map: map.try_into().with_context(|| format!("map {name}"))?, descriptor, shape: PhantomData })
     }
 
     pub(super) fn insert(&mut self, key: &K, value: &V) -> Result<()> {
-        Ok(self.0.insert(encode::<K, M>(key)?, encode::<V, N>(value)?, 0)?)
+        Ok(self.map.insert(encode::<K, M>(key)?, encode::<V, N>(value)?, 0)?)
     }
 
     /// Removing what is not there is no error.
     pub(super) fn remove(&mut self, key: &K) -> Result<()> {
-        match self.0.remove(&encode::<K, M>(key)?) {
+        match self.map.remove(&encode::<K, M>(key)?) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error.into()),
@@ -54,7 +62,10 @@ where
 
     /// All entries; those that go away meanwhile are left out.
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>> {
-        self.0.iter().flatten().map(|(key, value)| Ok((decode(&key)?, decode(&value)?))).collect()
+        let at_once = self.descriptor.as_ref().and_then(|map| batch::entries::<M, N>(map.as_fd()).ok());
+        // Before Linux 5.6 each takes two system calls.
+        let all = at_once.unwrap_or_else(|| self.map.iter().flatten().collect());
+        all.iter().map(|(key, value)| Ok((decode(key)?, decode(value)?))).collect()
     }
 }
 

@@ -1,0 +1,49 @@
+//! Attached containers follow the MTU that one attached now would get.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::event::Event;
+use super::hands::Hands;
+use super::names::Names;
+use super::net;
+use crate::datapath::PortId;
+
+/// One change of the underlay comes as several.
+const MOMENT: Duration = Duration::from_millis(100);
+/// What path MTU discovery learns is told by nobody.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Looks after every change of the underlay, and now and then.
+pub async fn keep_mtu(hands: Hands) {
+    let mut told = false;
+    loop {
+        // Long enough after the start for the neighbours that an earlier agent left.
+        sleep(MOMENT).await;
+        if let Some(failures) = follow(&hands).await {
+            let is_news = told || !failures.is_empty();
+            told = !failures.is_empty();
+            if is_news && hands.events.send(Event::Mtu(failures)).await.is_err() {
+                return;
+            }
+        }
+        // Timely enough if nobody says anything.
+        let _ = timeout(LOOK, hands.look_at_mtu.notified()).await;
+    }
+}
+
+async fn follow(hands: &Hands) -> Option<BTreeMap<PortId, String>> {
+    // Without neighbours there is no path to follow: what is guessed until they are back would only be taken back then.
+    if hands.mtu.is_none() && hands.neighbours.borrow().is_empty() {
+        return None;
+    }
+    let followed = net::follow_mtu(&hands.host, hands.mtu().await).await;
+    let mut failures = followed.inspect_err(|error| tracing::warn!(%error, "cannot look after the MTU of ports")).ok()?;
+    // Nobody finds the name server's namespace, and it sends nothing large.
+    if let Some(port) = hands.names.as_ref().and_then(Names::port) {
+        failures.remove(&port.id);
+    }
+    Some(failures)
+}
