@@ -227,7 +227,7 @@ pub enum What {
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --ipalloc-…) is as it was said\n\
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --ipalloc-…) is as it was said \
     last, until `reset`; only then are the defaults meant.\n\n\
     Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
 )]
