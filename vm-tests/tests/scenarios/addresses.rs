@@ -227,7 +227,7 @@ fn come_and_go(host: &Host<'_>) {
 }
 
 #[test]
-fn containers_of_both_families_talk_over_both() -> Result<()> {
+fn containers_of_both_families_talk_over_both_and_a_host_that_leaves_hands_on_its_space() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
@@ -239,6 +239,9 @@ fn containers_of_both_families_talk_over_both() -> Result<()> {
     for address in given {
         pinged(ping(&lab.container("h1c1")?, address, 20, "0.05")?)?.lossless()?;
     }
+    lab.host(2)?.weave(["reset"])?;
+    let owners = || -> Result<String> { Ok(json(&lab.host(1)?, &["status", "ipam"])?["ranges"].to_string()) };
+    ensure!(!owners()?.contains("\"h2\""), "{}", owners()?);
     Ok(())
 }
 

@@ -342,6 +342,7 @@ impl Agent {
             Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
             Event::Vxlan(became) => self.vxlan(became),
             Event::Mtu(failures) => self.troubles.mtu(failures),
+            Event::End => self.ending = true,
             Event::Unplug(port) => self.unplug(port),
             Event::Ports(there) => self.only(&there),
         }
@@ -470,7 +471,8 @@ impl Agent {
             Request::DnsRemove(asked) => drop(to.send(self.dns_remove(&asked))),
             Request::DnsLookup(asked) => drop(to.send(hands.dns_lookup(&asked))),
             Request::Prime => spawn_answer(to, async move { hands.prime().await }),
-            Request::Stop | Request::Reset => {
+            Request::Reset => spawn_answer(to, async move { hands.leave().await }),
+            Request::Stop => {
                 self.ending = true;
                 drop(to.send(answer(&body::Stopping { pid: std::process::id() })));
             }

@@ -96,6 +96,8 @@ pub enum Event {
     Vxlan(Result<u32, String>),
     /// Why some ports cannot follow the MTU.
     Mtu(BTreeMap<PortId, String>),
+    /// All that had to be done before the end is done.
+    End,
     /// A port is gone.
     Unplug(PortId),
     /// All the ports there are: any other that we know is gone.

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
 
 use super::api::{Answer, Refusal, Wanted, answer, body};
 use super::asks::Ask;
@@ -19,6 +21,11 @@ use super::net::{EXPOSE_PORT, TargetError, ports};
 use super::store::State;
 use crate::status::Attachment;
 use crate::{dns, ipam};
+
+/// For a disk that is slow: others take over what a host leaves, or `rmpeer` does.
+const HANDING_ON: Duration = Duration::from_secs(2);
+/// For messages to leave the host.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What the host itself is called among the attached.
 pub const EXPOSED: &str = "weave:expose";
@@ -108,6 +115,22 @@ impl Hands {
             ipam::Answer::Count(count) => answer(&body::TakenOver { peer, addresses: count.to_string() }),
             other => Err(Refusal::internal(format!("asked for a peer's addresses and got {other:?}"))),
         }
+    }
+
+    /// `POST /reset`: hands this host's addresses on to another, if it can, before the agent ends.
+    pub async fn leave(&self) -> Answer {
+        match timeout(HANDING_ON, self.leases.ask(Ask::Leave)).await {
+            Ok(Ok(ipam::Answer::Count(count))) => {
+                tracing::info!("{count} addresses were handed on");
+                // What tells the others is on its way.
+                sleep(LAST_WORDS).await;
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => tracing::info!("no addresses were handed on: {refusal}"),
+            Err(_) => tracing::warn!("addresses could not be handed on in time"),
+        }
+        self.events.send(Event::End).await.map_err(|_| Refusal::ending())?;
+        answer(&body::Stopping { pid: std::process::id() })
     }
 
     /// `POST /prime`

@@ -95,6 +95,17 @@ const LAYERS: &[Layer] = &[
         work: cargo("test --package weave-agent --no-default-features --release --test sim"),
     },
     Layer {
+        name: "replicas",
+        what: "addresses and names on toy networks that lose messages, disks and hosts",
+        root: false,
+        programs: false,
+        test: None,
+        work: Work::Cargo {
+            words: "test --package weave-agent --no-default-features --release --lib -- ipam:: dns::",
+            env: Some(("IPAM_SIM_CASES", "2000")),
+        },
+    },
+    Layer {
         name: "ebpf",
         what: "the eBPF programs in the kernel, next to the library",
         root: true,
