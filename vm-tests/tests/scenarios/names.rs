@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vm_tests::{Lab, LabConfig, Node, root_or_skip, wait_for};
 
-use crate::observe::{SOON, lab, pid};
+use crate::observe::{SOON, lab, memory, pid, traffic};
 
 /// What every container has in its resolv.conf.
 const SERVER: &str = "@169.254.83.53";
@@ -106,5 +106,21 @@ fn sixty_addresses_of_one_name_are_cut_over_udp_and_whole_over_tcp() -> Result<(
     ensure!(cut.lines().any(|line| line.contains("flags:") && line.contains(" tc")), "{cut}");
     ensure!(short(&from, &["+noedns", "+tcp", "many.weave.local"])?.len() == 60, "not whole over TCP");
     ensure!(short(&from, &["+noedns", "many.weave.local"])?.len() == 60, "dig did not go on over TCP");
+    Ok(())
+}
+
+/// Garbage to the server: it answers or not, and goes on.
+#[test]
+fn ten_thousand_random_queries_leave_the_name_server_up_and_the_agents_memory_flat() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let (lab, given) = named("dnsjunk", &[])?;
+    let (h1, from) = (lab.host(1)?, lab.container("h1c1")?);
+    let before = memory(&h1)?;
+    from.exec([&traffic()?, "garbage", "--udp", "169.254.83.53:53", "--count", "10000"])?;
+    ensure!(short(&from, &["web2.weave.local"])? == [given[1][0].to_string()], "no answer after the garbage");
+    let grown = memory(&h1)?.saturating_sub(before);
+    ensure!(grown < 8 << 20, "the agent has grown by {grown} bytes");
     Ok(())
 }
