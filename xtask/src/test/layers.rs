@@ -114,6 +114,14 @@ const LAYERS: &[Layer] = &[
         work: cargo("test --package weave-agent --test programs"),
     },
     Layer {
+        name: "net",
+        what: "what the agent does to a host's network, and real resolvers",
+        root: true,
+        programs: false,
+        test: Some(("weave-agent", "net")),
+        work: cargo("test --package weave-agent --test net"),
+    },
+    Layer {
         name: "scenarios",
         what: "agents on hosts made of network namespaces",
         root: true,
