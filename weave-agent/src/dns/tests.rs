@@ -398,8 +398,6 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     /// Whatever the history of partitions, restarts and long silences: a moment after all are together again, everybody answers with what
     /// runs, and with nothing else.
     #[test]

@@ -28,11 +28,11 @@ pub(super) struct Layer {
 #[derive(Debug)]
 enum Work {
     BuildPrograms,
-    Cargo { words: &'static str, env: Option<(&'static str, &'static str)> },
+    Cargo { words: &'static str, env: &'static [(&'static str, &'static str)] },
 }
 
 const fn cargo(words: &'static str) -> Work {
-    Work::Cargo { words, env: None }
+    Work::Cargo { words, env: &[] }
 }
 
 /// The cheapest first, but for the programs: everything else is built with them inside.
@@ -60,7 +60,7 @@ const LAYERS: &[Layer] = &[
         root: false,
         programs: false,
         test: None,
-        work: Work::Cargo { words: "doc --quiet --workspace --no-deps", env: Some(("RUSTDOCFLAGS", "-D warnings")) },
+        work: Work::Cargo { words: "doc --quiet --workspace --no-deps", env: &[("RUSTDOCFLAGS", "-D warnings")] },
     },
     Layer {
         name: "pure",
@@ -102,7 +102,7 @@ const LAYERS: &[Layer] = &[
         test: None,
         work: Work::Cargo {
             words: "test --package weave-agent --no-default-features --release --lib -- ipam:: dns::",
-            env: Some(("IPAM_SIM_CASES", "2000")),
+            env: &[("IPAM_SIM_CASES", "2000"), ("PROPTEST_CASES", "2000")],
         },
     },
     Layer {
@@ -151,7 +151,7 @@ impl Layer {
             Work::Cargo { words, env } => {
                 let mut words = words.split(' ');
                 let mut cargo = workspace.cargo(words.next().unwrap_or_default());
-                cargo.args(words).envs(env);
+                cargo.args(words).envs(env.iter().copied());
                 process::run(&mut if is_ci() { limited(&cargo) } else { cargo })
             }
         }
