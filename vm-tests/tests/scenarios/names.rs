@@ -71,9 +71,13 @@ fn a_name_is_answered_as_long_as_its_container_lives_whatever_becomes_of_the_age
     has("web1.weave.local", 1)?;
     has("printer.weave.local", 2)?;
     // A killed agent's names are still there when the next one is; and those given by hand.
+    let here = lab.container("h1c1")?;
+    ensure!(short(&here, &["web2.weave.local"])? == [given[1][0].to_string()]);
     kill(Pid::from_raw(pid(&h1)?), Signal::SIGKILL)?;
     std::thread::sleep(Duration::from_millis(200));
     h1.launch(&[])?;
+    // At once, however busy the way to the last agent's server just was.
+    ensure!(short(&here, &["+tries=2", "+time=1", "web1.weave.local"])? == [given[0][0].to_string()], "h1c1 has lost its name server");
     lab.meshed()?;
     has("web1.weave.local", 1)?;
     has("printer.weave.local", 2)?;

@@ -31,7 +31,7 @@ use super::store::{self, State};
 use super::targets::{self, Typed};
 use super::troubles::Troubles;
 use crate::config::Config;
-use crate::datapath::{Op, PortId, Upcall};
+use crate::datapath::{Action, Op, PortId, Upcall};
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
 use crate::{Time, dns, ipam, switch};
@@ -156,6 +156,7 @@ impl Agent {
                 tracing::error!(port = %port.host_ifname, "cannot adopt a port: {error:#}");
             }
         }
+        self.forget_flows_to_the_dead();
         self.read_flows();
         self.reconcile(ports);
         let is_there = |name: &String| ports.iter().any(|port| port.made_as == *name);
@@ -164,6 +165,15 @@ impl Agent {
             state.names.retain(|name, _| is_there(name) || name == EXPOSE_PORT);
         });
         self.plug_nameserver();
+    }
+
+    /// What went to a port that died meanwhile, the last agent's name server above all, would be lost until the flow aged.
+    fn forget_flows_to_the_dead(&mut self) {
+        for flow in self.carrier.flows() {
+            if matches!(flow.action, Action::Port(port) if !self.ports.contains_key(&port)) {
+                self.carrier.apply(&Op::Remove(flow.key));
+            }
+        }
     }
 
     /// Containers reach the name server like each other.
