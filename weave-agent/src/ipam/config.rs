@@ -65,6 +65,14 @@ pub enum ConfigError {
         /// What was said.
         given: IpNet,
     },
+    /// No container can have such an address.
+    #[error("{option} {given} will not do: it holds groups, loopback or link-local addresses, which no container can have")]
+    Special {
+        /// Which option.
+        option: &'static str,
+        /// What was said.
+        given: IpNet,
+    },
     /// Nothing could ever be allocated from it.
     #[error("--ipalloc-default-subnet {subnet} lies outside --ipalloc-range {}", list(ranges))]
     Outside {
@@ -138,7 +146,14 @@ fn check(option: &'static str, given: IpNet) -> Result<(), ConfigError> {
         return Err(ConfigError::Unaligned { option, given });
     }
     let (least, most) = if given.addr().is_ipv4() { (8, 30) } else { (16, 126) };
-    if (least..=most).contains(&given.prefix_len()) { Ok(()) } else { Err(ConfigError::Size { option, given }) }
+    if !(least..=most).contains(&given.prefix_len()) {
+        return Err(ConfigError::Size { option, given });
+    }
+    let special = ["224.0.0.0/3", "127.0.0.0/8", "169.254.0.0/16", "0.0.0.0/8", "ff00::/8", "fe80::/10"];
+    if special.iter().filter_map(|net| net.parse().ok()).any(|net| overlap(net, given)) {
+        return Err(ConfigError::Special { option, given });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -167,6 +182,9 @@ mod tests {
         assert!(refused(&["10.32.0.1/12"], &[]).contains("say 10.32.0.0/12"));
         assert!(refused(&["10.32.0.0/31"], &[]).contains("at least 4"));
         assert!(refused(&["::/0"], &[]).contains("no larger"));
+        for special in ["224.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "ff00::/16", "fe80::/64"] {
+            assert!(refused(&[special], &[]).contains("no container can have"), "{special}");
+        }
         assert!(refused(&["10.32.0.0/12"], &["10.48.0.0/24"]).contains("10.48.0.0/24 lies outside --ipalloc-range 10.32.0.0/12"));
         let mut seeds = config(&["10.32.0.0/12"], &[]);
         seeds.init = Init::Seed(Vec::new());

@@ -12,6 +12,7 @@ use super::link::Link;
 use super::netns::Netns;
 use super::ports::{self, PortKind};
 use super::socket::Netlink;
+use super::{NAMESERVER, NAMESERVER_6};
 
 /// Can each of these be an address of a container?
 pub(super) fn possible(addrs: &[IpNet]) -> Result<(), AttachError> {
@@ -31,6 +32,7 @@ fn impossible(net: &IpNet) -> Option<&'static str> {
     let has_ends = net.prefix_len() + 1 < net.max_prefix_len();
     match addr {
         _ if addr.is_multicast() => Some("it is a group"),
+        _ if addr == NAMESERVER || addr == NAMESERVER_6 => Some("containers ask the name server there"),
         _ if addr.is_unspecified() || net.prefix_len() == 0 => Some("it is no single address of a network"),
         _ if addr.is_loopback() => Some("it never leaves a host"),
         _ if is_link_local6(net) => Some("link-local addresses are the kernel's to give"),
@@ -114,6 +116,7 @@ mod tests {
             "fd00::/64",
             "ff02::1/64",
             "fe80::1/64",
+            "169.254.83.53/16",
         ] {
             assert!(verdict(bad).is_some(), "{bad}");
         }
