@@ -4,6 +4,7 @@
 //! one machine; [`mesh`] and [`switch`] are its two halves. Effects live in `io`.
 
 pub mod addr;
+mod bounded;
 pub mod config;
 pub mod datapath;
 pub mod dns;

@@ -156,8 +156,7 @@ impl Agent {
                 tracing::error!(port = %port.host_ifname, "cannot adopt a port: {error:#}");
             }
         }
-        self.forget_flows_to_the_dead();
-        self.read_flows();
+        self.adopt_flows();
         self.reconcile(ports);
         let is_there = |name: &String| ports.iter().any(|port| port.made_as == *name);
         self.state.send_modify(|state| {
@@ -168,11 +167,14 @@ impl Agent {
     }
 
     /// What went to a port that died meanwhile, the last agent's name server above all, would be lost until the flow aged.
-    fn forget_flows_to_the_dead(&mut self) {
-        for flow in self.carrier.flows() {
-            if matches!(flow.action, Action::Port(port) if !self.ports.contains_key(&port)) {
-                self.carrier.apply(&Op::Remove(flow.key));
-            }
+    fn adopt_flows(&mut self) {
+        let is_dead = |action: &Action| matches!(action, Action::Port(port) if !self.ports.contains_key(port));
+        let (dead, flows): (Vec<_>, Vec<_>) = self.carrier.flows().into_iter().partition(|flow| is_dead(&flow.action));
+        for flow in dead {
+            self.carrier.apply(&Op::Remove(flow.key));
+        }
+        if !flows.is_empty() {
+            self.input(Input::Switch(switch::Input::Flows(flows)));
         }
     }
 

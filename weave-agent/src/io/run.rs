@@ -147,14 +147,10 @@ async fn start(
     let router = Router::new(router_config, rng.random());
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
-    let mtu = net::mtu_for(&host, &[]).await;
     let (zone, answered) = watch::channel(Arc::default());
-    let names = match &config.dns {
-        Some(dns) => Some(Names::start(&host, dns, state.borrow().name, config.mtu.unwrap_or(mtu), answered).await?),
-        None => None,
-    };
+    let name = state.borrow().name;
     let hands = Hands {
-        names,
+        names: names(&config, &host, name, answered).await?,
         host: host.clone(),
         docker: Docker::from_env(),
         leases: Leases::new(events.clone(), rng.next_u32()),
@@ -198,6 +194,16 @@ async fn start(
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     ran
+}
+
+/// Who answers names, if anybody shall.
+async fn names(config: &Config, host: &Netlink, name: PeerName, zone: watch::Receiver<Arc<dns::Zone>>) -> anyhow::Result<Option<Names>> {
+    let Some(dns) = &config.dns else { return Ok(None) };
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
+        None => net::mtu_for(host, &[]).await,
+    };
+    Names::start(host, dns, name, mtu, zone).await.map(Some)
 }
 
 /// The loop with the control API beside it; the API outlives the loop by its last answer.

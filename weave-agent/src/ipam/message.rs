@@ -2,18 +2,17 @@
 //! may be added in later versions: what we do not know is skipped. The bytes are pinned by `golden/`.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::marker::PhantomData;
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::block::Block;
 use super::config::MAX_SEEDS;
 use super::ring::{MAX_TOKENS, Ring, RingError, Token};
 use super::votes::Vote;
+use crate::bounded::list;
 use crate::peer::PeerName;
 
 /// Most bytes of a message: what the mesh carries.
@@ -255,32 +254,6 @@ pub(super) fn clean(text: &str) -> String {
     let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
     text.truncate(text.floor_char_boundary(MAX_TEXT));
     text
-}
-
-/// A list of at most `MAX` elements.
-pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    deserializer.deserialize_seq(ListVisitor::<T, MAX>(PhantomData))
-}
-
-struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at most {MAX} elements")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(element) = elements.next_element()? {
-            if list.len() == MAX {
-                return Err(A::Error::custom("a list that is too long"));
-            }
-            list.push(element);
-        }
-        Ok(list)
-    }
 }
 
 #[cfg(test)]

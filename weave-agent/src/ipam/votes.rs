@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::config::MAX_SEEDS;
-use super::message::list;
+use crate::bounded::list;
 use crate::peer::PeerName;
 
 /// An attempt: later ones count more.

@@ -7,11 +7,12 @@ use std::marker::PhantomData;
 use std::net::SocketAddrV4;
 
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Channel;
 use super::frame::{self, ProtocolError};
+use crate::bounded::list;
 use crate::peer::{PeerName, PeerUid, ShortId};
 
 /// Most peers in a mesh, in a message and in a peer's edges: as many as there are short ids.
@@ -272,31 +273,6 @@ fn payload<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error
         return Err(D::Error::custom("a payload that is too long"));
     }
     Ok(Bytes::copy_from_slice(bytes))
-}
-
-fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    deserializer.deserialize_seq(ListVisitor::<T, MAX>(PhantomData))
-}
-
-struct ListVisitor<T, const MAX: usize>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T, MAX> {
-    type Value = Vec<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at most {MAX} elements")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(element) = elements.next_element()? {
-            if list.len() == MAX {
-                return Err(A::Error::custom("a list that is too long"));
-            }
-            list.push(element);
-        }
-        Ok(list)
-    }
 }
 
 fn map<'de, D, K, V, const MAX: usize>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
