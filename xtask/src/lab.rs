@@ -73,6 +73,10 @@ struct Up {
     #[arg(long)]
     routed: bool,
 
+    /// Join two hosts by one cable, as `bench` does: nothing stands between, and nothing can be cut
+    #[arg(long, conflicts_with = "routed")]
+    direct: bool,
+
     /// The underlay's MTU; the overlay's is 50 less
     #[arg(long, default_value_t = 1550)]
     mtu: u16,
@@ -115,7 +119,11 @@ fn make(workspace: &Workspace, name: &str, up: &Up) -> Result<()> {
 }
 
 fn config(name: &str, up: &Up) -> LabConfig {
-    let underlay = if up.routed { Underlay::Routed } else { Underlay::Flat };
+    let underlay = match (up.routed, up.direct) {
+        (true, _) => Underlay::Routed,
+        (_, true) => Underlay::Direct,
+        _ => Underlay::Flat,
+    };
     let (hosts, containers, mtu) = (up.hosts, up.containers, up.mtu);
     let config = LabConfig { hosts, containers, underlay, mtu, ..LabConfig::named(name) };
     if up.no_agents { config.without_agents() } else { config }

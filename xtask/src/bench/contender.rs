@@ -82,7 +82,7 @@ impl Bed {
                 offloads(&lab.node(Place::Host(host))?, scenario != Scenario::Wire)?;
             }
             for place in lab.config().places() {
-                forget_between_runs(&lab.node(place)?)?;
+                like_conditions(&lab.node(place)?)?;
             }
         }
         Ok(())
@@ -98,9 +98,17 @@ fn offloads(host: &Node<'_>, on: bool) -> Result<()> {
     host.exec(words).map(drop)
 }
 
-/// A connection must not start with what an earlier one, perhaps of another contender, learned of the path.
-fn forget_between_runs(place: &Node<'_>) -> Result<()> {
-    place.exec(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_no_metrics_save"]).map(drop)
+/// What makes runs comparable, the same for every contender.
+///
+/// `tcp_no_metrics_save`: a connection must not start with what an earlier one, perhaps of another contender, learned
+/// of the path. `tcp_wmem`: with both ends on one CPU, a sender that has more unsent than the window takes sends it
+/// from the receiver's window updates: in the receiver's process, under its socket's lock, into its backlog. That state
+/// halves the figure of any path, host to host as well, lasts for seconds and begins or not by chance. A send buffer
+/// well below the window (32 MB by `tcp_rmem`) keeps the sender the one that sends.
+fn like_conditions(place: &Node<'_>) -> Result<()> {
+    let settings = ["tcp_no_metrics_save=1", "tcp_wmem=4096 16384 1048576"];
+    let words = settings.iter().map(|setting| format!("net.ipv4.{setting}"));
+    place.exec(["sysctl".to_owned(), "-qw".to_owned()].into_iter().chain(words)).map(drop)
 }
 
 fn bridge(lab: &Lab) -> Result<()> {
