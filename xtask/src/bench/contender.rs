@@ -101,12 +101,12 @@ fn offloads(host: &Node<'_>, on: bool) -> Result<()> {
 /// What makes runs comparable, the same for every contender.
 ///
 /// `tcp_no_metrics_save`: a connection must not start with what an earlier one, perhaps of another contender, learned
-/// of the path. `tcp_wmem`: with both ends on one CPU, a sender that has more unsent than the window takes sends it
+/// of the path. `tcp_rmem`: the receive window is open from the start (its largest value is the kernel's own). With
+/// both ends on one CPU and a window that still grows, the sender has more unsent than the window takes, and sends it
 /// from the receiver's window updates: in the receiver's process, under its socket's lock, into its backlog. That state
-/// halves the figure of any path, host to host as well, lasts for seconds and begins or not by chance. A send buffer
-/// well below the window (32 MB by `tcp_rmem`) keeps the sender the one that sends.
+/// halves the figure of any path, host to host as well, and lasts for seconds or for none, by chance.
 fn like_conditions(place: &Node<'_>) -> Result<()> {
-    let settings = ["tcp_no_metrics_save=1", "tcp_wmem=4096 16384 1048576"];
+    let settings = ["tcp_no_metrics_save=1", "tcp_rmem=4096 16777216 33554432"];
     let words = settings.iter().map(|setting| format!("net.ipv4.{setting}"));
     place.exec(["sysctl".to_owned(), "-qw".to_owned()].into_iter().chain(words)).map(drop)
 }
