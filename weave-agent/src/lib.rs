@@ -13,6 +13,7 @@ pub mod ipam;
 pub mod mesh;
 pub mod peer;
 pub mod router;
+pub mod sleeve;
 pub mod status;
 pub mod switch;
 
