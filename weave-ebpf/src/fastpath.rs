@@ -5,6 +5,7 @@ use crate::flow::{
     Bucket, Config, FlowKey, INGRESS_TUNNEL, Ipv4, Mac, PeerSlot, Source, action, feature, port, short_ids, slot, upcall, vni,
 };
 use crate::packet::{ETHERNET, Packet, ethertype, is_ip};
+use crate::sleeve::{PREFIX, Prefix};
 use crate::stats::{Counter, DropReason};
 use crate::vxlan::{self, OUTER, Other, Outer};
 
@@ -165,6 +166,21 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
         return ask(tables, config, upcall::HEARTBEAT, key, heartbeat_bucket(&source));
     }
     from_neighbour(packet, tables, config, key, Arrival { bucket: bucket_of(&source), bytes: packet.len(), on_underlay: false })
+}
+
+/// A frame that user space opened, with its prefix still before it, on the sleeve's TAP device.
+#[inline(always)]
+pub fn from_sleeve<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, prefix: &Prefix) -> Verdict {
+    tables.count(Counter::SleeveIn);
+    let Some(source) = tables.source(prefix.neighbour) else {
+        return Verdict::drop(DropReason::Stranger);
+    };
+    let Some([dst, src]) = macs(packet, PREFIX) else {
+        return Verdict::drop(DropReason::Malformed);
+    };
+    let key = tunnel_key(prefix.vni, prefix.neighbour, src, dst, config);
+    let bytes = packet.len() - PREFIX as u32;
+    from_neighbour(packet, tables, config, key, Arrival { bucket: bucket_of(&source), bytes, on_underlay: false })
 }
 
 /// The slot of peer `to`, if a frame that came from `upstream` (zero for a local port) may go there.

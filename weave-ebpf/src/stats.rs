@@ -67,6 +67,10 @@ counters! {
         VxlanIn = "vxlan-in",
         /// Frames sent to a peer through the vxlan device.
         ViaStack = "via-stack",
+        /// Frames handed to the sleeve.
+        SleeveOut = "sleeve-out",
+        /// Frames that came from the sleeve.
+        SleeveIn = "sleeve-in",
         /// Frames copied to ports and peers.
         Flooded = "flooded",
         /// Upcalls made: frames that no flow says anything of.

@@ -27,10 +27,12 @@ pub(super) enum Hook {
     VxlanIn,
     /// `to_vxlan` on its egress.
     VxlanOut,
+    /// `from_sleeve` on the ingress of the sleeve's TAP device.
+    Sleeve,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 4] = [Self::Port, Self::Underlay, Self::VxlanIn, Self::VxlanOut];
+    pub(super) const ALL: [Self; 5] = [Self::Port, Self::Underlay, Self::VxlanIn, Self::VxlanOut, Self::Sleeve];
 
     /// Name of the program in the object, and of the pins.
     pub(super) const fn program(self) -> &'static str {
@@ -39,12 +41,13 @@ impl Hook {
             Self::Underlay => "from_underlay",
             Self::VxlanIn => "from_vxlan",
             Self::VxlanOut => "to_vxlan",
+            Self::Sleeve => "from_sleeve",
         }
     }
 
     const fn direction(self) -> TcAttachType {
         match self {
-            Self::Port | Self::Underlay | Self::VxlanIn => TcAttachType::Ingress,
+            Self::Port | Self::Underlay | Self::VxlanIn | Self::Sleeve => TcAttachType::Ingress,
             Self::VxlanOut => TcAttachType::Egress,
         }
     }
