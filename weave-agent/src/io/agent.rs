@@ -276,7 +276,8 @@ impl Agent {
             mesh::Output::Targets(targets) => self.state.send_modify(|state| state.targets = targets),
             mesh::Output::ShortId(short) => self.state.send_modify(|state| state.short_id = Some(short.get())),
             // The router's other half has had these already, or nobody here wants them.
-            mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) | mesh::Output::Delivered { .. } => {}
+            mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) => {}
+            mesh::Output::Delivered { .. } | mesh::Output::Told { .. } => {}
         }
     }
 

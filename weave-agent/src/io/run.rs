@@ -292,6 +292,16 @@ fn ipam_config(config: &Config, store: &Store, name: PeerName) -> anyhow::Result
     Ok(Some((settings, snapshot)))
 }
 
+/// Without them AES-256-GCM is several times slower than ChaCha20-Poly1305, and leaks its key through the caches.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
 fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Result<router::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
     let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
@@ -302,6 +312,10 @@ fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Re
         short: Some(short),
         port: config.port,
         tunnel_port: config.tunnel_port(),
+        sleeve_port: config.port,
+        aes: has_aes(),
+        passwords: Vec::new(),
+        trusted_subnets: Vec::new(),
         discovery: config.discovery,
         connection_limit: config.conn_limit,
         targets: typed.map(|typed| typed.unresolved()).collect(),

@@ -2,7 +2,7 @@
 //! no routes. And what follows from edges for the dialler.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::dialler::Linked;
 use super::message::{Connection, Hello, MAX_PEERS};
@@ -48,6 +48,10 @@ impl Mesh {
             local: *link.local.ip(),
             remote: *link.remote.ip(),
             port: hello.tunnel_port,
+            sleeve_port: hello.sleeve_port,
+            aes: hello.aes && self.config.aes,
+            sealed: self.secret() && (!hello.trusts || !self.trusts(*link.remote.ip())),
+            outbound: link.outbound,
         };
         if self.ration.allows(now, Cause::Up) {
             tracing::info!(peer = %hello.name, nickname = hello.nickname, remote = %link.remote, "link up");
@@ -56,6 +60,16 @@ impl Mesh {
         self.outputs.push_back(Output::LinkUp(neighbour));
         self.redial = true;
         self.sync_edges(now);
+    }
+
+    /// Whether the network has a password.
+    fn secret(&self) -> bool {
+        !self.config.passwords.is_empty()
+    }
+
+    /// Whether the user trusts the network between us and an address.
+    pub(super) fn trusts(&self, address: Ipv4Addr) -> bool {
+        self.config.trusted_subnets.iter().any(|subnet| subnet.contains(&address))
     }
 
     /// A link that was up has ended.

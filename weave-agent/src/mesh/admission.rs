@@ -61,6 +61,9 @@ impl Mesh {
             short: self.topology.me().short,
             port: self.config.port,
             tunnel_port: self.config.tunnel_port,
+            sleeve_port: self.config.sleeve_port,
+            aes: self.config.aes,
+            trusts: self.trusts(*link.remote.ip()),
             nickname: self.config.nickname.clone(),
             features: FEATURES.map(|feature| Feature(feature.to_owned())).to_vec(),
         };

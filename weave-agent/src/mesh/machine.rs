@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -17,7 +18,7 @@ use super::publisher::Publisher;
 use super::ration::Ration;
 use super::routes::Routes;
 use super::topology::Topology;
-use super::{Counters, Input, LinkId, Output, PeerView, Target, View, short_ids};
+use super::{Counters, Input, LinkId, Output, PeerView, Psk, Target, View, short_ids};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid, ShortId};
 
@@ -43,6 +44,14 @@ pub struct Config {
     pub port: u16,
     /// UDP port of our tunnels (6784).
     pub tunnel_port: u16,
+    /// UDP port of our sleeve (6783).
+    pub sleeve_port: u16,
+    /// Our CPU has AES instructions.
+    pub aes: bool,
+    /// The network's passwords, stretched: the first is what we dial with, all are accepted. Without any, links are in clear.
+    pub passwords: Vec<Psk>,
+    /// Neighbours in these may be sent frames in clear, if they say the same of us.
+    pub trusted_subnets: Vec<Ipv4Net>,
     /// Dial peers that other peers are connected to.
     pub discovery: bool,
     /// Most links at a time; 0 is no limit. The default is 200.
@@ -144,6 +153,7 @@ impl Mesh {
             Input::Tunnel { peer, up } => self.tunnel(now, peer, up),
             Input::Broadcast { channel, payload } => self.broadcast(now, channel, payload),
             Input::Unicast { channel, to, payload } => self.unicast(now, channel, to, payload),
+            Input::Tell { peer, payload } => self.tell(now, peer, payload),
             Input::Gossip { channel, payload } => self.spread(now, channel, payload),
         }
         self.settle(now);

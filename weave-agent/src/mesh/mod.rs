@@ -11,6 +11,7 @@ mod harness;
 mod link;
 mod machine;
 mod message;
+mod password;
 mod publisher;
 mod ration;
 mod receiver;
@@ -23,6 +24,7 @@ mod topology;
 mod view;
 
 pub use machine::{Config, Mesh};
+pub use password::Psk;
 pub use status::{CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status, TargetStatus};
 pub use view::{Neighbour, PeerView, View};
 
@@ -117,6 +119,13 @@ pub enum Input {
         /// The message.
         payload: Bytes,
     },
+    /// Tell a direct neighbour something over our link with it; lost (and counted) when there is none.
+    Tell {
+        /// Which neighbour.
+        peer: PeerName,
+        /// The message, 4 KiB at most.
+        payload: Bytes,
+    },
     /// Hand state (all or a delta) to a random subset of the neighbours, each of which passes on what it had not seen lately.
     Gossip {
         /// Gossip channel.
@@ -172,6 +181,13 @@ pub enum Output {
         channel: Channel,
         /// Who said it first.
         from: PeerName,
+        /// What.
+        payload: Bytes,
+    },
+    /// A direct neighbour told us something over our link with it.
+    Told {
+        /// Which neighbour.
+        peer: PeerName,
         /// What.
         payload: Bytes,
     },

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::admission::collision;
 use super::channels::count;
 use super::link::Event;
-use super::message::{Broadcast, Gossip, Heartbeat, MAX_CHANNEL, MAX_PAYLOAD, Message, Reason, Record, Reject, Topology, Unicast};
+use super::message::{
+    Broadcast, Gossip, Heartbeat, MAX_CHANNEL, MAX_PAYLOAD, MAX_TOLD, Message, Reason, Record, Reject, Told, Topology, Unicast,
+};
 use super::{Channel, LinkId, Mesh, Output};
 use crate::Time;
 use crate::peer::PeerName;
@@ -61,6 +63,7 @@ impl Mesh {
             Message::Topology(topology) => self.learn(now, from, topology),
             Message::Broadcast(broadcast) => self.relay_broadcast(now, from, broadcast),
             Message::Unicast(unicast) => self.relay_unicast(now, unicast),
+            Message::Told(Told { payload }) => self.outputs.push_back(Output::Told { peer: from, payload }),
             Message::Gossip(gossip) => self.relay_gossip(now, from, gossip),
             // An idle heartbeat did its work by coming; the others belong to the handshake and do not get here.
             Message::Heartbeat(Heartbeat::Idle) | Message::Hello(_) | Message::Welcome(_) | Message::Reject(_) => {}
@@ -159,6 +162,15 @@ impl Mesh {
                 self.pass_on(now, Unicast { ttl, ..unicast });
             }
             None => self.counters.undeliverable += 1,
+        }
+    }
+
+    pub(super) fn tell(&mut self, now: Time, peer: PeerName, payload: Bytes) {
+        if payload.len() > MAX_TOLD {
+            tracing::error!(%peer, bytes = payload.len(), "not telling a neighbour what is longer than {MAX_TOLD} bytes");
+            self.counters.undeliverable += 1;
+        } else if !self.send_to(now, peer, &Message::Told(Told { payload })) {
+            self.counters.undeliverable += 1;
         }
     }
 

@@ -213,6 +213,8 @@ impl Router {
                 self.tell_ipam(now, ipam::Input::Targets(targets.len()));
                 self.outputs.push_back(Output::Mesh(mesh::Output::Targets(targets)));
             }
+            // Until the sleeve has sessions to speak of.
+            mesh::Output::Told { .. } => {}
             mesh::Output::Delivered { channel, from, payload } if channel.0 == IPAM => {
                 self.tell_ipam(now, ipam::Input::Delivered { from, payload });
             }

@@ -50,7 +50,18 @@ pub(super) fn transit(by: u16, origin: u16, to: u16) -> FlowKey {
 }
 
 pub(super) fn neighbour(n: u16) -> Neighbour {
-    Neighbour { name: name(n), short: short(n), connection: n.into(), local: address(US), remote: address(n), port: 6784 }
+    Neighbour {
+        name: name(n),
+        short: short(n),
+        connection: n.into(),
+        local: address(US),
+        remote: address(n),
+        port: 6784,
+        sleeve_port: 6783,
+        aes: true,
+        sealed: false,
+        outbound: true,
+    }
 }
 
 pub(super) fn frame() -> Frame {

@@ -146,6 +146,10 @@ mod tests {
             local: Ipv4Addr::new(10, 0, 0, 1),
             remote: Ipv4Addr::new(10, 0, 0, 2),
             port: 6784,
+            sleeve_port: 6783,
+            aes: true,
+            sealed: false,
+            outbound: true,
         }
     }
 
