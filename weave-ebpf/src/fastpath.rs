@@ -2,7 +2,7 @@
 //! same code.
 
 use crate::flow::{
-    Bucket, Config, FlowKey, INGRESS_TUNNEL, Ipv4, Mac, PeerSlot, Source, action, feature, port, short_ids, slot, upcall, vni,
+    Bucket, Config, FlowKey, INGRESS_TUNNEL, Ipv4, Mac, PeerSlot, Source, action, feature, port, short_ids, slot, source, upcall, vni,
 };
 use crate::packet::{ETHERNET, Packet, ethertype, is_ip};
 use crate::sleeve::{PREFIX, Prefix};
@@ -138,6 +138,9 @@ pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, conf
     if source.local != outer.dst {
         return Verdict::Pass;
     }
+    if source.flags & source::SEALED != 0 {
+        return Verdict::drop(DropReason::Unsealed);
+    }
     let Some([dst, src]) = macs(packet, OUTER) else {
         return Verdict::Pass;
     };
@@ -157,6 +160,9 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
     let Some(source) = tables.source(tunnel.remote) else {
         return Verdict::drop(DropReason::Stranger);
     };
+    if source.flags & source::SEALED != 0 {
+        return Verdict::drop(DropReason::Unsealed);
+    }
     let Some([dst, src]) = macs(packet, 0) else {
         return Verdict::drop(DropReason::Malformed);
     };

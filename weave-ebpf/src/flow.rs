@@ -111,6 +111,14 @@ pub struct Source {
     pub local: Ipv4,
     /// Its short id.
     pub short: u32,
+    /// [`source`] bits.
+    pub flags: u32,
+}
+
+/// [`Source::flags`].
+pub mod source {
+    /// Only the sleeve may bring its frames.
+    pub const SEALED: u32 = 1;
 }
 
 /// The broadcast tree of one origin peer, seen from here; indexed by the origin's short id.

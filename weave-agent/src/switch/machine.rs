@@ -95,6 +95,7 @@ impl Switch {
             Input::LinkUp(neighbour) => self.link_up(now, neighbour),
             Input::LinkDown(name) => self.link_down(name),
             Input::RouteMtu { remote, mtu } => self.route_mtu(now, remote, mtu),
+            Input::Sleeve(heard) => self.sleeve_heard(now, &heard),
             Input::Announced { peer, macs } => self.announced(now, peer, &macs),
         }
     }
@@ -128,7 +129,7 @@ impl Switch {
     /// When to call [`handle_timeout`](Self::handle_timeout) next; `None` before the first input.
     pub fn poll_timeout(&self) -> Option<Time> {
         let settles = self.settles?;
-        let tunnels = self.tunnels.values().map(Tunnel::due);
+        let tunnels = self.tunnels.values().filter_map(Tunnel::due);
         let settles = (!self.settled).then_some(settles);
         tunnels.chain(settles).chain(self.fdb.next_release()).chain(self.announcer.due()).chain(self.introduction).chain([self.sweep]).min()
     }

@@ -9,7 +9,7 @@ use super::Switch;
 use super::flows::Source;
 use crate::Time;
 use crate::addr::Mac;
-use crate::datapath::{PeerRoute, PortId};
+use crate::datapath::{PeerRoute, PortId, TunnelKind};
 use crate::peer::{PeerName, ShortId};
 
 /// Names and addresses are shown as people write them.
@@ -126,6 +126,10 @@ pub struct PeerStatus {
 pub struct TunnelStatus {
     /// Whether frames get through.
     pub state: TunnelState,
+    /// What carries frames.
+    pub by: Option<TunnelKind>,
+    /// Why that is not the kernel's tunnel, for people.
+    pub why: Option<String>,
     /// Whether there is a link beside it.
     pub linked: bool,
     /// Largest inner packet proven to get through, bytes; 0 before any was.
