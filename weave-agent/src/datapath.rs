@@ -144,6 +144,13 @@ pub enum Upcall {
         /// The inner frame, whole.
         frame: Frame,
     },
+    /// A frame from a port is larger than the path to its peer takes: its sender should be told, or it be cut.
+    TooBig {
+        /// What was looked up.
+        key: FlowKey,
+        /// The frame, whole.
+        frame: Frame,
+    },
     /// A vxlan heartbeat for us from a known source.
     Heartbeat {
         /// VNI and outer source of the datagram.

@@ -119,6 +119,21 @@ pub fn from_port<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: 
     look_up(packet, tables, config, key, Arrival { bucket: ifindex, bytes: packet.len(), on_underlay: false })
 }
 
+/// A frame from a port that the path to its peer does not take ([`DropReason::TooBig`]): the switch tells its sender, or
+/// cuts it.
+#[inline(always)]
+pub fn too_big<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, ifindex: u32) -> Verdict {
+    let ip = matches!(ethertype(packet, 0), Some(kind) if is_ip(kind));
+    match macs(packet, 0) {
+        Some([dst, src]) if ip && !packet.is_tagged() && tables.admit(ifindex, config) => {
+            tables.count(Counter::Upcalls);
+            let key = FlowKey { ingress: ifindex, vni: 0, outer_src: [0; 4], src, dst };
+            Verdict::Upcall { kind: upcall::TOO_BIG, key }
+        }
+        _ => Verdict::drop(DropReason::TooBig),
+    }
+}
+
 /// A packet on an underlay interface; everything that is not plainly ours passes.
 #[inline(always)]
 pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config) -> Verdict {

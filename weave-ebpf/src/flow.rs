@@ -210,6 +210,8 @@ pub mod upcall {
     pub const MISS: u32 = 1;
     /// A vxlan heartbeat (both inner MACs zero) that the kernel did not answer itself.
     pub const HEARTBEAT: u32 = 2;
+    /// A port's IP packet is larger than the path to its peer takes.
+    pub const TOO_BIG: u32 = 3;
 }
 
 /// Precedes the frame in a perf sample.

@@ -86,6 +86,7 @@ impl Switch {
         self.start(now);
         match input {
             Input::Upcall(Upcall::Miss { key, frame }) => self.miss(now, &key, frame),
+            Input::Upcall(Upcall::TooBig { key, frame }) => self.too_big(&key, &frame),
             Input::Upcall(Upcall::Heartbeat { key, frame }) => self.heartbeat(now, &key, &frame),
             Input::PortAdded(port) => self.port_added(port),
             Input::PortRemoved(port) => self.port_removed(port),

@@ -18,6 +18,7 @@ mod recency;
 mod routes;
 mod status;
 mod tables;
+mod too_big;
 mod tunnel;
 mod way;
 

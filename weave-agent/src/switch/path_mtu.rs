@@ -94,6 +94,11 @@ impl PathMtu {
         self.phase != Phase::Rest
     }
 
+    /// What was proven has failed, and what works in its place is not known to the byte.
+    pub(super) fn is_searching(&self) -> bool {
+        self.phase == Phase::Search
+    }
+
     /// The route takes `ceiling` now.
     pub(super) fn set_ceiling(&mut self, now: Time, ceiling: u16) {
         let ceiling = ceiling.clamp(FLOOR, CEILING);

@@ -180,6 +180,10 @@ pub struct Counters {
     pub announced: u64,
     /// MACs not announced because there were too many.
     pub unannounced: u64,
+    /// Frames larger than their path takes whose senders were told so.
+    pub too_big: u64,
+    /// Frames larger than their path takes that were cut.
+    pub fragmented: u64,
     /// Frames dropped by a decision that is not cached.
     pub dropped: u64,
     /// Heartbeats that were no answer to ours, or nonsense.

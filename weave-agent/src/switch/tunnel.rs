@@ -136,6 +136,12 @@ impl Tunnel {
         Some(PeerRoute { remote, local, port, mtu, tunnel })
     }
 
+    /// What the way in use takes is being found out.
+    pub(super) fn is_measuring(&self) -> bool {
+        let way = if self.choice.current() == Some(TunnelKind::Sleeve) { &self.sleeve } else { &self.vxlan };
+        way.as_ref().is_some_and(|way| way.path().is_searching())
+    }
+
     /// The largest datagram that the sleeve's path takes, if that is known.
     pub(super) fn datagram(&self) -> Option<u16> {
         self.sleeve.as_ref()?.path().proven()
