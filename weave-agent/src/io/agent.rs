@@ -27,6 +27,7 @@ use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVE
 use super::notices::Notices;
 use super::report::Snapshot;
 use super::signals::{Signal, Signals};
+use super::sleeve::Sleeve;
 use super::store::{self, State};
 use super::targets::{self, Typed};
 use super::troubles::Troubles;
@@ -34,7 +35,7 @@ use crate::config::Config;
 use crate::datapath::{Action, Op, PortId, Source, Upcall};
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
-use crate::{Time, dns, ipam, switch};
+use crate::{Time, dns, ipam, sleeve, switch};
 
 /// How often flows are read for their age.
 const FLOWS: Duration = Duration::from_secs(2);
@@ -51,6 +52,8 @@ pub struct Parts {
     pub router: Router,
     /// Who carries frames.
     pub carrier: Carrier,
+    /// Who carries what the kernel's tunnel cannot, if that could be started.
+    pub sleeve: Option<Sleeve>,
     /// Who changes the host's network.
     pub hands: Hands,
     /// Who knows the ways to neighbours.
@@ -79,6 +82,8 @@ pub struct Inbox {
     pub upcalls: Upcalls,
     /// From the kernel's routes, neighbours and addresses.
     pub changes: mpsc::Receiver<UnderlayEvent>,
+    /// From the sleeve's threads.
+    pub heard: mpsc::Receiver<sleeve::Heard>,
     /// From whoever wants an end.
     pub signals: Signals,
 }
@@ -89,6 +94,7 @@ pub struct Agent {
     clock: Clock,
     router: Router,
     carrier: Carrier,
+    sleeve: Option<Sleeve>,
     hands: Hands,
     underlay: Underlay,
     neighbours: watch::Sender<Vec<Ipv4Addr>>,
@@ -116,7 +122,7 @@ pub struct Agent {
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
+        let Parts { config, clock, router, carrier, sleeve, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {
@@ -124,6 +130,7 @@ impl Agent {
             clock,
             router,
             carrier,
+            sleeve,
             hands,
             underlay,
             neighbours,
@@ -209,6 +216,7 @@ impl Agent {
                     Some(batch) => self.upcalls(batch),
                     None => bail!("all upcall rings have failed"),
                 },
+                Some(heard) = inbox.heard.recv() => self.input(Input::Sleeve(heard)),
                 change = inbox.changes.recv() => match change {
                     Some(change) => self.changed(change),
                     None => bail!("the watch over routes and addresses has ended"),
@@ -261,8 +269,11 @@ impl Agent {
                 Output::Answer { request, result } => self.asks.end(self.clock.now(), request, result),
                 Output::Store { number, snapshot } => self.store(number, &snapshot),
                 Output::Zone(zone) => drop(self.zone.send_replace(zone)),
-                // Until it is wired.
-                Output::Sleeve(_) => {}
+                Output::Sleeve(op) => {
+                    if let Some(sleeve) = &self.sleeve {
+                        sleeve.apply(&op);
+                    }
+                }
                 Output::Keep(kept) => drop(self.by_hand.send_replace(kept)),
             }
         }

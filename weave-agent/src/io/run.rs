@@ -1,5 +1,6 @@
 //! The agent's life: set up, run, end. The data plane outlives it.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +27,14 @@ use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::presence::{Doing, Presence};
 use super::signals::Signals;
+use super::sleeve::{self as sleeve_io, Sleeve};
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
 use super::{bpffs, connect, follow, mounts};
 use crate::config::{Config, Settings};
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
-use crate::{dns, ipam, mesh, switch};
+use crate::{dns, ipam, mesh, sleeve, switch};
 
 /// What is still on its way out when the agent ends has this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -139,11 +141,15 @@ async fn start(
     let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
     bpffs::ensure(&paths.pins())?;
     let options = Options { pins: paths.pins(), vxlan_ifindex: vxlan.ifindex, tunnel_port: config.tunnel_port(), tcx: None };
-    let (carrier, upcalls) = Carrier::load(&options)?;
+    let (mut carrier, upcalls) = Carrier::load(&options)?;
+    let (sleeve, heard) = start_sleeve(&config, &store).await;
+    if let Some(sleeve) = &sleeve {
+        carrier.set_sleeve(sleeve.ifindex());
+    }
     let clock = Clock::new();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
-    let router_config = router::Config { ipam, dns, ..router_config(&config, &state.borrow(), &mut rng)? };
+    let router_config = router::Config { ipam, dns, ..router_config(&config, &state.borrow(), sleeve.as_ref(), &mut rng)? };
     let router = Router::new(router_config, rng.random());
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
@@ -171,6 +177,7 @@ async fn start(
         clock,
         router,
         carrier,
+        sleeve,
         hands: hands.clone(),
         underlay,
         neighbours,
@@ -189,11 +196,25 @@ async fn start(
     hands.state.send_if_modified(|state| std::mem::replace(&mut state.settings, settings.clone()) != settings);
     let (calls, called) = mpsc::channel(CALLS);
     let mut tasks = background(&config, tcp, hands, (port_watch, vxlan_watch), events, adopted);
-    let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };
+    let inbox = Inbox { events: received, calls: called, upcalls, changes, heard, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     ran
+}
+
+/// The sleeve, on the mesh's port number. Without it the network works as long as the kernel's tunnel does.
+async fn start_sleeve(config: &Config, store: &Store) -> (Option<Sleeve>, mpsc::Receiver<sleeve::Heard>) {
+    let listen = SocketAddrV4::new(config.host.unwrap_or(Ipv4Addr::UNSPECIFIED), config.port);
+    match Sleeve::start(&sleeve_io::Options { listen, ..sleeve_io::Options::on_port(config.port) }).await {
+        Ok((sleeve, heard)) => (Some(sleeve), heard),
+        Err(error) => {
+            let notice = format!("no sleeve, and so no way where UDP {} is blocked or encryption is wanted: {error}", config.tunnel_port());
+            tracing::error!("{notice}");
+            store.notices().set("sleeve", notice);
+            (None, mpsc::channel(1).1)
+        }
+    }
 }
 
 /// Who answers names, if anybody shall.
@@ -302,7 +323,7 @@ fn has_aes() -> bool {
     return false;
 }
 
-fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Result<router::Config> {
+fn router_config(config: &Config, state: &State, sleeve: Option<&Sleeve>, rng: &mut StdRng) -> anyhow::Result<router::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
     let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
     let mesh = mesh::Config {
@@ -312,7 +333,7 @@ fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Re
         short: Some(short),
         port: config.port,
         tunnel_port: config.tunnel_port(),
-        sleeve_port: config.port,
+        sleeve_port: sleeve.map_or(0, |sleeve| sleeve.local().port()),
         aes: has_aes(),
         passwords: Vec::new(),
         trusted_subnets: Vec::new(),

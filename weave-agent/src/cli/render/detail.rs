@@ -33,7 +33,7 @@ fn note(connection: &Connection) -> String {
 fn way(tunnel: &Tunnel) -> String {
     let via = tunnel.via.as_ref().map(|via| format!(" via {via}")).unwrap_or_default();
     let since = tunnel.since.map(|seconds| format!(" for {}", ago(seconds))).unwrap_or_default();
-    let reason = tunnel.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason = tunnel.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{}{via}{since}{reason}", tunnel.kind)
 }
 

@@ -12,7 +12,7 @@ use super::hands::Hands;
 use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
-use crate::datapath::{Action, FlowEntry, PortId};
+use crate::datapath::{Action, FlowEntry, PortId, TunnelKind};
 use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
@@ -162,8 +162,9 @@ impl Snapshot {
     fn tunnel(&self, peer: &PeerStatus) -> Tunnel {
         let state = peer.tunnel.as_ref().map(|tunnel| tunnel.state);
         let down = state == Some(TunnelState::Down);
+        let by_sleeve = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.by == Some(TunnelKind::Sleeve));
         let (kind, via) = match peer.kind {
-            Kind::Direct => ("vxlan", None),
+            Kind::Direct => (if by_sleeve { "sleeve" } else { "vxlan" }, None),
             Kind::Relay(via) => ("relay", Some(self.called(&via.to_string()))),
             Kind::Stale if state == Some(TunnelState::Starting) => ("starting", None),
             Kind::Stale => ("down", None),
@@ -175,7 +176,7 @@ impl Snapshot {
             mtu: peer.route.map(|route| route.mtu),
             rtt: tunnel.filter(|_| !down).and_then(|tunnel| tunnel.rtt_us).map(|us| us as f64 / 1e3),
             since: tunnel.filter(|_| down).and_then(|tunnel| tunnel.last_answer_ms).map(|ms| ms as f64 / 1e3),
-            reason: down.then(|| "heartbeats are not answered".to_owned()),
+            reason: if down { Some("heartbeats are not answered".to_owned()) } else { tunnel.and_then(|tunnel| tunnel.why.clone()) },
         }
     }
 
