@@ -1,4 +1,4 @@
-//! The agent's life: set up, run, end. The data plane outlives it.
+//! The agent's life: set up, run, end. The data plane outlives it where the kernel is the data plane.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::agent::{Agent, Inbox, Parts};
 use super::api::{Call, server};
 use super::carrier::Carrier;
 use super::clock::Clock;
-use super::datapath::ebpf::Options;
+use super::datapath::choice::{self, Opened};
 use super::event::{self, Event, Events};
 use super::hands::Hands;
 use super::leases::Leases;
@@ -28,7 +28,7 @@ use super::presence::{Doing, Presence};
 use super::signals::Signals;
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
-use super::{bpffs, connect, follow, mounts};
+use super::{connect, follow, mounts};
 use crate::config::{Config, Settings};
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
@@ -136,10 +136,8 @@ async fn start(
 ) -> anyhow::Result<()> {
     let Kept { store, state, settings, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
-    let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
-    bpffs::ensure(&paths.pins())?;
-    let options = Options { pins: paths.pins(), vxlan_ifindex: vxlan.ifindex, tunnel_port: config.tunnel_port(), tcx: None };
-    let (carrier, upcalls) = Carrier::load(&options)?;
+    let Opened { datapath, upcalls, vxlan, why } = choice::open(config.datapath, &host, &paths.pins(), config.tunnel_port()).await?;
+    let carrier = Carrier::new(datapath);
     let clock = Clock::new();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
@@ -161,7 +159,7 @@ async fn start(
         known: Known::default(),
         look_at_mtu: Arc::default(),
     };
-    let vxlan_watch = VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)?;
+    let vxlan_watch = vxlan.map(|vxlan| VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)).transpose()?;
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
@@ -171,6 +169,7 @@ async fn start(
         clock,
         router,
         carrier,
+        chosen: why,
         hands: hands.clone(),
         underlay,
         neighbours,
@@ -222,7 +221,7 @@ fn background(
     config: &Config,
     tcp: TcpListener,
     hands: Hands,
-    (ports, vxlan): (PortWatch, VxlanWatch),
+    (ports, vxlan): (PortWatch, Option<VxlanWatch>),
     events: Events,
     adopted: Vec<Port>,
 ) -> JoinSet<()> {
@@ -230,7 +229,9 @@ fn background(
     tasks.spawn(connect::accept(tcp, events.clone()));
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
     tasks.spawn(watch_ports(ports, hands.host.clone(), events.clone()));
-    tasks.spawn(watch_vxlan(vxlan, events));
+    if let Some(vxlan) = vxlan {
+        tasks.spawn(watch_vxlan(vxlan, events));
+    }
     tasks.spawn(follow::keep_mtu(hands.clone()));
     tasks.spawn(async move {
         hands.name_again(&adopted).await;
