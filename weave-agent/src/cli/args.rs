@@ -7,7 +7,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
-use crate::config::{CONN_LIMIT, MESH_PORT, Settings};
+use crate::config::{CONN_LIMIT, Choice, MESH_PORT, Settings};
 use crate::dns::{DEFAULT_DOMAIN, Domain};
 use crate::io::paths::Paths;
 use crate::ipam::DEFAULT_RANGE;
@@ -227,7 +227,7 @@ pub enum What {
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --ipalloc-…) is as it was said \
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --ipalloc-…) is as it was said \
     last, until `reset`; only then are the defaults meant.\n\n\
     Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
 )]
@@ -259,6 +259,10 @@ pub struct Launch {
     /// MTU for containers; 0 is what the underlay allows
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
+    /// Who carries frames: eBPF programs in the kernel (`ebpf`), the agent itself (`userspace`), or the best that this host
+    /// lets it have [default: auto]
+    #[arg(long, value_name = "auto|ebpf|userspace", value_parser = datapath)]
+    pub datapath: Option<Choice>,
     /// What addresses containers get.
     #[command(flatten)]
     pub ipalloc: IpallocFlags,
@@ -311,6 +315,7 @@ impl Launch {
             dns_ttl: dns.dns_ttl,
             dns_listen_address: dns.dns_listen_address,
             resolv_conf: dns.resolv_conf,
+            datapath: self.datapath,
         }
     }
 }
@@ -338,6 +343,14 @@ pub struct DnsFlags {
     /// File that names the servers that are asked about everything else [default: /etc/resolv.conf]
     #[arg(long, value_name = "FILE", value_parser = absolute())]
     pub resolv_conf: Option<PathBuf>,
+}
+
+fn datapath(text: &str) -> Result<Choice, String> {
+    match [Choice::Auto, Choice::Ebpf, Choice::Userspace].into_iter().find(|choice| choice.name() == text) {
+        Some(choice) => Ok(choice),
+        None if text == "odp" => Err("this version does not speak to Open vSwitch yet: say auto, ebpf or userspace".to_owned()),
+        None => Err("say auto, ebpf or userspace".to_owned()),
+    }
 }
 
 /// Weave Net says `warning`, Rust says `warn`.

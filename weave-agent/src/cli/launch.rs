@@ -141,6 +141,7 @@ fn words(typed: &Launch) -> Vec<String> {
         ("--dns-domain", settings.dns_domain.map(|domain| domain.to_string())),
         ("--dns-ttl", settings.dns_ttl.map(|seconds| seconds.to_string())),
         ("--dns-listen-address", listed(&settings.dns_listen_address)),
+        ("--datapath", settings.datapath.map(|datapath| datapath.name().to_owned())),
         ("--resolv-conf", settings.resolv_conf.map(|file| file.display().to_string())),
     ];
     words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));

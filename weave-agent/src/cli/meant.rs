@@ -78,6 +78,7 @@ pub fn config(typed: &Launch, settings: &Settings, hostname: &str) -> anyhow::Re
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
         ipalloc: ipalloc(settings)?,
         dns: dns(settings),
+        datapath: settings.datapath.unwrap_or_default(),
     };
     Ok(config.checked()?)
 }

@@ -14,10 +14,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::api::{Answer, Call, Refusal, Request, Show, answer, body};
 use super::asks::{Ask, Asks, Told};
-use super::carrier::{self, Carrier};
+use super::carrier::Carrier;
 use super::clock::Clock;
 use super::connect;
-use super::datapath::ebpf::Upcalls;
+use super::datapath::Upcalls;
 use super::event::{Done, Event, Stream};
 use super::hands::Hands;
 use super::links::Links;
@@ -54,6 +54,8 @@ pub struct Parts {
     pub carrier: Carrier,
     /// Who carries what the kernel's tunnel cannot, if that could be started.
     pub sleeve: Option<Sleeve>,
+    /// Why it is not the one that would be better.
+    pub chosen: Option<String>,
     /// Who changes the host's network.
     pub hands: Hands,
     /// Who knows the ways to neighbours.
@@ -95,6 +97,7 @@ pub struct Agent {
     router: Router,
     carrier: Carrier,
     sleeve: Option<Sleeve>,
+    chosen: Option<String>,
     hands: Hands,
     underlay: Underlay,
     neighbours: watch::Sender<Vec<Ipv4Addr>>,
@@ -122,7 +125,7 @@ pub struct Agent {
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, sleeve, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
+        let Parts { config, clock, router, carrier, sleeve, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {
@@ -131,6 +134,7 @@ impl Agent {
             router,
             carrier,
             sleeve,
+            chosen,
             hands,
             underlay,
             neighbours,
@@ -226,7 +230,10 @@ impl Agent {
                 signal = inbox.signals.recv() => self.signal(signal),
             }
         }
-        tracing::info!("the agent ends; the data plane goes on");
+        match self.carrier.outlives_agent() {
+            true => tracing::info!("the agent ends; the data plane goes on"),
+            false => tracing::info!("the agent ends, and the data plane with it: containers are cut off until the next"),
+        }
         Ok(())
     }
 
@@ -434,7 +441,7 @@ impl Agent {
         self.hands.look_at_mtu.notify_one();
         match change {
             UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote) == Some(&local) => {
-                self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(carrier::next_hop));
+                self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(super::carrier::next_hop));
                 if let Some(hop) = next_hop {
                     let mtu = u16::try_from(hop.mtu.saturating_sub(VXLAN_OVERHEAD)).unwrap_or(u16::MAX);
                     self.input(Input::Switch(switch::Input::RouteMtu { remote, mtu }));
@@ -549,7 +556,7 @@ impl Agent {
             router: self.router.status(now),
             answered: self.asks.answered(),
             has_nameserver: self.hands.names.as_ref().is_some_and(|names| names.port().is_some()),
-            hooks: self.carrier.hooks(),
+            datapath: self.chosen.clone().map_or_else(|| self.carrier.describe(), |why| format!("{}: {why}", self.carrier.describe())),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
             notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),

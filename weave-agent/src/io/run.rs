@@ -1,4 +1,4 @@
-//! The agent's life: set up, run, end. The data plane outlives it.
+//! The agent's life: set up, run, end. The data plane outlives it where the kernel is the data plane.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::agent::{Agent, Inbox, Parts};
 use super::api::{Call, server};
 use super::carrier::Carrier;
 use super::clock::Clock;
-use super::datapath::ebpf::Options;
+use super::datapath::choice::{self, Opened};
 use super::event::{self, Event, Events};
 use super::hands::Hands;
 use super::leases::Leases;
@@ -30,7 +30,7 @@ use super::signals::Signals;
 use super::sleeve::{self as sleeve_io, Sleeve};
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
-use super::{bpffs, connect, follow, mounts};
+use super::{connect, follow, mounts};
 use crate::config::{Config, Settings};
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
@@ -138,10 +138,8 @@ async fn start(
 ) -> anyhow::Result<()> {
     let Kept { store, state, settings, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
-    let vxlan = net::ensure_vxlan(&host, config.tunnel_port()).await?;
-    bpffs::ensure(&paths.pins())?;
-    let options = Options { pins: paths.pins(), vxlan_ifindex: vxlan.ifindex, tunnel_port: config.tunnel_port(), tcx: None };
-    let (mut carrier, upcalls) = Carrier::load(&options)?;
+    let Opened { datapath, upcalls, vxlan, why } = choice::open(config.datapath, &host, &paths.pins(), config.tunnel_port()).await?;
+    let mut carrier = Carrier::new(datapath);
     let (sleeve, heard) = start_sleeve(&config, &store).await;
     if let Some(sleeve) = &sleeve {
         carrier.set_sleeve(sleeve.ifindex());
@@ -167,7 +165,7 @@ async fn start(
         known: Known::default(),
         look_at_mtu: Arc::default(),
     };
-    let vxlan_watch = VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)?;
+    let vxlan_watch = vxlan.map(|vxlan| VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)).transpose()?;
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
@@ -178,6 +176,7 @@ async fn start(
         router,
         carrier,
         sleeve,
+        chosen: why,
         hands: hands.clone(),
         underlay,
         neighbours,
@@ -243,7 +242,7 @@ fn background(
     config: &Config,
     tcp: TcpListener,
     hands: Hands,
-    (ports, vxlan): (PortWatch, VxlanWatch),
+    (ports, vxlan): (PortWatch, Option<VxlanWatch>),
     events: Events,
     adopted: Vec<Port>,
 ) -> JoinSet<()> {
@@ -251,7 +250,9 @@ fn background(
     tasks.spawn(connect::accept(tcp, events.clone()));
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
     tasks.spawn(watch_ports(ports, hands.host.clone(), events.clone()));
-    tasks.spawn(watch_vxlan(vxlan, events));
+    if let Some(vxlan) = vxlan {
+        tasks.spawn(watch_vxlan(vxlan, events));
+    }
     tasks.spawn(follow::keep_mtu(hands.clone()));
     tasks.spawn(async move {
         hands.name_again(&adopted).await;

@@ -25,11 +25,12 @@ pub mod underlay;
 pub mod vxlan;
 pub mod vxlan_watch;
 
+pub(super) mod sys;
+
 mod checks;
 mod follow;
 mod forwarding;
 mod notify;
-mod sys;
 mod undo;
 
 pub use announce::announce;

@@ -34,8 +34,8 @@ pub struct Snapshot {
     pub answered: Answered,
     /// One of the ports is the name server's.
     pub has_nameserver: bool,
-    /// How programs are attached.
-    pub hooks: &'static str,
+    /// Who carries frames.
+    pub datapath: String,
     /// The kernel's flows, if they are asked for.
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
@@ -90,7 +90,7 @@ impl Snapshot {
             port: self.config.port,
             tunnel_port: self.config.tunnel_port(),
             discovery: self.config.discovery,
-            datapath: format!("ebpf ({})", self.hooks),
+            datapath: self.datapath.clone(),
             mtu,
             targets: mesh.targets.len(),
             connections: self.connection_counts(),
@@ -335,6 +335,7 @@ mod tests {
             peers: None,
             ipalloc: None,
             dns: None,
+            datapath: crate::config::Choice::Auto,
         };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         Snapshot {
@@ -343,7 +344,7 @@ mod tests {
             router: router(),
             answered: Answered::default(),
             has_nameserver: false,
-            hooks: "tcx",
+            datapath: "ebpf (tcx)".into(),
             flows,
             counters,
             notices: vec![],
