@@ -125,7 +125,8 @@ pub struct Agent {
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, sleeve, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
+        let Parts { config, clock, router, carrier, sleeve, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } =
+            parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {

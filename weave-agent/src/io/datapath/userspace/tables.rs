@@ -11,12 +11,12 @@ use anyhow::{Result, bail};
 use nix::time::{ClockId, clock_gettime};
 use weave_ebpf::fastpath::{self, CachedFlow, take_token};
 use weave_ebpf::flow::{
-    Bucket, Config, Flow, FlowKey, HEARTBEAT_BUCKET, Ipv4, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, feature, port,
+    Bucket, Config, Flow, FlowKey, HEARTBEAT_BUCKET, Ipv4, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, feature, port, source,
 };
 use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path};
 
-use crate::datapath::{Action, FlowEntry, Op, PeerRoute};
+use crate::datapath::{self, Action, FlowEntry, Op, PeerRoute};
 use crate::io::datapath::{UPCALL_BURST, UPCALL_RATE, entry};
 use crate::peer::ShortId;
 
@@ -100,15 +100,15 @@ impl Tables {
         Ok(())
     }
 
-    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<(ShortId, Ipv4Addr)>) {
-        let Some((short, local)) = neighbour else {
+    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) {
+        let Some(datapath::Source { short, local, sealed }) = neighbour else {
             self.sources.remove(&remote.octets());
             return;
         };
         let short = u32::from(short.get());
         self.add_bucket(NEIGHBOUR_BUCKET | short);
         self.add_bucket(HEARTBEAT_BUCKET | short);
-        self.sources.insert(remote.octets(), Source { local: local.octets(), short });
+        self.sources.insert(remote.octets(), Source { local: local.octets(), short, flags: if sealed { source::SEALED } else { 0 } });
     }
 
     fn set_tree(&mut self, origin: ShortId, parent: Option<Ipv4Addr>, hops: &[ShortId]) {
