@@ -28,6 +28,7 @@ pub mod report;
 pub mod reset;
 pub mod run;
 pub mod signals;
+pub mod sleeve;
 pub mod store;
 pub mod targets;
 pub mod troubles;

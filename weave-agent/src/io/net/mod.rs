@@ -49,6 +49,7 @@ pub use netns::{Netns, NetnsId, Target, TargetError};
 pub use ports::{Port, PortKind, PortWatch};
 pub use raw::RawSender;
 pub use socket::{Error, Netlink};
+pub(crate) use sys::set_option;
 pub use underlay::{NextHop, Underlay, UnderlayEvent};
 pub use vxlan::{VxlanDevice, ensure_vxlan, remove_vxlan};
 pub use vxlan_watch::VxlanWatch;
