@@ -98,6 +98,6 @@ impl Ipam {
 
     pub(super) fn undecided(&self) -> Error {
         let (votes, wanted) = self.turnout();
-        Error::NoRing { votes, wanted }
+        Error::NoRing { votes, wanted, foreign: self.foreign.values().cloned().collect() }
     }
 }
