@@ -72,6 +72,15 @@ pub enum Error {
         /// Hosts that do not take part, for they have another range or came to be apart.
         foreign: Vec<Foreign>,
     },
+    /// The same for a host without a vote.
+    #[error(
+        "no other host has shared out the range yet, and this one has no part in that (--ipalloc-init observer); {}",
+        strangers(foreign)
+    )]
+    NothingToObserve {
+        /// Hosts that have another range or came to be apart.
+        foreign: Vec<Foreign>,
+    },
     /// All who could have one were asked.
     #[error("no address free in {subnet}: all of them are in use; free some, or use another subnet")]
     Full {

@@ -275,15 +275,17 @@ impl Ipam {
         self.conflicts.retain(|address, conflict| self.displaced.contains(address) || conflict.peer.name == me);
     }
 
+    /// Of which subnets an owner has no address and there is none free here.
+    fn lacking(&self, owner: &str, subnets: &[IpNet]) -> impl Iterator<Item = IpNet> {
+        subnets.iter().copied().filter(move |subnet| self.owned_in(owner, *subnet).is_none() && self.next_free(*subnet).is_none())
+    }
+
     /// Whether only peers that are out of reach have what is wanted: one that came into reach would be asked.
     fn is_beyond_reach(&self, wish: &Wish) -> bool {
         let waits = self.held.is_some() || self.expected.is_some() || !self.has_ring();
         !waits
             && match wish {
-                Wish::Allocate { owner, subnets } => {
-                    let lacking = |subnet: &&IpNet| self.owned_in(owner, **subnet).is_none() && self.next_free(**subnet).is_none();
-                    subnets.iter().filter(lacking).any(|subnet| self.is_spent(*subnet))
-                }
+                Wish::Allocate { owner, subnets } => self.lacking(owner, subnets).any(|subnet| self.is_spent(subnet)),
                 Wish::Claim { address, .. } => {
                     let holder = self.space_of(address.addr()).and_then(|index| self.spaces[index].owner(number(address.addr())));
                     holder.is_some_and(|holder| holder != self.config.name && !self.reachable(holder))
@@ -329,8 +331,10 @@ impl Ipam {
     }
 
     fn explain_allocation(&self, owner: &str, subnets: &[IpNet]) -> Error {
-        let lacking = |subnet: &&IpNet| self.owned_in(owner, **subnet).is_none() && self.next_free(**subnet).is_none();
-        let Some(subnet) = subnets.iter().find(lacking).or(subnets.first()).copied() else { return Error::Cancelled };
+        // That nobody in reach can help counts more than that somebody has not yet.
+        let mut lacking: Vec<IpNet> = self.lacking(owner, subnets).collect();
+        lacking.sort_by_key(|subnet| !self.is_spent(*subnet));
+        let Some(subnet) = lacking.first().or(subnets.first()).copied() else { return Error::Cancelled };
         let Some((index, part)) = self.part_of(subnet) else {
             return Error::Outside { subnet, ranges: self.config.ranges.clone() };
         };

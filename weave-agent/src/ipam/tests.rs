@@ -181,6 +181,14 @@ fn an_observer_gets_addresses_and_has_no_vote() {
 }
 
 #[test]
+fn an_observer_alone_says_why_it_has_none() {
+    let mut table = Table::new(vec![config(0, &[RANGE], Init::Observer)]);
+    table.input(0, allocate(1, &[]));
+    table.run(11);
+    assert!(table.error(1).contains("--ipalloc-init observer"), "{}", table.error(1));
+}
+
+#[test]
 fn both_families_at_once() {
     let range = &[RANGE, "fd00:10:32::/64"];
     let mut table = Table::new((0..2).map(|host| config(host, range, Init::Seed(vec![name(0), name(1)]))).collect());
