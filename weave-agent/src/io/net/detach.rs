@@ -36,7 +36,7 @@ pub enum DetachError {
     /// It does not have this address.
     #[error("{} does not have the address {addr}", quoted(target))]
     NoSuchAddress {
-        /// The container, or [`THE_HOST`].
+        /// The container, or the host.
         target: String,
         /// The address it does not have.
         addr: IpAddr,
