@@ -242,7 +242,9 @@ pub enum Error {
     #[error("the address is not wanted any more")]
     Cancelled,
     /// The disk takes too long.
-    #[error("the address state could not be written to disk in time; check the state directory and try again")]
+    #[error(
+        "the address state could not be written to disk in time: `weave-agent status` warns of what is wrong with the state directory; mend that and try again"
+    )]
     NotStored,
     /// No range was given.
     #[error("this agent gives out no addresses (its --ipalloc-range is empty): say which one, for example 10.32.1.1/16")]
