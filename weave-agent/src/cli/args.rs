@@ -142,10 +142,12 @@ pub enum Command {
         #[arg(required = true, value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
     },
-    /// Remove what `dns-add` added
-    #[command(after_help = "Example: weave-agent dns-remove printer")]
+    /// Remove a name that this host gave: by `dns-add`, or to a container, which keeps its other names
+    #[command(
+        after_help = "Without an ADDRESS it is removed from all who have it on this host.\n\nExample: weave-agent dns-remove web 10.32.0.5"
+    )]
     DnsRemove {
-        /// As it was given to `dns-add`
+        /// As it was given to `dns-add`, or to `attach --name`
         name: String,
         /// Only these addresses
         #[arg(value_name = "ADDRESS")]

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::api::{Answer, Call, Refusal, Request, Show, answer, body};
+use super::api::{Call, Refusal, Request, Show, answer, body};
 use super::asks::{Ask, Asks, Told};
 use super::carrier::Carrier;
 use super::clock::Clock;
@@ -23,6 +23,7 @@ use super::hands::Hands;
 use super::links::Links;
 use super::logging;
 use super::names::Names;
+use super::naming::{self, NameChange, named_as};
 use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
 use super::notices::Notices;
 use super::report::Snapshot;
@@ -501,8 +502,14 @@ impl Agent {
             Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
             Request::Hide(asked) => spawn_answer(to, async move { hands.hide(asked).await }),
             Request::Rmpeer(asked) => spawn_answer(to, async move { hands.rmpeer(asked).await }),
-            Request::DnsAdd(asked) => drop(to.send(self.dns_add(&asked))),
-            Request::DnsRemove(asked) => drop(to.send(self.dns_remove(&asked))),
+            Request::DnsAdd(asked) => {
+                let changed = self.dns_add(&asked);
+                spawn_answer(to, async move { hands.dns_changed(changed, true).await });
+            }
+            Request::DnsRemove(asked) => {
+                let changed = self.dns_remove(&asked);
+                spawn_answer(to, async move { hands.dns_changed(changed, false).await });
+            }
             Request::DnsLookup(asked) => drop(to.send(hands.dns_lookup(&asked))),
             Request::Prime => spawn_answer(to, async move { hands.prime().await }),
             Request::Reset => spawn_answer(to, async move { hands.leave().await }),
@@ -513,29 +520,31 @@ impl Agent {
         }
     }
 
-    fn dns_add(&mut self, asked: &body::DnsChange) -> Answer {
+    fn dns_add(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
         let name = self.hands.qualified(&asked.name)?;
         if asked.addresses.is_empty() {
             return Err(Refusal::bad_request(format!("no address for {name}: say which")));
         }
-        self.names(dns::Input::Register { owner: dns::Owner::external(), name, addresses: asked.addresses.clone() });
-        answer(&serde_json::json!({}))
+        naming::findable(&asked.addresses).map_err(Refusal::bad_request)?;
+        let addresses = asked.addresses.clone();
+        self.names(dns::Input::Register { owner: dns::Owner::external(), name: name.clone(), addresses: addresses.clone() });
+        Ok(NameChange { name, addresses })
     }
 
-    fn dns_remove(&mut self, asked: &body::DnsChange) -> Answer {
+    /// Whoever gave the name: `dns-add`, or `attach` and `expose`, after which it would come back with the next agent.
+    fn dns_remove(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
         let name = self.hands.qualified(&asked.name)?;
-        let kept: Vec<IpAddr> = self.by_hand.borrow().iter().filter(|kept| kept.name == name.as_str()).map(|kept| kept.address).collect();
-        if kept.is_empty() {
-            return Err(Refusal::not_found(format!("nobody gave anything the name {name} by hand on this host")));
+        let status = self.router.status(self.clock.now());
+        let entries: Vec<dns::EntryStatus> =
+            status.dns.into_iter().flat_map(|dns| dns.entries).filter(|entry| !entry.dead && entry.name == name).collect();
+        let me = self.state.borrow().name;
+        let addresses = naming::removable(me, &name, &entries, &asked.addresses).map_err(Refusal::not_found)?;
+        for address in &addresses {
+            self.names(dns::Input::Unregister { owner: None, name: Some(name.clone()), address: Some(*address) });
         }
-        if let Some(unknown) = asked.addresses.iter().find(|address| !kept.contains(address)) {
-            return Err(Refusal::not_found(format!("{name} does not have the address {unknown} by hand")));
-        }
-        for address in if asked.addresses.is_empty() { kept } else { asked.addresses.clone() } {
-            let (owner, name, address) = (Some(dns::Owner::external()), Some(name.clone()), Some(address));
-            self.names(dns::Input::Unregister { owner, name, address });
-        }
-        answer(&serde_json::json!({}))
+        let left = naming::left(me, &entries, &addresses);
+        self.state.send_modify(|state| naming::forget(&mut state.names, &name, &left));
+        Ok(NameChange { name, addresses })
     }
 
     /// A typing error would otherwise look like a success.
@@ -563,11 +572,6 @@ impl Agent {
             notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),
         }
     }
-}
-
-/// Who a name belongs to that is a port's.
-fn named_as(port: &str) -> Option<dns::Owner> {
-    if port == EXPOSE_PORT { Some(dns::Owner::expose()) } else { port.parse().ok() }
 }
 
 /// Without a range every address is somebody's own choice.

@@ -18,6 +18,7 @@ pub mod links;
 pub mod logging;
 pub mod mounts;
 pub mod names;
+pub mod naming;
 pub mod net;
 pub mod notices;
 pub mod object;

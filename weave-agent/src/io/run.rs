@@ -68,6 +68,11 @@ async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<C
     let (store, state) = Store::open(paths, &mut rng)?;
     let settings = said.or(state.settings.clone());
     let config = configure(&settings)?;
+    let is_as_before = settings.ipalloc_range == state.settings.ipalloc_range;
+    if let Some(warning) = overlap(&config, is_as_before).await? {
+        tracing::warn!("{warning}");
+        store.notices().set("range", warning);
+    }
     let state = remembered(&config, &store, state, &mut rng)?;
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
@@ -96,6 +101,21 @@ async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<C
         tracing::warn!("the latest settings may not be on disk");
     }
     ran
+}
+
+/// Refuses a range that the host uses itself. An agent that comes back to containers that have addresses of it is better than none:
+/// then it is a warning.
+///
+/// # Errors
+/// Says who uses it.
+pub async fn overlap(config: &Config, is_as_before: bool) -> anyhow::Result<Option<String>> {
+    let Some(ipalloc) = &config.ipalloc else { return Ok(None) };
+    let host = Netlink::here()?;
+    match net::unused_range(&host, &ipalloc.ranges).await {
+        Err(error @ net::RangeError::Kernel(_)) => Err(error.into()),
+        Err(error) if is_as_before && net::is_inhabited(&host).await? => Ok(Some(format!("no container gets an address: {error}"))),
+        looked => Ok(looked.map(|()| None)?),
+    }
 }
 
 /// What an earlier agent kept, and what the user says now.
@@ -296,7 +316,8 @@ async fn watch_vxlan(mut watch: VxlanWatch, events: Events) {
 /// The settings of the keeper of names.
 fn dns_config(config: &Config, name: PeerName, kept: Vec<dns::Kept>) -> Option<dns::Config> {
     let dns = config.dns.as_ref()?;
-    Some(dns::Config { domain: dns.domain.clone(), ttl: dns.ttl, kept, ..dns::Config::new(name) })
+    let ranges = config.ipalloc.as_ref().map(|ipalloc| ipalloc.ranges.clone()).unwrap_or_default();
+    Some(dns::Config { domain: dns.domain.clone(), ttl: dns.ttl, ranges, kept, ..dns::Config::new(name) })
 }
 
 type Addresses = (ipam::Config, Option<ipam::Snapshot>);

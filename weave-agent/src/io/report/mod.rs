@@ -113,7 +113,12 @@ impl Snapshot {
 
     fn dns(&self, hands: &Hands) -> Option<Dns> {
         let server = serde_json::to_value(hands.names.as_ref()?.status()).unwrap_or_default();
-        Some(Dns { names: self.router.dns.clone()?, server })
+        let mut names = self.router.dns.clone()?;
+        // The keeper of names knows what others are called, and not what we are.
+        for entry in names.entries.iter_mut().filter(|entry| entry.nickname.is_empty()) {
+            entry.nickname = self.nickname(&entry.origin.to_string()).unwrap_or_default();
+        }
+        Some(Dns { names, server })
     }
 
     fn ipam(&self) -> Ipam {
