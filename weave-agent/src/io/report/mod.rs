@@ -13,7 +13,7 @@ use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
 use crate::datapath::{Action, FlowEntry, PortId};
-use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
+use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, Encryption, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
 use crate::status::{
@@ -90,6 +90,7 @@ impl Snapshot {
             port: self.config.port,
             tunnel_port: self.config.tunnel_port(),
             discovery: self.config.discovery,
+            encrypted: mesh.encrypted,
             datapath: format!("ebpf ({})", self.hooks),
             mtu,
             targets: mesh.targets.len(),
@@ -149,6 +150,7 @@ impl Snapshot {
             state: word(connection.state).to_owned(),
             peer: connection.peer.clone(),
             nickname: connection.nickname.clone().filter(|nickname| !nickname.is_empty()),
+            encryption: connection.encryption.map(|encryption| protection(encryption).to_owned()),
             tunnel: switched.map(|peer| self.tunnel(peer)),
             info: Some(connection.info.clone()).filter(|info| !info.is_empty()),
             retry: connection.retry_in,
@@ -256,6 +258,13 @@ impl Snapshot {
         }
         let peer = self.router.switch.peers.iter().find(|peer| peer.short == Some(short))?;
         Some(self.called(&peer.peer.to_string()))
+    }
+}
+
+fn protection(encryption: Encryption) -> &'static str {
+    match encryption {
+        Encryption::Encrypted => "encrypted",
+        Encryption::Trusted => "trusted",
     }
 }
 
