@@ -21,6 +21,7 @@ pub mod names;
 pub mod net;
 pub mod notices;
 pub mod object;
+pub mod passwords;
 pub mod paths;
 pub mod pidfile;
 pub mod presence;

@@ -340,6 +340,8 @@ mod tests {
             discovery: true,
             conn_limit: 0,
             mtu: None,
+            passwords: vec![],
+            trusted_subnets: vec![],
             peers: None,
             ipalloc: None,
             dns: None,
