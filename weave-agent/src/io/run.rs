@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rand::rngs::{StdRng, SysRng};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -150,7 +150,7 @@ async fn start(
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
     let router_config = router::Config { ipam, dns, ..router_config(&config, passwords, &state.borrow(), &mut rng)? };
-    let router = Router::new(router_config, rng.random());
+    let router = Router::new(router_config, secret_seed()?);
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
     let (zone, answered) = watch::channel(Arc::default());
@@ -200,6 +200,13 @@ async fn start(
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     ran
+}
+
+/// Of everything secret: from nothing that stays in memory.
+fn secret_seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).context("the system has no randomness")?;
+    Ok(seed)
 }
 
 /// Who answers names, if anybody shall.

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddrV4;
 
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::dialler::Ending;
 use super::frame::{self, Mode, ProtocolError};
@@ -57,10 +58,18 @@ impl Mesh {
 
     fn open(&mut self, now: Time, id: LinkId, local: SocketAddrV4, remote: SocketAddrV4, outbound: bool) {
         let connection = connection_id(&mut self.rng);
-        let keys = self.secret().then(|| Keys { psks: self.config.passwords.clone(), seed: self.rng.random() });
+        let keys = self.secret().then(|| Keys { psks: self.config.passwords.clone(), seed: self.handshake_seed() });
         let link = Link::new(now, (local, remote), outbound, connection, keys);
         self.outputs.push_back(Output::Send { link: id, bytes: frame::preamble(link.mode()) });
         self.links.insert(id, link);
+    }
+
+    /// Nobody who sees our memory later can make it again, and with it the keys of links that are gone: the generator goes on from
+    /// another draw, as it were a new one.
+    fn handshake_seed(&mut self) -> [u8; 32] {
+        let seed = self.rng.random();
+        self.rng = StdRng::from_seed(self.rng.random());
+        seed
     }
 
     /// The network's passwords change. Who dials with one that is not among them fails from now on, and who failed may try again.

@@ -45,7 +45,9 @@ pub(super) struct Link {
     said: Time,
     /// As they came.
     raw: Decoder,
-    /// With a password: what it takes to agree on keys.
+    /// There is a password: nothing but the handshake is ever said or taken in clear.
+    secret: bool,
+    /// With a password: what it takes to agree on keys, until there are some.
     keys: Option<Keys>,
     /// The password that this link's keys were made with.
     psk: Option<Psk>,
@@ -129,6 +131,7 @@ impl Link {
             heard: now,
             said: now,
             raw: Decoder::default(),
+            secret: keys.is_some(),
             // Known from the start at the end that dials.
             psk: keys.as_ref().filter(|_| outbound).and_then(|keys| keys.psks.first().cloned()),
             keys,
@@ -139,7 +142,7 @@ impl Link {
 
     /// What it begins with.
     pub(super) fn mode(&self) -> Mode {
-        if self.keys.is_some() { Mode::Noise } else { Mode::Clear }
+        if self.secret { Mode::Noise } else { Mode::Clear }
     }
 
     /// Nobody but the two ends reads it.
@@ -149,11 +152,10 @@ impl Link {
 
     /// Whether its password is one of these; in clear, whether there are none.
     pub(super) fn is_of(&self, psks: &[Psk]) -> bool {
-        match (&self.keys, &self.psk) {
-            (None, _) => psks.is_empty(),
-            (Some(_), Some(psk)) => psks.contains(psk),
-            // A listener that has not heard yet which one it will be.
-            (Some(_), None) => false,
+        match &self.psk {
+            Some(psk) => psks.contains(psk),
+            // With a password: a listener that has not heard yet which one it will be.
+            None => !self.secret && psks.is_empty(),
         }
     }
 
@@ -166,6 +168,7 @@ impl Link {
     pub(super) fn seal(&mut self, frame: Bytes) -> Result<Bytes, ProtocolError> {
         match &mut self.transport {
             Some(transport) => transport.seal(&frame),
+            None if self.secret => Err(ProtocolError::Sealing("there are no keys yet".to_owned())),
             None => Ok(frame),
         }
     }
@@ -247,12 +250,13 @@ impl Link {
         // There is one version so far; a second one goes into the phases that follow.
         let Some((theirs, _, mode)) = self.raw.preamble()? else { return Ok(None) };
         let ours = frame::preamble(self.mode());
-        match (&self.keys, mode) {
+        match (self.keys.take(), mode) {
             (_, Mode::Barred) => Err(ProtocolError::Barred),
             (None, Mode::Clear) => Ok(Some(self.greet())),
             (Some(_), Mode::Clear) => Err(ProtocolError::NoPasswordThere),
             (None, Mode::Noise) => Err(ProtocolError::NoPasswordHere),
-            (Some(_), Mode::Noise) if !self.outbound => {
+            (keys @ Some(_), Mode::Noise) if !self.outbound => {
+                self.keys = keys;
                 self.phase = Phase::Keys(noise::prologue(&theirs, &ours), None);
                 self.next()
             }
@@ -280,7 +284,7 @@ impl Link {
                 Ok(Some(self.greet()))
             }
             (Some(record), None) => {
-                let keys = self.keys.as_ref().ok_or(ProtocolError::NoPasswordHere)?;
+                let keys = self.keys.take().ok_or(ProtocolError::NoPasswordHere)?;
                 let (psk, transport, answer) = noise::answer(&keys.psks, &prologue, keys.seed, &record)?;
                 (self.psk, self.transport) = (Some(psk), Some(transport));
                 self.phase = Phase::Keyed;
@@ -290,7 +294,10 @@ impl Link {
     }
 
     pub(super) fn frame(&mut self, limit: usize) -> Result<Option<(u8, Bytes)>, ProtocolError> {
-        let Some(transport) = &mut self.transport else { return self.raw.frame(limit) };
+        if !self.secret {
+            return self.raw.frame(limit);
+        }
+        let transport = self.transport.as_mut().ok_or(ProtocolError::OutOfTurn("a frame before there were keys"))?;
         loop {
             if let Some(frame) = self.plain.frame(limit)? {
                 return Ok(Some(frame));
