@@ -398,7 +398,8 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         short: Some(state.short),
         port: CONTROL_PORT,
         tunnel_port: TUNNEL_PORT,
-        sleeve_port: CONTROL_PORT,
+        // There is none in here yet.
+        sleeve_port: 0,
         aes: true,
         passwords: state.secret.then_some(Psk([7; 32])).into_iter().collect(),
         trusted_subnets: Ipv4Net::new(address(0), 8).into_iter().collect(),
