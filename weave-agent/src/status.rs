@@ -31,6 +31,9 @@ pub struct Summary {
     pub tunnel_port: u16,
     /// Dials peers that other peers tell of.
     pub discovery: bool,
+    /// The network has a password.
+    #[serde(default)]
+    pub encrypted: bool,
     /// What carries frames.
     pub datapath: String,
     /// MTU for containers attached now.
@@ -72,6 +75,9 @@ pub struct Connection {
     /// And its nickname.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nickname: Option<String>,
+    /// With a password: `encrypted`, or `trusted` if both ends trust the network between them and frames may go in clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
     /// How frames for this peer travel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::args::{Args, Launch};
-use super::meant;
+use super::{meant, secret};
 use crate::config::{MESH_PORT, Settings};
 use crate::io::api::Show;
 use crate::io::api::client::{Client, ClientError};
@@ -23,6 +23,7 @@ use crate::io::pidfile::{PidFile, already_running};
 use crate::io::presence::Other;
 use crate::io::targets::{self, Typed};
 use crate::io::{logging, presence, run};
+use crate::password::Password;
 use crate::status::Summary;
 
 /// An agent that is not ready by then will not be.
@@ -40,9 +41,10 @@ const LAST_LINES: usize = 15;
 /// `launch`, either way.
 pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
     let paths = args.paths();
+    let passwords = if typed.no_password { Vec::new() } else { typed.passwords.read()? };
     // What was said last may count as well: only the agent knows that.
     let first = !paths.state_file().exists();
-    let meant = first.then(|| meant::config(typed, &typed.settings(), &hostname())).transpose()?;
+    let meant = first.then(|| meant::config(typed, &typed.settings(), &passwords, &hostname())).transpose()?;
     if !nix::unistd::geteuid().is_root() {
         bail!("launch needs root: it loads BPF programs and makes network interfaces; try `sudo weave-agent launch`");
     }
@@ -51,7 +53,7 @@ pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
         // Before there is anything that would be left behind.
         super::block_on(run::overlap(config, true))?;
     }
-    if typed.foreground { foreground(typed, &paths) } else { super::block_on(background(typed, &paths)) }
+    if typed.foreground { foreground(typed, &passwords, &paths) } else { super::block_on(background(typed, &passwords, &paths)) }
 }
 
 /// An agent that was killed may take a moment until the kernel has let go of all it had: that is waited for, unless it answers.
@@ -85,20 +87,22 @@ async fn is_answered(paths: &Paths) -> bool {
     matches!(timeout(ANSWER, client.show(Show::Targets)).await, Ok(Ok(_) | Err(ClientError::Refused { .. })))
 }
 
-fn foreground(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
+fn foreground(typed: &Launch, passwords: &[Password], paths: &Paths) -> anyhow::Result<()> {
     if typed.detached {
         nix::unistd::setsid().context("cannot start a session")?;
     }
     logging::start(typed.log_level, typed.detached.then(|| paths.log()).as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
-    let configure = |settings: &Settings| meant::config(typed, settings, &hostname());
-    let result = runtime.block_on(run::run(typed.settings(), configure, paths.clone()));
+    let configure = |settings: &Settings| meant::config(typed, settings, passwords, &hostname());
+    let settings = typed.settings();
+    let said = Settings { password: settings.password.or((!passwords.is_empty()).then_some(true)), ..settings };
+    let result = runtime.block_on(run::run(said, configure, paths.clone()));
     // A verb that hangs (a Docker that does not answer) must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
+async fn background(typed: &Launch, passwords: &[Password], paths: &Paths) -> anyhow::Result<()> {
     std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
     let log_path = paths.log();
     // One at a time: whoever waited finds the agent of the one before, and each tail of the log is of one start.
@@ -106,7 +110,7 @@ async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
     refuse_a_second(paths).await?;
     let mut log = open_log(&log_path)?;
     let from = log.seek(SeekFrom::End(0))?;
-    let mut child = spawn(typed, paths, &log)?;
+    let mut child = spawn(typed, passwords, paths, &log)?;
     progress("starting the agent ");
     let client = Client::new(paths.socket());
     let (ready, unresolved) = tokio::join!(ready(&mut child, &client), unresolved(typed));
@@ -141,17 +145,25 @@ fn open_log(path: &Path) -> anyhow::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// The same program with the same words, in a session of its own.
-fn spawn(typed: &Launch, paths: &Paths, log: &File) -> anyhow::Result<Child> {
+/// The same program with the same words, in a session of its own. Passwords go where no other process sees them.
+fn spawn(typed: &Launch, passwords: &[Password], paths: &Paths, log: &File) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(&program);
     command.arg("--run-dir").arg(&paths.run).arg("--state-dir").arg(&paths.state);
-    command.args(["launch", "--foreground", "--detached"]).args(words(typed));
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
-    command.spawn().with_context(|| format!("cannot start {}", program.display()))
+    command.args(["launch", "--foreground", "--detached"]).args(words(typed, !passwords.is_empty()));
+    command.env_remove(secret::VARIABLE);
+    let stdin = if passwords.is_empty() { Stdio::null() } else { Stdio::piped() };
+    command.stdin(stdin).stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let lines: String = passwords.iter().map(|password| format!("{}\n", password.as_str())).collect();
+        // They fit into any pipe. If the agent has ended already, its log says why.
+        let _ = stdin.write_all(lines.as_bytes());
+    }
+    Ok(child)
 }
 
-fn words(typed: &Launch) -> Vec<String> {
+fn words(typed: &Launch, has_passwords: bool) -> Vec<String> {
     let mut words = vec![format!("--log-level={}", typed.log_level)];
     let settings = typed.settings();
     let said = [
@@ -162,6 +174,8 @@ fn words(typed: &Launch) -> Vec<String> {
         ("--no-discovery", settings.no_discovery.map(|no| no.to_string())),
         ("--conn-limit", settings.conn_limit.map(|limit| limit.to_string())),
         ("--mtu", settings.mtu.map(|mtu| mtu.to_string())),
+        ("--password-file", has_passwords.then(|| "-".to_owned())),
+        ("--trusted-subnets", settings.trusted_subnets),
         ("--ipalloc-range", settings.ipalloc_range),
         ("--ipalloc-default-subnet", settings.ipalloc_default_subnet),
         ("--ipalloc-init", settings.ipalloc_init),
@@ -173,6 +187,7 @@ fn words(typed: &Launch) -> Vec<String> {
         ("--resolv-conf", settings.resolv_conf.map(|file| file.display().to_string())),
     ];
     words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));
+    words.extend(typed.no_password.then(|| "--no-password".to_owned()));
     words.push("--".to_owned());
     words.extend(typed.peers.iter().cloned());
     words
@@ -280,13 +295,25 @@ mod tests {
     #[test]
     fn the_agent_in_the_background_is_told_all_that_was_typed() {
         let line = "--name 02:00:00:00:00:07 --nickname web1 --port 7000 --host 10.0.0.1 --no-discovery --conn-limit 3 --mtu 1400 \
-                    --log-level debug h2 h3:7000";
+                    --log-level debug --trusted-subnets 10.0.0.0/8 h2 h3:7000";
         let first = typed(&line.split_whitespace().collect::<Vec<_>>());
-        let again = words(&first);
+        let again = words(&first, false);
         let second = typed(&again.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
         assert_eq!(format!("{:?}", typed(&[])), format!("{:?}", typed(&["--"])));
-        assert_eq!(words(&typed(&["--no-discovery=false"])), ["--log-level=INFO", "--no-discovery=false", "--"]);
+        assert_eq!(words(&typed(&["--no-discovery=false"]), false), ["--log-level=INFO", "--no-discovery=false", "--"]);
+        assert_eq!(words(&typed(&["--no-password"]), false), ["--log-level=INFO", "--no-password", "--"]);
+    }
+
+    #[test]
+    fn a_password_is_neither_in_the_words_of_the_agent_in_the_background_nor_printed() {
+        let typed = typed(&["--password", "correct horse", "--password=battery staple", "--trusted-subnets", "10.0.0.0/8"]);
+        assert_eq!(words(&typed, true), ["--log-level=INFO", "--password-file=-", "--trusted-subnets=10.0.0.0/8", "--"]);
+        assert!(!format!("{typed:?}").contains("horse"));
+        let read = typed.passwords.read().unwrap();
+        assert_eq!(read.iter().map(Password::as_str).collect::<Vec<_>>(), ["correct horse", "battery staple"]);
+        let short = Launch { passwords: Default::default(), ..typed }.passwords;
+        assert_eq!(secret::PasswordFlags { password: vec!["x".to_owned().into()], ..short }.read().unwrap_err().to_string(), "--password");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::names::Names;
 use super::naming::{self, NameChange, named_as};
 use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
 use super::notices::Notices;
+use super::passwords;
 use super::report::Snapshot;
 use super::signals::{Signal, Signals};
 use super::sleeve::Sleeve;
@@ -367,6 +368,10 @@ impl Agent {
                 self.mesh(mesh::Input::Closed { link, error });
             }
             Event::Connect { targets, replace, done } => self.connect(targets, replace, done),
+            Event::Passwords { psks, done } => {
+                self.mesh(mesh::Input::Passwords(psks));
+                drop(done.send(Ok(())));
+            }
             Event::Resolved(target) => self.mesh(mesh::Input::Resolved(target)),
             // Nobody may wait for the answer any more: what was asked is done all the same.
             Event::Plug { port, name, redirect_peer, done } => drop(done.send(self.plug(port, name, redirect_peer))),
@@ -496,6 +501,7 @@ impl Agent {
                 let our_port = self.config.port;
                 spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
             }
+            Request::Passwords(asked) => spawn_answer(to, async move { passwords::change(&hands, asked).await }),
             Request::Forget(asked) => drop(to.send(self.forget(asked))),
             Request::Attach(asked) => spawn_answer(to, async move { hands.attach(asked).await }),
             Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),

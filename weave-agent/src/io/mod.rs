@@ -22,6 +22,7 @@ pub mod naming;
 pub mod net;
 pub mod notices;
 pub mod object;
+pub mod passwords;
 pub mod paths;
 pub mod pidfile;
 pub mod presence;

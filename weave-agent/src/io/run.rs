@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rand::rngs::{StdRng, SysRng};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ use super::leases::Leases;
 use super::names::Names;
 use super::net::docker::Docker;
 use super::net::{self, Known, Netlink, Port, PortWatch, Underlay, VxlanWatch, ports};
+use super::passwords;
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::presence::{Doing, Presence};
@@ -32,6 +33,7 @@ use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
 use super::{connect, follow, mounts};
 use crate::config::{Config, Settings};
+use crate::mesh::Psk;
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
 use crate::{dns, ipam, mesh, sleeve, switch};
@@ -67,12 +69,14 @@ async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<C
     let mut rng = StdRng::try_from_rng(&mut SysRng).context("the system has no randomness")?;
     let (store, state) = Store::open(paths, &mut rng)?;
     let settings = said.or(state.settings.clone());
-    let config = configure(&settings)?;
+    let mut config = configure(&settings)?;
     let is_as_before = settings.ipalloc_range == state.settings.ipalloc_range;
     if let Some(warning) = overlap(&config, is_as_before).await? {
         tracing::warn!("{warning}");
         store.notices().set("range", warning);
     }
+    // The agent needs only what becomes of them.
+    let passwords = passwords::stretch(std::mem::take(&mut config.passwords)).await?;
     let state = remembered(&config, &store, state, &mut rng)?;
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
@@ -94,7 +98,7 @@ async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<C
         tracing::warn!("{}", mounts::PRIVATE);
         store.notices().set("mounts", mounts::PRIVATE.to_owned());
     }
-    let kept = Kept { store, state, settings, snapshots, by_hand };
+    let kept = Kept { store, state, settings, passwords, snapshots, by_hand };
     let ran = Box::pin(start(config, paths, listener, kept, (events, received), rng)).await;
     // The last senders have gone with the agent: what is not on disk yet is being written.
     if timeout(LAST_WORDS, keepers).await.is_err() {
@@ -144,6 +148,8 @@ struct Kept {
     state: watch::Sender<State>,
     /// For the next agent, once this one is known to work with them.
     settings: Settings,
+    /// Not kept.
+    passwords: Vec<Psk>,
     snapshots: watch::Sender<store::Snapshot>,
     by_hand: watch::Sender<Vec<dns::Kept>>,
 }
@@ -156,7 +162,7 @@ async fn start(
     (events, received): (Events, mpsc::Receiver<Event>),
     mut rng: StdRng,
 ) -> anyhow::Result<()> {
-    let Kept { store, state, settings, snapshots, by_hand } = kept;
+    let Kept { store, state, settings, passwords, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
     let Opened { datapath, upcalls, vxlan, why } = choice::open(config.datapath, &host, &paths.pins(), config.tunnel_port()).await?;
     let mut carrier = Carrier::new(datapath);
@@ -167,8 +173,8 @@ async fn start(
     let clock = Clock::new();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
-    let router_config = router::Config { ipam, dns, ..router_config(&config, &state.borrow(), sleeve.as_ref(), &mut rng)? };
-    let router = Router::new(router_config, rng.random());
+    let router_config = router::Config { ipam, dns, ..router_config(&config, passwords, &state.borrow(), sleeve.as_ref(), &mut rng)? };
+    let router = Router::new(router_config, secret_seed()?);
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
     let (zone, answered) = watch::channel(Arc::default());
@@ -234,6 +240,13 @@ async fn start_sleeve(config: &Config, store: &Store) -> (Option<Sleeve>, mpsc::
             (None, mpsc::channel(1).1)
         }
     }
+}
+
+/// Of everything secret: from nothing that stays in memory.
+fn secret_seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).context("the system has no randomness")?;
+    Ok(seed)
 }
 
 /// Who answers names, if anybody shall.
@@ -345,7 +358,13 @@ fn has_aes() -> bool {
     return false;
 }
 
-fn router_config(config: &Config, state: &State, sleeve: Option<&Sleeve>, rng: &mut StdRng) -> anyhow::Result<router::Config> {
+fn router_config(
+    config: &Config,
+    passwords: Vec<Psk>,
+    state: &State,
+    sleeve: Option<&Sleeve>,
+    rng: &mut StdRng,
+) -> anyhow::Result<router::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
     let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
     let mesh = mesh::Config {
@@ -357,8 +376,8 @@ fn router_config(config: &Config, state: &State, sleeve: Option<&Sleeve>, rng: &
         tunnel_port: config.tunnel_port(),
         sleeve_port: sleeve.map_or(0, |sleeve| sleeve.local().port()),
         aes: has_aes(),
-        passwords: Vec::new(),
-        trusted_subnets: Vec::new(),
+        passwords,
+        trusted_subnets: config.trusted_subnets.clone(),
         discovery: config.discovery,
         connection_limit: config.conn_limit,
         targets: typed.map(|typed| typed.unresolved()).collect(),

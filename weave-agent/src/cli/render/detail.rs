@@ -31,7 +31,7 @@ fn connection(connection: &Connection) -> [String; 8] {
 
 fn note(connection: &Connection) -> String {
     let retry = connection.retry.map(|seconds| format!("retry in {}", ago(seconds.max(0.0))));
-    connection.info.clone().into_iter().chain(retry).collect::<Vec<_>>().join(", ")
+    connection.encryption.clone().into_iter().chain(connection.info.clone()).chain(retry).collect::<Vec<_>>().join(", ")
 }
 
 fn way(tunnel: &Tunnel) -> String {
@@ -161,8 +161,8 @@ mod tests {
 
     fn wanted(state: &str) -> Connection {
         let address = "10.0.0.2:6783".parse().unwrap();
-        let (peer, nickname, tunnel, info, retry) = Default::default();
-        Connection { outbound: true, address, state: state.into(), peer, nickname, tunnel, info, retry }
+        let (peer, nickname, encryption, tunnel, info, retry) = Default::default();
+        Connection { outbound: true, address, state: state.into(), peer, nickname, encryption, tunnel, info, retry }
     }
 
     fn tunnel(kind: &str) -> Tunnel {
@@ -183,10 +183,12 @@ mod tests {
             ..wanted("established")
         };
         let failed = |retry| Connection { info: Some("connection refused".into()), retry, ..wanted("failed") };
-        let all = [known(direct), known(relayed), known(down), wanted("connecting"), failed(Some(2.5)), failed(None)];
+        let sealed = Connection { encryption: Some("encrypted".into()), ..known(direct.clone()) };
+        let all = [known(direct), sealed, known(relayed), known(down), wanted("connecting"), failed(Some(2.5)), failed(None)];
         insta::assert_snapshot!(connections(&all), @r"
             ADDRESS        STATE        PEER                   TUNNEL                            MTU  RTT
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  vxlan                            1450  0.2ms
+        <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  vxlan                            1450  0.2ms  encrypted
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  relay via 02:00:00:00:00:03(h3)     -  -
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  down for 61s (no answer)            -  -
         ->  10.0.0.2:6783  connecting   -                      -                                   -  -

@@ -13,7 +13,7 @@ use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
 use crate::datapath::{Action, FlowEntry, PortId, TunnelKind};
-use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
+use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, Encryption, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
 use crate::status::{
@@ -90,6 +90,7 @@ impl Snapshot {
             port: self.config.port,
             tunnel_port: self.config.tunnel_port(),
             discovery: self.config.discovery,
+            encrypted: mesh.encrypted,
             datapath: self.datapath.clone(),
             mtu,
             targets: mesh.targets.len(),
@@ -154,6 +155,7 @@ impl Snapshot {
             state: word(connection.state).to_owned(),
             peer: connection.peer.clone(),
             nickname: connection.nickname.clone().filter(|nickname| !nickname.is_empty()),
+            encryption: connection.encryption.map(|encryption| protection(encryption).to_owned()),
             tunnel: switched.map(|peer| self.tunnel(peer)),
             info: Some(connection.info.clone()).filter(|info| !info.is_empty()),
             retry: connection.retry_in,
@@ -265,6 +267,13 @@ impl Snapshot {
     }
 }
 
+fn protection(encryption: Encryption) -> &'static str {
+    match encryption {
+        Encryption::Encrypted => "encrypted",
+        Encryption::Trusted => "trusted",
+    }
+}
+
 fn word(state: ConnectionState) -> &'static str {
     match state {
         ConnectionState::Established => "established",
@@ -337,6 +346,8 @@ mod tests {
             discovery: true,
             conn_limit: 0,
             mtu: None,
+            passwords: vec![],
+            trusted_subnets: vec![],
             peers: None,
             ipalloc: None,
             dns: None,
