@@ -56,6 +56,32 @@ pub struct Settings {
     pub dns_listen_address: Vec<SocketAddr>,
     /// `--resolv-conf`
     pub resolv_conf: Option<PathBuf>,
+    /// `--datapath`
+    pub datapath: Option<Choice>,
+}
+
+/// Who is to carry frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// The best that this host lets us have.
+    #[default]
+    Auto,
+    /// eBPF programs in the kernel.
+    Ebpf,
+    /// The agent itself.
+    Userspace,
+}
+
+impl Choice {
+    /// As it is said.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ebpf => "ebpf",
+            Self::Userspace => "userspace",
+        }
+    }
 }
 
 impl Settings {
@@ -80,6 +106,7 @@ impl Settings {
             dns_ttl: self.dns_ttl.or(before.dns_ttl),
             dns_listen_address: if self.dns_listen_address.is_empty() { before.dns_listen_address } else { self.dns_listen_address },
             resolv_conf: self.resolv_conf.or(before.resolv_conf),
+            datapath: self.datapath.or(before.datapath),
         }
     }
 }
@@ -111,6 +138,8 @@ pub struct Config {
     pub ipalloc: Option<Ipalloc>,
     /// What names are answered; `None`: none.
     pub dns: Option<Dns>,
+    /// Who carries frames.
+    pub datapath: Choice,
 }
 
 /// What names are answered, and where.
@@ -233,6 +262,7 @@ mod tests {
             peers: None,
             ipalloc: Some(Ipalloc { ranges: vec!["10.32.0.0/12".parse().unwrap()], subnets: vec![], init: Init::Consensus }),
             dns: None,
+            datapath: Choice::Auto,
         }
     }
 

@@ -92,7 +92,7 @@ pub struct Connection {
 /// How frames for a peer travel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// `vxlan` straight to it, `relay` through another peer, `down`.
+    /// `vxlan` (the kernel) or `sleeve` (user space) straight to it, `relay` through another peer, `starting`, `down`.
     pub kind: String,
     /// Through whom, by name, if relayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,7 +8,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::secret::PasswordFlags;
-use crate::config::{CONN_LIMIT, MESH_PORT, Settings};
+use crate::config::{CONN_LIMIT, Choice, MESH_PORT, Settings};
 use crate::dns::{DEFAULT_DOMAIN, Domain};
 use crate::io::paths::Paths;
 use crate::ipam::DEFAULT_RANGE;
@@ -154,10 +154,12 @@ pub enum Command {
         #[arg(required = true, value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
     },
-    /// Remove what `dns-add` added
-    #[command(after_help = "Example: weave-agent dns-remove printer")]
+    /// Remove a name that this host gave: by `dns-add`, or to a container, which keeps its other names
+    #[command(
+        after_help = "Without an ADDRESS it is removed from all who have it on this host.\n\nExample: weave-agent dns-remove web 10.32.0.5"
+    )]
     DnsRemove {
-        /// As it was given to `dns-add`
+        /// As it was given to `dns-add`, or to `attach --name`
         name: String,
         /// Only these addresses
         #[arg(value_name = "ADDRESS")]
@@ -239,7 +241,7 @@ pub enum What {
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --trusted-subnets, --ipalloc-…) is as\n\
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --trusted-subnets, --ipalloc-…) is as\n\
     it was said last, until `reset`; only then are the defaults meant. A password is not kept, only that there was one: say it each time.\n\n\
     Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
 )]
@@ -271,6 +273,10 @@ pub struct Launch {
     /// MTU for containers; 0 is what the underlay allows
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
+    /// Who carries frames: eBPF programs in the kernel (`ebpf`), the agent itself (`userspace`), or the best that this host
+    /// lets it have [default: auto]
+    #[arg(long, value_name = "auto|ebpf|userspace", value_parser = datapath)]
+    pub datapath: Option<Choice>,
     /// The password.
     #[command(flatten)]
     pub passwords: PasswordFlags,
@@ -334,6 +340,7 @@ impl Launch {
             dns_ttl: dns.dns_ttl,
             dns_listen_address: dns.dns_listen_address,
             resolv_conf: dns.resolv_conf,
+            datapath: self.datapath,
         }
     }
 }
@@ -361,6 +368,14 @@ pub struct DnsFlags {
     /// File that names the servers that are asked about everything else [default: /etc/resolv.conf]
     #[arg(long, value_name = "FILE", value_parser = absolute())]
     pub resolv_conf: Option<PathBuf>,
+}
+
+fn datapath(text: &str) -> Result<Choice, String> {
+    match [Choice::Auto, Choice::Ebpf, Choice::Userspace].into_iter().find(|choice| choice.name() == text) {
+        Some(choice) => Ok(choice),
+        None if text == "odp" => Err("this version does not speak to Open vSwitch yet: say auto, ebpf or userspace".to_owned()),
+        None => Err("say auto, ebpf or userspace".to_owned()),
+    }
 }
 
 /// Weave Net says `warning`, Rust says `warn`.

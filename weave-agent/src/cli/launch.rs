@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::args::{Args, Launch};
 use super::{meant, secret};
@@ -20,6 +20,7 @@ use crate::io::api::Show;
 use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
 use crate::io::pidfile::{PidFile, already_running};
+use crate::io::presence::Other;
 use crate::io::targets::{self, Typed};
 use crate::io::{logging, presence, run};
 use crate::password::Password;
@@ -29,6 +30,10 @@ use crate::status::Summary;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For an agent that is ended because it was not ready.
 const LAST_CHANCE: Duration = Duration::from_secs(4);
+/// For one that was killed to be gone.
+const DYING: Duration = Duration::from_secs(2);
+/// Whoever runs answers within this time.
+const ANSWER: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(50);
 /// Of a log that tells why an agent did not start.
 const LAST_LINES: usize = 15;
@@ -37,26 +42,49 @@ const LAST_LINES: usize = 15;
 pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
     let paths = args.paths();
     let passwords = if typed.no_password { Vec::new() } else { typed.passwords.read()? };
-    if !paths.state_file().exists() {
-        // What was said last may count as well: only the agent knows that.
-        meant::config(typed, &typed.settings(), &passwords, &hostname())?;
-    }
+    // What was said last may count as well: only the agent knows that.
+    let first = !paths.state_file().exists();
+    let meant = first.then(|| meant::config(typed, &typed.settings(), &passwords, &hostname())).transpose()?;
     if !nix::unistd::geteuid().is_root() {
         bail!("launch needs root: it loads BPF programs and makes network interfaces; try `sudo weave-agent launch`");
     }
-    refuse_a_second(&paths)?;
+    super::block_on(refuse_a_second(&paths))?;
+    if let Some(config) = &meant {
+        // Before there is anything that would be left behind.
+        super::block_on(run::overlap(config, true))?;
+    }
     if typed.foreground { foreground(typed, &passwords, &paths) } else { super::block_on(background(typed, &passwords, &paths)) }
 }
 
-fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
-    if let Some(pid) = PidFile::holder(&paths.pid_file()) {
-        bail!("{}", already_running(pid));
+/// An agent that was killed may take a moment until the kernel has let go of all it had: that is waited for, unless it answers.
+async fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
+    let deadline = now() + DYING;
+    while let Some((refusal, answers)) = another(paths).await {
+        if answers || now() >= deadline {
+            bail!(refusal);
+        }
+        sleep(POLL).await;
     }
-    match presence::other() {
-        Some(other) if other.is_of(paths, None) => bail!("{}", already_running(other.pid)),
-        Some(other) => bail!("{}", other.refusal()),
-        None => Ok(()),
+    Ok(())
+}
+
+/// What to say of an agent that is here, and whether it answers.
+async fn another(paths: &Paths) -> Option<(String, bool)> {
+    let (holder, other) = (PidFile::holder(&paths.pid_file()), presence::other());
+    let answers = other.as_ref().is_some_and(Other::answers);
+    match (holder, other) {
+        (None, None) => None,
+        (None, Some(other)) if !other.is_of(paths, None) => Some((other.refusal(), answers)),
+        (None, Some(other)) => Some((already_running(other.pid), answers)),
+        // It may be in another network namespace.
+        (Some(pid), _) => Some((already_running(pid), answers || is_answered(paths).await)),
     }
+}
+
+/// Whether there is an agent behind the control socket.
+async fn is_answered(paths: &Paths) -> bool {
+    let client = Client::new(paths.socket());
+    matches!(timeout(ANSWER, client.show(Show::Targets)).await, Ok(Ok(_) | Err(ClientError::Refused { .. })))
 }
 
 fn foreground(typed: &Launch, passwords: &[Password], paths: &Paths) -> anyhow::Result<()> {
@@ -79,7 +107,7 @@ async fn background(typed: &Launch, passwords: &[Password], paths: &Paths) -> an
     let log_path = paths.log();
     // One at a time: whoever waited finds the agent of the one before, and each tail of the log is of one start.
     let _turn = Flock::lock(open_log(&log_path)?, FlockArg::LockExclusive);
-    refuse_a_second(paths)?;
+    refuse_a_second(paths).await?;
     let mut log = open_log(&log_path)?;
     let from = log.seek(SeekFrom::End(0))?;
     let mut child = spawn(typed, passwords, paths, &log)?;
@@ -155,6 +183,7 @@ fn words(typed: &Launch, has_passwords: bool) -> Vec<String> {
         ("--dns-domain", settings.dns_domain.map(|domain| domain.to_string())),
         ("--dns-ttl", settings.dns_ttl.map(|seconds| seconds.to_string())),
         ("--dns-listen-address", listed(&settings.dns_listen_address)),
+        ("--datapath", settings.datapath.map(|datapath| datapath.name().to_owned())),
         ("--resolv-conf", settings.resolv_conf.map(|file| file.display().to_string())),
     ];
     words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));

@@ -93,6 +93,7 @@ pub fn config(typed: &Launch, settings: &Settings, passwords: &[Password], hostn
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
         ipalloc: ipalloc(settings)?,
         dns: dns(settings),
+        datapath: settings.datapath.unwrap_or_default(),
     };
     Ok(config.checked()?)
 }

@@ -7,6 +7,10 @@ use crate::status::{Attachment, Connection, FdbEntry, Flow, FlowAction, FlowKey,
 
 /// `status connections`
 pub fn connections(all: &[Connection]) -> String {
+    if all.is_empty() {
+        return "no connections: nobody has connected to this host, and it was not told of another; `weave-agent connect HOST` does that\n"
+            .to_owned();
+    }
     let rows: Vec<[String; 8]> = all.iter().map(connection).collect();
     table(["", "ADDRESS", "STATE", "PEER", "TUNNEL", "MTU", "RTT", ""], &rows)
 }
@@ -33,7 +37,7 @@ fn note(connection: &Connection) -> String {
 fn way(tunnel: &Tunnel) -> String {
     let via = tunnel.via.as_ref().map(|via| format!(" via {via}")).unwrap_or_default();
     let since = tunnel.since.map(|seconds| format!(" for {}", ago(seconds))).unwrap_or_default();
-    let reason = tunnel.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason = tunnel.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{}{via}{since}{reason}", tunnel.kind)
 }
 
@@ -69,6 +73,9 @@ pub fn targets(all: &[Target]) -> String {
         [] => "(not resolved)".to_owned(),
         addresses => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
     };
+    if all.is_empty() {
+        return "no targets: `weave-agent connect HOST` adds one; other hosts may connect to this one all the same\n".to_owned();
+    }
     let rows: Vec<[String; 2]> = all.iter().map(|target| [target.name.clone(), means(target)]).collect();
     table(["TARGET", "ADDRESSES"], &rows)
 }
@@ -188,6 +195,12 @@ mod tests {
         ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused, retry in 2.5s
         ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused
         ");
+    }
+
+    #[test]
+    fn a_lonely_host_is_told_how_to_find_others() {
+        assert!(connections(&[]).contains("no connections: ") && connections(&[]).contains("`weave-agent connect HOST`"));
+        assert!(targets(&[]).contains("no targets: ") && targets(&[]).contains("`weave-agent connect HOST`"));
     }
 
     #[test]

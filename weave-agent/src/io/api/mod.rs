@@ -43,7 +43,7 @@ pub enum Request {
     Rmpeer(body::Rmpeer),
     /// A name by hand.
     DnsAdd(body::DnsChange),
-    /// A name by hand no more.
+    /// A name that was given here no more.
     DnsRemove(body::DnsChange),
     /// What a name or an address has.
     DnsLookup(body::DnsLookup),

@@ -12,7 +12,7 @@ use super::hands::Hands;
 use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
-use crate::datapath::{Action, FlowEntry, PortId};
+use crate::datapath::{Action, FlowEntry, PortId, TunnelKind};
 use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, Encryption, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
@@ -34,8 +34,8 @@ pub struct Snapshot {
     pub answered: Answered,
     /// One of the ports is the name server's.
     pub has_nameserver: bool,
-    /// How programs are attached.
-    pub hooks: &'static str,
+    /// Who carries frames.
+    pub datapath: String,
     /// The kernel's flows, if they are asked for.
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
@@ -91,7 +91,7 @@ impl Snapshot {
             tunnel_port: self.config.tunnel_port(),
             discovery: self.config.discovery,
             encrypted: mesh.encrypted,
-            datapath: format!("ebpf ({})", self.hooks),
+            datapath: self.datapath.clone(),
             mtu,
             targets: mesh.targets.len(),
             connections: self.connection_counts(),
@@ -114,7 +114,12 @@ impl Snapshot {
 
     fn dns(&self, hands: &Hands) -> Option<Dns> {
         let server = serde_json::to_value(hands.names.as_ref()?.status()).unwrap_or_default();
-        Some(Dns { names: self.router.dns.clone()?, server })
+        let mut names = self.router.dns.clone()?;
+        // The keeper of names knows what others are called, and not what we are.
+        for entry in names.entries.iter_mut().filter(|entry| entry.nickname.is_empty()) {
+            entry.nickname = self.nickname(&entry.origin.to_string()).unwrap_or_default();
+        }
+        Some(Dns { names, server })
     }
 
     fn ipam(&self) -> Ipam {
@@ -164,8 +169,9 @@ impl Snapshot {
     fn tunnel(&self, peer: &PeerStatus) -> Tunnel {
         let state = peer.tunnel.as_ref().map(|tunnel| tunnel.state);
         let down = state == Some(TunnelState::Down);
+        let by_sleeve = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.by == Some(TunnelKind::Sleeve));
         let (kind, via) = match peer.kind {
-            Kind::Direct => ("vxlan", None),
+            Kind::Direct => (if by_sleeve { "sleeve" } else { "vxlan" }, None),
             Kind::Relay(via) => ("relay", Some(self.called(&via.to_string()))),
             Kind::Stale if state == Some(TunnelState::Starting) => ("starting", None),
             Kind::Stale => ("down", None),
@@ -177,7 +183,7 @@ impl Snapshot {
             mtu: peer.route.map(|route| route.mtu),
             rtt: tunnel.filter(|_| !down).and_then(|tunnel| tunnel.rtt_us).map(|us| us as f64 / 1e3),
             since: tunnel.filter(|_| down).and_then(|tunnel| tunnel.last_answer_ms).map(|ms| ms as f64 / 1e3),
-            reason: down.then(|| "heartbeats are not answered".to_owned()),
+            reason: if down { Some("heartbeats are not answered".to_owned()) } else { tunnel.and_then(|tunnel| tunnel.why.clone()) },
         }
     }
 
@@ -345,6 +351,7 @@ mod tests {
             peers: None,
             ipalloc: None,
             dns: None,
+            datapath: crate::config::Choice::Auto,
         };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         Snapshot {
@@ -353,7 +360,7 @@ mod tests {
             router: router(),
             answered: Answered::default(),
             has_nameserver: false,
-            hooks: "tcx",
+            datapath: "ebpf (tcx)".into(),
             flows,
             counters,
             notices: vec![],
