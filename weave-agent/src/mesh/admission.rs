@@ -75,14 +75,17 @@ impl Mesh {
 
     /// The network's passwords change. Who dials with one that is not among them fails from now on, and who failed may try again.
     pub(super) fn passwords(&mut self, now: Time, passwords: Vec<Psk>) {
-        self.config.passwords = passwords;
+        let before = std::mem::replace(&mut self.config.passwords, passwords);
         self.failures.clear();
         self.dialler.hurry(now);
         let stale: Vec<_> = self.links.iter().filter(|(_, link)| !link.is_of(&self.config.passwords)).map(|(id, _)| *id).collect();
         for id in stale {
             self.reject(now, id, reject(Reason::Password, "the network's passwords have changed".into()));
         }
-        self.suspect(now);
+        // One more password makes nobody suspect: an agent that is down meanwhile keeps its tunnels.
+        if before.is_empty() || before.iter().any(|psk| !self.config.passwords.contains(psk)) {
+            self.suspect(now);
+        }
         self.redial = true;
     }
 
