@@ -3,11 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::dns::Domain;
 use crate::ipam::{self, Init};
+use crate::password::Password;
 use crate::peer::PeerName;
 
 /// TCP port of the mesh, as Weave Net has it.
@@ -35,6 +36,10 @@ pub struct Settings {
     pub conn_limit: Option<usize>,
     /// `--mtu`; 0 is none.
     pub mtu: Option<u32>,
+    /// Whether there was a password; which one is not kept.
+    pub password: Option<bool>,
+    /// `--trusted-subnets`
+    pub trusted_subnets: Option<String>,
     /// `--ipalloc-range`
     pub ipalloc_range: Option<String>,
     /// `--ipalloc-default-subnet`
@@ -51,6 +56,32 @@ pub struct Settings {
     pub dns_listen_address: Vec<SocketAddr>,
     /// `--resolv-conf`
     pub resolv_conf: Option<PathBuf>,
+    /// `--datapath`
+    pub datapath: Option<Choice>,
+}
+
+/// Who is to carry frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// The best that this host lets us have.
+    #[default]
+    Auto,
+    /// eBPF programs in the kernel.
+    Ebpf,
+    /// The agent itself.
+    Userspace,
+}
+
+impl Choice {
+    /// As it is said.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ebpf => "ebpf",
+            Self::Userspace => "userspace",
+        }
+    }
 }
 
 impl Settings {
@@ -64,6 +95,8 @@ impl Settings {
             no_discovery: self.no_discovery.or(before.no_discovery),
             conn_limit: self.conn_limit.or(before.conn_limit),
             mtu: self.mtu.or(before.mtu),
+            password: self.password.or(before.password),
+            trusted_subnets: self.trusted_subnets.or(before.trusted_subnets),
             // A subnet of another range means nothing.
             ipalloc_default_subnet: self.ipalloc_default_subnet.or(before.ipalloc_default_subnet.filter(|_| self.ipalloc_range.is_none())),
             ipalloc_range: self.ipalloc_range.or(before.ipalloc_range),
@@ -73,6 +106,7 @@ impl Settings {
             dns_ttl: self.dns_ttl.or(before.dns_ttl),
             dns_listen_address: if self.dns_listen_address.is_empty() { before.dns_listen_address } else { self.dns_listen_address },
             resolv_conf: self.resolv_conf.or(before.resolv_conf),
+            datapath: self.datapath.or(before.datapath),
         }
     }
 }
@@ -94,12 +128,18 @@ pub struct Config {
     pub conn_limit: usize,
     /// MTU for containers; `None`: what the underlay allows.
     pub mtu: Option<u32>,
+    /// The network's passwords: the first is dialled with, all are accepted. Without any, links are in clear.
+    pub passwords: Vec<Password>,
+    /// Neighbours in these may be sent frames in clear.
+    pub trusted_subnets: Vec<Ipv4Net>,
     /// Whom to connect to. `None`: those of last time.
     pub peers: Option<Vec<String>>,
     /// What addresses are given out; `None`: none, all are somebody's own choice.
     pub ipalloc: Option<Ipalloc>,
     /// What names are answered; `None`: none.
     pub dns: Option<Dns>,
+    /// Who carries frames.
+    pub datapath: Choice,
 }
 
 /// What names are answered, and where.
@@ -217,9 +257,12 @@ mod tests {
             discovery: true,
             conn_limit: CONN_LIMIT,
             mtu: None,
+            passwords: vec![],
+            trusted_subnets: vec![],
             peers: None,
             ipalloc: Some(Ipalloc { ranges: vec!["10.32.0.0/12".parse().unwrap()], subnets: vec![], init: Init::Consensus }),
             dns: None,
+            datapath: Choice::Auto,
         }
     }
 

@@ -79,6 +79,8 @@ pub mod slot {
     /// The next hop's interface and MACs are known: the program may write the outer headers itself.
     /// Without it frames go through the collect-metadata vxlan device, and the kernel finds the way.
     pub const DIRECT: u32 = 2;
+    /// User space carries the peer's frames: they go to the TAP device `ifindex` with a [`crate::sleeve::Prefix`].
+    pub const SLEEVE: u32 = 4;
 }
 
 /// How one peer is reached. A changed route is one write of this; [`crate::vxlan::slot`] makes one.
@@ -109,6 +111,14 @@ pub struct Source {
     pub local: Ipv4,
     /// Its short id.
     pub short: u32,
+    /// [`source`] bits.
+    pub flags: u32,
+}
+
+/// [`Source::flags`].
+pub mod source {
+    /// Only the sleeve may bring its frames.
+    pub const SEALED: u32 = 1;
 }
 
 /// The broadcast tree of one origin peer, seen from here; indexed by the origin's short id.
@@ -200,6 +210,8 @@ pub mod upcall {
     pub const MISS: u32 = 1;
     /// A vxlan heartbeat (both inner MACs zero) that the kernel did not answer itself.
     pub const HEARTBEAT: u32 = 2;
+    /// A port's IP packet is larger than the path to its peer takes.
+    pub const TOO_BIG: u32 = 3;
 }
 
 /// Precedes the frame in a perf sample.
@@ -223,8 +235,25 @@ pub struct UpcallHeader {
 /// Largest packet an upcall carries: a perf sample's size is 16 bits and counts its own headers.
 pub const MAX_UPCALL: u32 = 65_400;
 
-/// Set in the mark of a frame that user space sends into the vxlan device; the low 24 bits are its VNI.
+/// Set in the mark of a frame that user space, or a program, sends into the vxlan device for a peer. The low 24 bits are
+/// its VNI; the seven between, if not zero, the TTL of its outer headers.
 pub const EXECUTE_MARK: u32 = 1 << 31;
+
+/// The mark of a frame with this VNI and TTL; see [`EXECUTE_MARK`].
+#[inline(always)]
+pub const fn execute_mark(vni: u32, ttl: u8) -> u32 {
+    EXECUTE_MARK | (ttl as u32 & 0x7f) << 24 | vni & 0xff_ffff
+}
+
+/// VNI and TTL of an [`execute_mark`]; `None` if the mark is somebody else's.
+#[inline(always)]
+pub const fn executed(mark: u32) -> Option<(u32, u8)> {
+    if mark & EXECUTE_MARK == 0 {
+        return None;
+    }
+    let ttl = (mark >> 24) as u8 & 0x7f;
+    Some((mark & 0xff_ffff, if ttl == 0 { crate::vxlan::TTL } else { ttl }))
+}
 
 /// A VNI from the two short ids, as Weave Net has it.
 #[inline(always)]

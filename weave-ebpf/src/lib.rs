@@ -7,5 +7,6 @@
 pub mod fastpath;
 pub mod flow;
 pub mod packet;
+pub mod sleeve;
 pub mod stats;
 pub mod vxlan;

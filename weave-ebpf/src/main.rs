@@ -16,6 +16,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use weave_ebpf::fastpath;
 use weave_ebpf::packet::ETHERNET;
+use weave_ebpf::sleeve::PREFIX;
 use weave_ebpf::vxlan::OUTER;
 
 use crate::kernel::carry;
@@ -56,6 +57,17 @@ pub fn from_vxlan(ctx: TcContext) -> i32 {
     };
     skb.linearize(ETHERNET as u32);
     carry::from_vxlan(&skb, config)
+}
+
+/// TC ingress of the sleeve's TAP device: frames that user space opened, each behind its prefix.
+#[classifier]
+pub fn from_sleeve(ctx: TcContext) -> i32 {
+    let skb = Skb { ctx };
+    let Some(config) = CONFIG.get(0) else {
+        return TC_ACT_OK;
+    };
+    skb.linearize((PREFIX + ETHERNET) as u32);
+    carry::from_sleeve(&skb, config)
 }
 
 /// TC egress of the vxlan device: frames that user space executes carry the VNI in their mark.

@@ -57,6 +57,8 @@ counters! {
         Contested = "contested-mac",
         /// Larger fan-out than the kernel copies to.
         Fanout = "fanout",
+        /// VXLAN from a neighbour whose frames must come encrypted.
+        Unsealed = "unsealed",
     }
 }
 
@@ -67,6 +69,10 @@ counters! {
         VxlanIn = "vxlan-in",
         /// Frames sent to a peer through the vxlan device.
         ViaStack = "via-stack",
+        /// Frames handed to the sleeve.
+        SleeveOut = "sleeve-out",
+        /// Frames that came from the sleeve.
+        SleeveIn = "sleeve-in",
         /// Frames copied to ports and peers.
         Flooded = "flooded",
         /// Upcalls made: frames that no flow says anything of.

@@ -10,6 +10,7 @@ mod names;
 mod observe;
 mod relay;
 mod restart;
+mod secret;
 mod speed;
 mod strangers;
 mod tampering;

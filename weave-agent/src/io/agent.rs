@@ -12,29 +12,32 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::api::{Answer, Call, Refusal, Request, Show, answer, body};
+use super::api::{Call, Refusal, Request, Show, answer, body};
 use super::asks::{Ask, Asks, Told};
-use super::carrier::{self, Carrier};
+use super::carrier::Carrier;
 use super::clock::Clock;
 use super::connect;
-use super::datapath::ebpf::Upcalls;
+use super::datapath::Upcalls;
 use super::event::{Done, Event, Stream};
 use super::hands::Hands;
 use super::links::Links;
 use super::logging;
 use super::names::Names;
+use super::naming::{self, NameChange, named_as};
 use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
 use super::notices::Notices;
+use super::passwords;
 use super::report::Snapshot;
 use super::signals::{Signal, Signals};
+use super::sleeve::Sleeve;
 use super::store::{self, State};
 use super::targets::{self, Typed};
 use super::troubles::Troubles;
 use crate::config::Config;
-use crate::datapath::{Action, Op, PortId, Upcall};
+use crate::datapath::{Action, Op, PortId, Source, Upcall};
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
-use crate::{Time, dns, ipam, switch};
+use crate::{Time, dns, ipam, sleeve, switch};
 
 /// How often flows are read for their age.
 const FLOWS: Duration = Duration::from_secs(2);
@@ -51,6 +54,10 @@ pub struct Parts {
     pub router: Router,
     /// Who carries frames.
     pub carrier: Carrier,
+    /// Who carries what the kernel's tunnel cannot, if that could be started.
+    pub sleeve: Option<Sleeve>,
+    /// Why it is not the one that would be better.
+    pub chosen: Option<String>,
     /// Who changes the host's network.
     pub hands: Hands,
     /// Who knows the ways to neighbours.
@@ -79,6 +86,8 @@ pub struct Inbox {
     pub upcalls: Upcalls,
     /// From the kernel's routes, neighbours and addresses.
     pub changes: mpsc::Receiver<UnderlayEvent>,
+    /// From the sleeve's threads.
+    pub heard: mpsc::Receiver<sleeve::Heard>,
     /// From whoever wants an end.
     pub signals: Signals,
 }
@@ -89,6 +98,8 @@ pub struct Agent {
     clock: Clock,
     router: Router,
     carrier: Carrier,
+    sleeve: Option<Sleeve>,
+    chosen: Option<String>,
     hands: Hands,
     underlay: Underlay,
     neighbours: watch::Sender<Vec<Ipv4Addr>>,
@@ -116,7 +127,8 @@ pub struct Agent {
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
+        let Parts { config, clock, router, carrier, sleeve, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } =
+            parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {
@@ -124,6 +136,8 @@ impl Agent {
             clock,
             router,
             carrier,
+            sleeve,
+            chosen,
             hands,
             underlay,
             neighbours,
@@ -146,7 +160,7 @@ impl Agent {
     pub fn adopt(&mut self, ports: &[Port]) {
         if let Some(adopted) = self.carrier.adopted() {
             // The switch orders only what differs: these ways would never be watched otherwise.
-            for &(remote, _, local) in &adopted.sources {
+            for &(remote, Source { local, .. }) in &adopted.sources {
                 self.set_way(remote, Some(local));
             }
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
@@ -209,6 +223,7 @@ impl Agent {
                     Some(batch) => self.upcalls(batch),
                     None => bail!("all upcall rings have failed"),
                 },
+                Some(heard) = inbox.heard.recv() => self.input(Input::Sleeve(heard)),
                 change = inbox.changes.recv() => match change {
                     Some(change) => self.changed(change),
                     None => bail!("the watch over routes and addresses has ended"),
@@ -218,7 +233,10 @@ impl Agent {
                 signal = inbox.signals.recv() => self.signal(signal),
             }
         }
-        tracing::info!("the agent ends; the data plane goes on");
+        match self.carrier.outlives_agent() {
+            true => tracing::info!("the agent ends; the data plane goes on"),
+            false => tracing::info!("the agent ends, and the data plane with it: containers are cut off until the next"),
+        }
         Ok(())
     }
 
@@ -261,6 +279,11 @@ impl Agent {
                 Output::Answer { request, result } => self.asks.end(self.clock.now(), request, result),
                 Output::Store { number, snapshot } => self.store(number, &snapshot),
                 Output::Zone(zone) => drop(self.zone.send_replace(zone)),
+                Output::Sleeve(op) => {
+                    if let Some(sleeve) = &self.sleeve {
+                        sleeve.apply(&op);
+                    }
+                }
                 Output::Keep(kept) => drop(self.by_hand.send_replace(kept)),
             }
         }
@@ -276,7 +299,8 @@ impl Agent {
             mesh::Output::Targets(targets) => self.state.send_modify(|state| state.targets = targets),
             mesh::Output::ShortId(short) => self.state.send_modify(|state| state.short_id = Some(short.get())),
             // The router's other half has had these already, or nobody here wants them.
-            mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) | mesh::Output::Delivered { .. } => {}
+            mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) => {}
+            mesh::Output::Delivered { .. } | mesh::Output::Told { .. } => {}
         }
     }
 
@@ -289,7 +313,7 @@ impl Agent {
 
     fn order(&mut self, op: &Op) {
         if let Op::SetSource { remote, neighbour } = op {
-            self.set_way(*remote, neighbour.map(|(_, local)| local));
+            self.set_way(*remote, neighbour.map(|source| source.local));
         }
         self.carrier.apply(op);
     }
@@ -344,6 +368,10 @@ impl Agent {
                 self.mesh(mesh::Input::Closed { link, error });
             }
             Event::Connect { targets, replace, done } => self.connect(targets, replace, done),
+            Event::Passwords { psks, done } => {
+                self.mesh(mesh::Input::Passwords(psks));
+                drop(done.send(Ok(())));
+            }
             Event::Resolved(target) => self.mesh(mesh::Input::Resolved(target)),
             // Nobody may wait for the answer any more: what was asked is done all the same.
             Event::Plug { port, name, redirect_peer, done } => drop(done.send(self.plug(port, name, redirect_peer))),
@@ -420,7 +448,7 @@ impl Agent {
         self.hands.look_at_mtu.notify_one();
         match change {
             UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote) == Some(&local) => {
-                self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(carrier::next_hop));
+                self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(super::carrier::next_hop));
                 if let Some(hop) = next_hop {
                     let mtu = u16::try_from(hop.mtu.saturating_sub(VXLAN_OVERHEAD)).unwrap_or(u16::MAX);
                     self.input(Input::Switch(switch::Input::RouteMtu { remote, mtu }));
@@ -473,14 +501,21 @@ impl Agent {
                 let our_port = self.config.port;
                 spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
             }
+            Request::Passwords(asked) => spawn_answer(to, async move { passwords::change(&hands, asked).await }),
             Request::Forget(asked) => drop(to.send(self.forget(asked))),
             Request::Attach(asked) => spawn_answer(to, async move { hands.attach(asked).await }),
             Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),
             Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
             Request::Hide(asked) => spawn_answer(to, async move { hands.hide(asked).await }),
             Request::Rmpeer(asked) => spawn_answer(to, async move { hands.rmpeer(asked).await }),
-            Request::DnsAdd(asked) => drop(to.send(self.dns_add(&asked))),
-            Request::DnsRemove(asked) => drop(to.send(self.dns_remove(&asked))),
+            Request::DnsAdd(asked) => {
+                let changed = self.dns_add(&asked);
+                spawn_answer(to, async move { hands.dns_changed(changed, true).await });
+            }
+            Request::DnsRemove(asked) => {
+                let changed = self.dns_remove(&asked);
+                spawn_answer(to, async move { hands.dns_changed(changed, false).await });
+            }
             Request::DnsLookup(asked) => drop(to.send(hands.dns_lookup(&asked))),
             Request::Prime => spawn_answer(to, async move { hands.prime().await }),
             Request::Reset => spawn_answer(to, async move { hands.leave().await }),
@@ -491,29 +526,31 @@ impl Agent {
         }
     }
 
-    fn dns_add(&mut self, asked: &body::DnsChange) -> Answer {
+    fn dns_add(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
         let name = self.hands.qualified(&asked.name)?;
         if asked.addresses.is_empty() {
             return Err(Refusal::bad_request(format!("no address for {name}: say which")));
         }
-        self.names(dns::Input::Register { owner: dns::Owner::external(), name, addresses: asked.addresses.clone() });
-        answer(&serde_json::json!({}))
+        naming::findable(&asked.addresses).map_err(Refusal::bad_request)?;
+        let addresses = asked.addresses.clone();
+        self.names(dns::Input::Register { owner: dns::Owner::external(), name: name.clone(), addresses: addresses.clone() });
+        Ok(NameChange { name, addresses })
     }
 
-    fn dns_remove(&mut self, asked: &body::DnsChange) -> Answer {
+    /// Whoever gave the name: `dns-add`, or `attach` and `expose`, after which it would come back with the next agent.
+    fn dns_remove(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
         let name = self.hands.qualified(&asked.name)?;
-        let kept: Vec<IpAddr> = self.by_hand.borrow().iter().filter(|kept| kept.name == name.as_str()).map(|kept| kept.address).collect();
-        if kept.is_empty() {
-            return Err(Refusal::not_found(format!("nobody gave anything the name {name} by hand on this host")));
+        let status = self.router.status(self.clock.now());
+        let entries: Vec<dns::EntryStatus> =
+            status.dns.into_iter().flat_map(|dns| dns.entries).filter(|entry| !entry.dead && entry.name == name).collect();
+        let me = self.state.borrow().name;
+        let addresses = naming::removable(me, &name, &entries, &asked.addresses).map_err(Refusal::not_found)?;
+        for address in &addresses {
+            self.names(dns::Input::Unregister { owner: None, name: Some(name.clone()), address: Some(*address) });
         }
-        if let Some(unknown) = asked.addresses.iter().find(|address| !kept.contains(address)) {
-            return Err(Refusal::not_found(format!("{name} does not have the address {unknown} by hand")));
-        }
-        for address in if asked.addresses.is_empty() { kept } else { asked.addresses.clone() } {
-            let (owner, name, address) = (Some(dns::Owner::external()), Some(name.clone()), Some(address));
-            self.names(dns::Input::Unregister { owner, name, address });
-        }
-        answer(&serde_json::json!({}))
+        let left = naming::left(me, &entries, &addresses);
+        self.state.send_modify(|state| naming::forget(&mut state.names, &name, &left));
+        Ok(NameChange { name, addresses })
     }
 
     /// A typing error would otherwise look like a success.
@@ -535,17 +572,12 @@ impl Agent {
             router: self.router.status(now),
             answered: self.asks.answered(),
             has_nameserver: self.hands.names.as_ref().is_some_and(|names| names.port().is_some()),
-            hooks: self.carrier.hooks(),
+            datapath: self.chosen.clone().map_or_else(|| self.carrier.describe(), |why| format!("{}: {why}", self.carrier.describe())),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
             notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),
         }
     }
-}
-
-/// Who a name belongs to that is a port's.
-fn named_as(port: &str) -> Option<dns::Owner> {
-    if port == EXPOSE_PORT { Some(dns::Owner::expose()) } else { port.parse().ok() }
 }
 
 /// Without a range every address is somebody's own choice.

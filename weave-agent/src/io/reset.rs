@@ -66,11 +66,8 @@ impl Removed {
         if !pins.exists() {
             return;
         }
-        // The bpffs itself cannot be removed as a directory, nor can the files that the kernel puts into it.
-        for entry in entries(pins).into_iter().filter(|entry| entry.is_dir()) {
-            if let Err(error) = ebpf::unload(&entry) {
-                self.failures.push(format!("{error:#}"));
-            }
+        if let Err(error) = ebpf::leave(pins) {
+            self.failures.push(format!("{error:#}"));
         }
         self.note(format!("BPF programs and maps in {}", pins.display()), bpffs::remove(pins));
     }

@@ -2,9 +2,10 @@
 //! no routes. And what follows from edges for the dialler.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::dialler::Linked;
+use super::link::Link;
 use super::message::{Connection, Hello, MAX_PEERS};
 use super::ration::Cause;
 use super::{LinkId, Mesh, Neighbour, Output};
@@ -48,6 +49,10 @@ impl Mesh {
             local: *link.local.ip(),
             remote: *link.remote.ip(),
             port: hello.tunnel_port,
+            sleeve_port: hello.sleeve_port,
+            aes: hello.aes && self.config.aes,
+            sealed: link.is_sealed() && !self.both_trust(link, hello),
+            outbound: link.outbound,
         };
         if self.ration.allows(now, Cause::Up) {
             tracing::info!(peer = %hello.name, nickname = hello.nickname, remote = %link.remote, "link up");
@@ -56,6 +61,21 @@ impl Mesh {
         self.outputs.push_back(Output::LinkUp(neighbour));
         self.redial = true;
         self.sync_edges(now);
+    }
+
+    /// Whether the network has a password.
+    pub(super) fn secret(&self) -> bool {
+        !self.config.passwords.is_empty()
+    }
+
+    /// Whether both ends trust the network between them.
+    pub(super) fn both_trust(&self, link: &Link, hello: &Hello) -> bool {
+        hello.trusts && self.trusts(*link.remote.ip())
+    }
+
+    /// Whether the user trusts the network between us and an address.
+    pub(super) fn trusts(&self, address: Ipv4Addr) -> bool {
+        self.config.trusted_subnets.iter().any(|subnet| subnet.contains(&address))
     }
 
     /// A link that was up has ended.

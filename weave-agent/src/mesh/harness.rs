@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use bytes::Bytes;
 
-use super::{Config, Input, LinkId, Mesh, Output, Status, Target, View};
+use super::{Config, Input, LinkId, Mesh, Neighbour, Output, Status, Target, View};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid};
 
@@ -30,6 +30,8 @@ pub(super) struct World {
     probed: BTreeMap<usize, BTreeMap<PeerName, usize>>,
     pub(super) delivered: Vec<Vec<(PeerName, Bytes)>>,
     pub(super) dials: Vec<usize>,
+    pub(super) told: Vec<Vec<(PeerName, Bytes)>>,
+    pub(super) neighbours: BTreeMap<(usize, PeerName), Neighbour>,
     /// Who said when that a link is up or down.
     pub(super) up_and_down: Vec<(usize, bool)>,
 }
@@ -54,6 +56,10 @@ pub(super) fn config(host: usize, targets: &[usize]) -> Config {
         short: None,
         port: 6783,
         tunnel_port: 6784,
+        sleeve_port: 6783,
+        aes: true,
+        passwords: Vec::new(),
+        trusted_subnets: Vec::new(),
         discovery: true,
         connection_limit: 200,
         targets: targets.iter().copied().map(target).collect(),
@@ -82,6 +88,8 @@ impl World {
             cut: BTreeSet::new(),
             probed: BTreeMap::new(),
             delivered: vec![Vec::new(); count],
+            told: vec![Vec::new(); count],
+            neighbours: BTreeMap::new(),
             dials: vec![0; count],
             up_and_down: Vec::new(),
         }
@@ -153,6 +161,7 @@ impl World {
             Output::LinkUp(neighbour) => {
                 self.up_and_down.push((host, true));
                 let there = usize::from(neighbour.remote.octets()[3]);
+                self.neighbours.insert((host, neighbour.name), neighbour.clone());
                 self.probed.entry(host).or_default().insert(neighbour.name, there);
                 if !self.is_cut(host, there) {
                     self.later(TUNNEL_UP, host, Input::Tunnel { peer: neighbour.name, up: true });
@@ -160,6 +169,7 @@ impl World {
             }
             Output::LinkDown { .. } => self.up_and_down.push((host, false)),
             Output::Delivered { from, payload, .. } => self.delivered[host].push((from, payload)),
+            Output::Told { peer, payload } => self.told[host].push((peer, payload)),
             Output::View(_) | Output::Targets(_) | Output::ShortId(_) => {}
         }
     }

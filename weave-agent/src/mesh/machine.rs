@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::adjacency::Edge;
+use super::barred::Failures;
 use super::channels::Channels;
 use super::collision::Collisions;
 use super::dialler::{Dialler, Ending, Linked};
@@ -17,7 +19,7 @@ use super::publisher::Publisher;
 use super::ration::Ration;
 use super::routes::Routes;
 use super::topology::Topology;
-use super::{Counters, Input, LinkId, Output, PeerView, Target, View, short_ids};
+use super::{Counters, Input, LinkId, Output, PeerView, Psk, Target, View, short_ids};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid, ShortId};
 
@@ -43,6 +45,14 @@ pub struct Config {
     pub port: u16,
     /// UDP port of our tunnels (6784).
     pub tunnel_port: u16,
+    /// UDP port of our sleeve (6783).
+    pub sleeve_port: u16,
+    /// Our CPU has AES instructions.
+    pub aes: bool,
+    /// The network's passwords, stretched: the first is what we dial with, all are accepted. Without any, links are in clear.
+    pub passwords: Vec<Psk>,
+    /// Neighbours in these may be sent frames in clear, if they say the same of us.
+    pub trusted_subnets: Vec<Ipv4Net>,
     /// Dial peers that other peers are connected to.
     pub discovery: bool,
     /// Most links at a time; 0 is no limit. The default is 200.
@@ -81,6 +91,8 @@ pub struct Mesh {
     pub(super) channels: Channels,
     pub(super) dialler: Dialler,
     pub(super) collisions: Collisions,
+    /// Of who dialled us with another password.
+    pub(super) failures: Failures,
     pub(super) counters: Counters,
     pub(super) ration: Ration,
 }
@@ -122,6 +134,7 @@ impl Mesh {
             publisher,
             garbage: None,
             collisions: Collisions::default(),
+            failures: Failures::default(),
             counters: Counters::default(),
             ration: Ration::default(),
         }
@@ -141,9 +154,11 @@ impl Mesh {
             Input::Connect { targets, replace } => self.retarget(|dialler| dialler.connect(now, targets, replace)),
             Input::Forget { targets } => self.retarget(|dialler| dialler.forget(&targets)),
             Input::Resolved(target) => self.retarget(|dialler| dialler.resolved(target)),
+            Input::Passwords(passwords) => self.passwords(now, passwords),
             Input::Tunnel { peer, up } => self.tunnel(now, peer, up),
             Input::Broadcast { channel, payload } => self.broadcast(now, channel, payload),
             Input::Unicast { channel, to, payload } => self.unicast(now, channel, to, payload),
+            Input::Tell { peer, payload } => self.tell(now, peer, payload),
             Input::Gossip { channel, payload } => self.spread(now, channel, payload),
         }
         self.settle(now);

@@ -25,6 +25,8 @@ pub(super) const MAX_PAYLOAD: usize = 1 << 20;
 pub(super) const MAX_CHANNEL: usize = 64;
 /// Longest text for people, bytes.
 const MAX_TEXT: usize = 1024;
+/// Longest payload for a neighbour, bytes.
+pub(super) const MAX_TOLD: usize = 4 << 10;
 /// Most features in a hello.
 const MAX_FEATURES: usize = 64;
 
@@ -40,6 +42,7 @@ pub(super) enum Message {
     Unicast(Unicast),
     Gossip(Gossip),
     Welcome(Welcome),
+    Told(Told),
 }
 
 const HEARTBEAT: u8 = 0;
@@ -51,6 +54,7 @@ const BROADCAST: u8 = 5;
 const UNICAST: u8 = 6;
 const GOSSIP: u8 = 7;
 const WELCOME: u8 = 8;
+const TOLD: u8 = 9;
 
 /// Keeps an idle link from being taken for dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +80,12 @@ pub(super) struct Hello {
     pub(super) port: u16,
     /// UDP port of its tunnels.
     pub(super) tunnel_port: u16,
+    /// UDP port of its sleeve.
+    pub(super) sleeve_port: u16,
+    /// Its CPU has AES instructions.
+    pub(super) aes: bool,
+    /// It trusts the network between the two: our address, as it sees it, is in one of its trusted subnets.
+    pub(super) trusts: bool,
     #[serde(deserialize_with = "text::<_, MAX_NICKNAME>")]
     pub(super) nickname: String,
     /// What it can do; both ends use what both have.
@@ -118,6 +128,8 @@ pub(super) enum Reason {
     Protocol,
     /// The address belongs to someone else than was expected.
     Unexpected,
+    /// The network's passwords have changed, and this link's is none of them any more: dial again.
+    Password,
 }
 
 /// Records of peers: all that are known, or those that changed. Merged one by one, so it can be cut anywhere.
@@ -166,7 +178,7 @@ pub(super) struct Broadcast {
     pub(super) uid: PeerUid,
     /// Counts up from 1.
     pub(super) number: u64,
-    #[serde(serialize_with = "as_bytes", deserialize_with = "payload")]
+    #[serde(serialize_with = "as_bytes", deserialize_with = "payload::<_, MAX_PAYLOAD>")]
     pub(super) payload: Bytes,
 }
 
@@ -179,7 +191,7 @@ pub(super) struct Unicast {
     pub(super) to: PeerName,
     /// Relays it may still pass: views may disagree for moments, and then it could circle.
     pub(super) ttl: u8,
-    #[serde(serialize_with = "as_bytes", deserialize_with = "payload")]
+    #[serde(serialize_with = "as_bytes", deserialize_with = "payload::<_, MAX_PAYLOAD>")]
     pub(super) payload: Bytes,
 }
 
@@ -189,7 +201,14 @@ pub(super) struct Gossip {
     #[serde(deserialize_with = "channel")]
     pub(super) channel: Channel,
     pub(super) origin: PeerName,
-    #[serde(serialize_with = "as_bytes", deserialize_with = "payload")]
+    #[serde(serialize_with = "as_bytes", deserialize_with = "payload::<_, MAX_PAYLOAD>")]
+    pub(super) payload: Bytes,
+}
+
+/// For the neighbour at the other end, and never passed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Told {
+    #[serde(serialize_with = "as_bytes", deserialize_with = "payload::<_, MAX_TOLD>")]
     pub(super) payload: Bytes,
 }
 
@@ -215,6 +234,7 @@ impl Message {
             Self::Unicast(body) => framed(UNICAST, body),
             Self::Gossip(body) => framed(GOSSIP, body),
             Self::Welcome(body) => framed(WELCOME, body),
+            Self::Told(body) => framed(TOLD, body),
         }
     }
 
@@ -230,6 +250,7 @@ impl Message {
             UNICAST => parse(tag, body, Self::Unicast),
             GOSSIP => parse(tag, body, Self::Gossip),
             WELCOME => parse(tag, body, Self::Welcome),
+            TOLD => parse(tag, body, Self::Told),
             _ => Ok(Received { message: None, trailing: false }),
         }
     }
@@ -267,9 +288,9 @@ fn as_bytes<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_bytes(bytes)
 }
 
-fn payload<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+fn payload<'de, D: Deserializer<'de>, const MAX: usize>(deserializer: D) -> Result<Bytes, D::Error> {
     let bytes = <&[u8]>::deserialize(deserializer)?;
-    if bytes.len() > MAX_PAYLOAD {
+    if bytes.len() > MAX {
         return Err(D::Error::custom("a payload that is too long"));
     }
     Ok(Bytes::copy_from_slice(bytes))
@@ -340,6 +361,9 @@ mod tests {
             short: short(5),
             port: 6783,
             tunnel_port: 6784,
+            sleeve_port: 6783,
+            aes: true,
+            trusts: false,
             nickname: "one".into(),
             features: vec![Feature("surrogate".into())],
         }
@@ -360,6 +384,7 @@ mod tests {
             ("topology", Message::Topology(Topology { records: vec![record()] })),
             ("broadcast", Message::Broadcast(broadcast)),
             ("unicast", Message::Unicast(unicast)),
+            ("told", Message::Told(Told { payload: payload.clone() })),
             ("gossip", Message::Gossip(Gossip { channel, origin: name(1), payload })),
             ("welcome", Message::Welcome(Welcome {})),
         ]
@@ -421,17 +446,19 @@ mod tests {
         assert!(Message::decode(HELLO, &frame[5..]).unwrap_err().to_string().contains("malformed message"));
         let many = Hello { features: vec![Feature(String::new()); MAX_FEATURES + 1], ..hello() };
         assert!(Message::decode(HELLO, &Message::Hello(many).encode()[5..]).is_err());
+        let told = Message::Told(Told { payload: vec![0; MAX_TOLD + 1].into() }).encode();
+        assert!(Message::decode(TOLD, &told[5..]).is_err());
     }
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(tag in 0..10_u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_never_panic(tag in 0..11_u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = Message::decode(tag, &body);
         }
 
         #[test]
         fn a_mutated_message_never_panics_and_stays_small(
-            which in 0..11_usize,
+            which in 0..12_usize,
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         ) {
             let mut frame = samples()[which].1.encode()[4..].to_vec();

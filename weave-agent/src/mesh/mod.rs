@@ -2,6 +2,7 @@
 
 mod adjacency;
 mod admission;
+mod barred;
 mod channels;
 mod collision;
 mod dialler;
@@ -11,19 +12,26 @@ mod harness;
 mod link;
 mod machine;
 mod message;
+mod noise;
+mod password;
 mod publisher;
 mod ration;
 mod receiver;
 mod routes;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod secret_scenarios;
 mod short_ids;
 mod status;
 mod topology;
 mod view;
 
 pub use machine::{Config, Mesh};
-pub use status::{CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status, TargetStatus};
+pub use password::Psk;
+pub use status::{
+    CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, Encryption, PeerStatus, RouteStatus, Status, TargetStatus,
+};
 pub use view::{Neighbour, PeerView, View};
 
 use std::net::SocketAddrV4;
@@ -94,6 +102,8 @@ pub enum Input {
     },
     /// A target's name was resolved again, perhaps to other addresses.
     Resolved(Target),
+    /// Other passwords from now on (see [`Config::passwords`]): links whose password is none of them are closed and dialled again.
+    Passwords(Vec<Psk>),
     /// The tunnel to a neighbour began to work (or stopped): its edge is (not) part of the data plane.
     Tunnel {
         /// Which neighbour.
@@ -115,6 +125,13 @@ pub enum Input {
         /// Who is to get it.
         to: PeerName,
         /// The message.
+        payload: Bytes,
+    },
+    /// Tell a direct neighbour something over our link with it; lost (and counted) when there is none.
+    Tell {
+        /// Which neighbour.
+        peer: PeerName,
+        /// The message, 4 KiB at most.
         payload: Bytes,
     },
     /// Hand state (all or a delta) to a random subset of the neighbours, each of which passes on what it had not seen lately.
@@ -172,6 +189,13 @@ pub enum Output {
         channel: Channel,
         /// Who said it first.
         from: PeerName,
+        /// What.
+        payload: Bytes,
+    },
+    /// A direct neighbour told us something over our link with it.
+    Told {
+        /// Which neighbour.
+        peer: PeerName,
         /// What.
         payload: Bytes,
     },

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::admission::collision;
 use super::channels::count;
 use super::link::Event;
-use super::message::{Broadcast, Gossip, Heartbeat, MAX_CHANNEL, MAX_PAYLOAD, Message, Reason, Record, Reject, Topology, Unicast};
+use super::message::{
+    Broadcast, Gossip, Heartbeat, MAX_CHANNEL, MAX_PAYLOAD, MAX_TOLD, Message, Reason, Record, Reject, Told, Topology, Unicast,
+};
 use super::{Channel, LinkId, Mesh, Output};
 use crate::Time;
 use crate::peer::PeerName;
@@ -27,6 +29,7 @@ impl Mesh {
             match link.next() {
                 Ok(Some(event)) => self.event(now, id, event),
                 Ok(None) => return,
+                Err(error) if error.concerns_password() => self.disagree(now, id, &error),
                 Err(error) => {
                     self.counters.bad_input += 1;
                     self.reject(now, id, Reject { reason: Reason::Protocol, uid: None, text: error.to_string() });
@@ -37,6 +40,7 @@ impl Mesh {
 
     fn event(&mut self, now: Time, id: LinkId, event: Event) {
         match event {
+            Event::Say(bytes) => self.outputs.push_back(Output::Send { link: id, bytes }),
             Event::Greet => self.greet(now, id),
             Event::Hello(hello) => self.meet(now, id, hello),
             Event::Welcome => self.admit(now, id),
@@ -61,6 +65,7 @@ impl Mesh {
             Message::Topology(topology) => self.learn(now, from, topology),
             Message::Broadcast(broadcast) => self.relay_broadcast(now, from, broadcast),
             Message::Unicast(unicast) => self.relay_unicast(now, unicast),
+            Message::Told(Told { payload }) => self.outputs.push_back(Output::Told { peer: from, payload }),
             Message::Gossip(gossip) => self.relay_gossip(now, from, gossip),
             // An idle heartbeat did its work by coming; the others belong to the handshake and do not get here.
             Message::Heartbeat(Heartbeat::Idle) | Message::Hello(_) | Message::Welcome(_) | Message::Reject(_) => {}
@@ -70,7 +75,10 @@ impl Mesh {
     pub(super) fn send(&mut self, now: Time, id: LinkId, message: &Message) {
         if let Some(link) = self.links.get_mut(&id) {
             link.sent(now);
-            self.outputs.push_back(Output::Send { link: id, bytes: message.encode() });
+            match link.seal(message.encode()) {
+                Ok(bytes) => self.outputs.push_back(Output::Send { link: id, bytes }),
+                Err(error) => self.close(now, id, &error.to_string()),
+            }
         }
     }
 
@@ -159,6 +167,15 @@ impl Mesh {
                 self.pass_on(now, Unicast { ttl, ..unicast });
             }
             None => self.counters.undeliverable += 1,
+        }
+    }
+
+    pub(super) fn tell(&mut self, now: Time, peer: PeerName, payload: Bytes) {
+        if payload.len() > MAX_TOLD {
+            tracing::error!(%peer, bytes = payload.len(), "not telling a neighbour what is longer than {MAX_TOLD} bytes");
+            self.counters.undeliverable += 1;
+        } else if !self.send_to(now, peer, &Message::Told(Told { payload })) {
+            self.counters.undeliverable += 1;
         }
     }
 

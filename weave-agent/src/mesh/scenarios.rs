@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::harness::{World, address, config, millis, name, seconds, target};
 use super::message::{Broadcast, Heartbeat, Message, Welcome};
-use super::{Channel, Config, ConnectionState, Input, LinkId, Mesh, Output};
+use super::{Channel, Config, ConnectionState, Input, LinkId, Mesh, Output, Psk};
 use crate::peer::{PeerUid, ShortId};
 
 #[test]
@@ -187,6 +187,38 @@ fn our_own_address_is_found_out_and_not_dialled_again() {
     let own = status.connections.iter().find(|connection| connection.address == address(0)).unwrap();
     assert_eq!((own.state, own.info.as_str(), own.retry_in), (ConnectionState::Failed, "this is our own address", None));
     assert_eq!(status.counters.terminations, 0);
+}
+
+#[test]
+fn a_neighbour_is_told_things_and_nobody_else_is() {
+    let mut world = World::line(3);
+    world.run(seconds(5));
+    let payload = Bytes::from(vec![7; 4096]);
+    world.input(0, Input::Tell { peer: name(1), payload: payload.clone() });
+    world.input(0, Input::Tell { peer: name(2), payload: payload.clone() });
+    world.input(0, Input::Tell { peer: name(1), payload: vec![7; 4097].into() });
+    world.run(seconds(1));
+    assert_eq!(world.told, [vec![], vec![(name(0), payload)], vec![]]);
+    assert_eq!(world.status(0).counters.undeliverable, 2);
+}
+
+#[test]
+fn a_neighbour_says_what_its_tunnels_can_and_its_frames_are_clear_only_where_both_ends_trust_the_network() {
+    let secret = |host: usize, subnet: &str, aes| Config {
+        passwords: vec![Psk([1; 32])],
+        trusted_subnets: vec![subnet.parse().unwrap()],
+        sleeve_port: 7000 + u16::try_from(host).unwrap(),
+        aes,
+        ..config(host, &(0..host).collect::<Vec<_>>())
+    };
+    let mut world = World::new(vec![secret(0, "10.0.0.0/30", true), secret(1, "10.0.0.0/30", true), secret(2, "10.9.0.0/16", false)]);
+    world.run(seconds(5));
+    let seen = |at, of| world.neighbours.get(&(at, name(of))).map(|n| (n.sleeve_port, n.aes, n.sealed)).unwrap();
+    assert_eq!([seen(0, 1), seen(1, 0)], [(7001, true, false), (7000, true, false)]);
+    assert_eq!([seen(0, 2), seen(2, 0)], [(7002, false, true), (7000, false, true)]);
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        assert_ne!(world.neighbours[&(a, name(b))].outbound, world.neighbours[&(b, name(a))].outbound, "{a} {b}");
+    }
 }
 
 fn clone_of(host: usize, uid: u64, targets: &[usize]) -> Config {
@@ -413,7 +445,7 @@ fn a_stranger_that_speaks_something_else_is_hung_up_on() {
 fn handshake(link: LinkId) -> Vec<u8> {
     let mut mesh = Mesh::new(config(7, &[]), [7; 32]);
     mesh.handle(seconds(0), Input::Accepted { link, local: address(7), remote: address(0) });
-    mesh.handle(seconds(0), Input::Received { link, bytes: super::frame::preamble() });
+    mesh.handle(seconds(0), Input::Received { link, bytes: super::frame::preamble(super::frame::Mode::Clear) });
     let mut stream = Vec::new();
     while let Some(output) = mesh.poll_output() {
         if let Output::Send { bytes, .. } = output {

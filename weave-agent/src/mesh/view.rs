@@ -48,4 +48,12 @@ pub struct Neighbour {
     pub remote: Ipv4Addr,
     /// UDP port of its tunnel.
     pub port: u16,
+    /// UDP port of its sleeve.
+    pub sleeve_port: u16,
+    /// Both ends' CPUs have AES instructions.
+    pub aes: bool,
+    /// What goes to it must be encrypted: there is a password, and not both ends trust the network between them.
+    pub sealed: bool,
+    /// We dialled.
+    pub outbound: bool,
 }

@@ -5,8 +5,9 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer};
 use weave_ebpf::fastpath::{
     HEARTBEAT_KIND, HEARTBEAT_REPLY, Tables, TunnelKey, Verdict, delivers_directly, encapsulates, network_size, tunnel_vni,
 };
-use weave_ebpf::flow::{Config, EXECUTE_MARK, Ipv4, PeerSlot, short_ids, slot};
-use weave_ebpf::packet::{Packet, ethertype};
+use weave_ebpf::flow::{Config, Ipv4, PeerSlot, executed, short_ids, slot};
+use weave_ebpf::packet::{Packet, ethertype, is_ip};
+use weave_ebpf::sleeve::{PREFIX, Prefix};
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Fields, Headers, OUTER, OUTER_SOURCE, TTL};
 
@@ -14,7 +15,7 @@ use crate::kernel::flood;
 use crate::kernel::log;
 use crate::kernel::maps::{Maps, count, egress};
 use crate::kernel::skb::Skb;
-use crate::kernel::tunnel::{decapsulate, encapsulate, set_tunnel_key, tunnel_key};
+use crate::kernel::tunnel::{add_prefix, decapsulate, encapsulate, remove_prefix, set_tunnel_key, tunnel_key};
 use crate::kernel::upcall::upcall;
 
 /// A frame that came from a local port has no neighbour to send it back to.
@@ -29,11 +30,20 @@ pub fn from_port(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
         Verdict::Port { ifindex, flags } => deliver(ifindex, flags),
         Verdict::Peer { to, origin } => match egress(network_size(skb, 0), to, NO_UPSTREAM) {
             Ok(slot) => send(skb, config, slot, tunnel_vni(to, origin)),
+            Err(DropReason::TooBig) => too_big(skb, config),
             Err(reason) => drop(skb, reason.index()),
         },
         Verdict::Flood { origin } => flood::from_port(skb, origin),
         Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
         Verdict::Reply { .. } => drop(skb, DropReason::Malformed.index()),
+    }
+}
+
+#[inline(always)]
+fn too_big(skb: &Skb, config: &Config) -> i32 {
+    match weave_ebpf::fastpath::too_big(skb, &Maps, config, skb.raw().ifindex) {
+        Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
+        _ => drop(skb, DropReason::TooBig.index()),
     }
 }
 
@@ -72,16 +82,42 @@ pub fn from_vxlan(skb: &Skb, config: &Config) -> i32 {
     }
 }
 
-/// A frame that user space executes: its mark names the VNI, the VNI the peer.
+/// What user space opened: its prefix off, then as a frame from the vxlan device.
+#[inline(always)]
+pub fn from_sleeve(skb: &Skb, config: &Config) -> i32 {
+    let Some(prefix) = Prefix::parse(skb) else {
+        return drop(skb, DropReason::Malformed.index());
+    };
+    let verdict = weave_ebpf::fastpath::from_sleeve(skb, &Maps, config, &prefix);
+    match verdict {
+        Verdict::Drop(reason) => return drop(skb, reason),
+        Verdict::Upcall { kind, key } => return upcall(skb, kind, key, PREFIX as u32),
+        Verdict::Pass | Verdict::Reply { .. } => return TC_ACT_OK,
+        _ => {}
+    }
+    let ip = matches!(ethertype(skb, PREFIX), Some(kind) if is_ip(kind));
+    if !remove_prefix(skb) {
+        return drop(skb, DropReason::Kernel.index());
+    }
+    let tunnel = TunnelKey { vni: prefix.vni, remote: prefix.neighbour };
+    match verdict {
+        // Through the port's own interface the kernel sees anew what kind of frame it is.
+        Verdict::Port { ifindex, flags } => deliver(ifindex, if ip { flags } else { 0 }),
+        Verdict::Peer { to, origin } => relay_by_stack(skb, config, &tunnel, prefix.ttl, to, origin),
+        Verdict::Flood { origin } => flood::from_sleeve(skb, origin, &prefix),
+        _ => TC_ACT_SHOT,
+    }
+}
+
+/// A frame that user space executes, or a flood's copy for the sleeve: its mark names the VNI, the VNI the peer.
 #[inline(always)]
 pub fn to_vxlan(skb: &Skb) -> i32 {
-    let mark = skb.raw().mark;
-    if mark & EXECUTE_MARK == 0 {
+    let Some((vni, ttl)) = executed(skb.raw().mark) else {
         return TC_ACT_OK;
-    }
-    let vni = mark & 0xff_ffff;
+    };
     match egress(0, short_ids(vni).0, NO_UPSTREAM) {
-        Ok(slot) if set_tunnel_key(skb, slot, vni, TTL) => TC_ACT_OK,
+        Ok(slot) if slot.flags & slot::SLEEVE != 0 => into_sleeve(skb, slot, vni, ttl),
+        Ok(slot) if set_tunnel_key(skb, slot, vni, ttl) => TC_ACT_OK,
         Ok(_) => drop(skb, DropReason::Kernel.index()),
         Err(reason) => drop(skb, reason.index()),
     }
@@ -114,12 +150,25 @@ fn deliver(ifindex: u32, flags: u32) -> i32 {
 /// Into a peer's tunnel: headers written here where possible, else by the vxlan device.
 #[inline(always)]
 fn send(skb: &Skb, config: &Config, slot: &PeerSlot, vni: u32) -> i32 {
+    if slot.flags & slot::SLEEVE != 0 {
+        return into_sleeve(skb, slot, vni, TTL);
+    }
     // A VLAN tag that the kernel keeps beside the packet would end up on the outer frame.
     if skb.is_tagged() || !encapsulates(slot, ethertype(skb, 0)) {
         Maps.count(Counter::ViaStack);
         return through_device(skb, config, slot, vni, TTL);
     }
     match encapsulate(skb, slot, vni) {
+        true => redirect(slot.ifindex),
+        false => drop(skb, DropReason::Kernel.index()),
+    }
+}
+
+/// To user space, which carries it.
+#[inline(always)]
+fn into_sleeve(skb: &Skb, slot: &PeerSlot, vni: u32, ttl: u8) -> i32 {
+    Maps.count(Counter::SleeveOut);
+    match add_prefix(skb, &Prefix { ttl, neighbour: slot.remote, vni }) {
         true => redirect(slot.ifindex),
         false => drop(skb, DropReason::Kernel.index()),
     }
@@ -163,6 +212,7 @@ fn relay_by_stack(skb: &Skb, config: &Config, tunnel: &TunnelKey, ttl: u8, to: u
         Err(reason) => return drop(skb, reason.index()),
     };
     match vxlan::relay_ttl(ttl) {
+        Some(ttl) if slot.flags & slot::SLEEVE != 0 => into_sleeve(skb, slot, tunnel_vni(to, origin), ttl),
         Some(ttl) => through_device(skb, config, slot, tunnel_vni(to, origin), ttl),
         None => drop(skb, DropReason::HopLimit.index()),
     }

@@ -8,8 +8,9 @@
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
 use weave_ebpf::fastpath::{Tables, network_size, tunnel_vni};
-use weave_ebpf::flow::{Ipv4, MAX_FANOUT, PeerSlot, slot};
+use weave_ebpf::flow::{Ipv4, MAX_FANOUT, PeerSlot, execute_mark, slot};
 use weave_ebpf::packet::{ETHERNET, Packet, ethertype, is_ip};
+use weave_ebpf::sleeve::Prefix;
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Fields, Headers, OUTER, OUTER_SOURCE};
 
@@ -77,6 +78,20 @@ extern "C" fn flood_from_vxlan(ctx: *mut __sk_buff, origin: u32) -> i32 {
     TC_ACT_SHOT
 }
 
+/// A flood that the sleeve brought, without its prefix.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn flood_from_sleeve(ctx: *mut __sk_buff, origin: u32, upstream: u32, ttl: u32) -> i32 {
+    let skb = Skb { ctx: TcContext::new(ctx) };
+    skb.linearize(ETHERNET as u32);
+    Maps.count(Counter::Flooded);
+    let fields = Fields { ttl: vxlan::relay_ttl(ttl as u8).unwrap_or(0), ..Fields::NONE };
+    let hops = Hops { origin, upstream: upstream.to_ne_bytes(), size: network_size(&skb, 0), fields };
+    hops.copy_by_stack(ctx, false);
+    copy_to_ports(ctx);
+    TC_ACT_SHOT
+}
+
 /// Goes on with a flood.
 pub fn from_port(skb: &Skb, origin: u32) -> i32 {
     flood_from_port(skb.pointer(), origin)
@@ -90,6 +105,11 @@ pub fn from_underlay(skb: &Skb, origin: u32) -> i32 {
 /// Goes on with a flood.
 pub fn from_vxlan(skb: &Skb, origin: u32) -> i32 {
     flood_from_vxlan(skb.pointer(), origin)
+}
+
+/// Goes on with a flood.
+pub fn from_sleeve(skb: &Skb, origin: u32, prefix: &Prefix) -> i32 {
+    flood_from_sleeve(skb.pointer(), origin, u32::from_ne_bytes(prefix.neighbour), prefix.ttl as u32)
 }
 
 /// The neighbours that get copies and what these carry.
@@ -173,6 +193,12 @@ extern "C" fn flood_by_stack(ctx: *mut __sk_buff, pair: u32, upstream: u32, size
         return 1;
     }
     match CONFIG.get(0) {
+        // The copy, and not this packet, gets the prefix: by the program on the vxlan device's way out.
+        Some(config) if slot.flags & slot::SLEEVE != 0 => {
+            skb.ctx.set_mark(execute_mark(tunnel_vni(to, origin), ttl as u8));
+            copy(&skb, config.vxlan_ifindex);
+            skb.ctx.set_mark(0);
+        }
         Some(config) if set_tunnel_key(&skb, slot, tunnel_vni(to, origin), ttl as u8) => copy(&skb, config.vxlan_ifindex),
         _ => count(DropReason::Kernel.index()),
     }

@@ -6,10 +6,11 @@ use aya_ebpf::bindings::{
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2,
     bpf_tunnel_key__bindgen_ty_3,
 };
-use aya_ebpf::helpers::generated::{bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
+use aya_ebpf::helpers::generated::{bpf_skb_change_head, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
 use weave_ebpf::fastpath::TunnelKey;
 use weave_ebpf::flow::PeerSlot;
-use weave_ebpf::packet::{ETHERNET, Packet};
+use weave_ebpf::packet::{ETHERNET, Packet, ethertype};
+use weave_ebpf::sleeve::{PREFIX, Prefix};
 use weave_ebpf::vxlan::{Fields, Headers, OUTER};
 
 use crate::kernel::skb::Skb;
@@ -42,6 +43,31 @@ pub fn decapsulate(skb: &Skb) -> bool {
     let ipv6 = inner[12] == 0x86;
     let flags = if ipv6 { DECAPSULATE | BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64 } else { DECAPSULATE };
     skb.ctx.adjust_room(-(OUTER as i32), BPF_ADJ_ROOM_MAC, flags).is_ok() && skb.ctx.store(0, &inner, 0).is_ok()
+}
+
+/// `linux/if_packet.h`: for this host.
+const PACKET_HOST: u32 = 0;
+
+/// Puts the prefix before a frame that goes to the sleeve.
+#[inline(always)]
+pub fn add_prefix(skb: &Skb, prefix: &Prefix) -> bool {
+    let kind = ethertype(skb, 0).unwrap_or(0);
+    // A mark of ours has been obeyed.
+    skb.ctx.set_mark(0);
+    // SAFETY: the context.
+    let grown = unsafe { bpf_skb_change_head(skb.pointer(), PREFIX as u32, 0) == 0 };
+    grown && skb.ctx.store(0, &prefix.bytes(kind), 0).is_ok()
+}
+
+/// Takes it off a frame that came from there. The kernel took it for another host's: its MAC is not the TAP device's.
+#[inline(always)]
+pub fn remove_prefix(skb: &Skb) -> bool {
+    let Some(inner) = skb.read::<ETHERNET>(PREFIX) else {
+        return false;
+    };
+    let shrunk = skb.ctx.adjust_room(-(PREFIX as i32), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO as u64).is_ok();
+    // SAFETY: the context.
+    shrunk && skb.ctx.store(0, &inner, 0).is_ok() && unsafe { bpf_skb_change_type(skb.pointer(), PACKET_HOST) == 0 }
 }
 
 const EMPTY_KEY: bpf_tunnel_key = bpf_tunnel_key {

@@ -17,6 +17,7 @@ pub mod nameserver;
 pub mod nat;
 pub mod netns;
 pub mod ports;
+pub mod range;
 pub mod raw;
 pub mod routes;
 pub mod socket;
@@ -25,11 +26,12 @@ pub mod underlay;
 pub mod vxlan;
 pub mod vxlan_watch;
 
+pub(super) mod sys;
+
 mod checks;
 mod follow;
 mod forwarding;
 mod notify;
-mod sys;
 mod undo;
 
 pub use announce::announce;
@@ -46,6 +48,7 @@ pub use mtu::mtu_for;
 pub use nameserver::{NAMESERVER, NAMESERVER_6, Nameserver, lead_to_nameserver, nameserver_mac};
 pub use netns::{Netns, NetnsId, Target, TargetError};
 pub use ports::{Port, PortKind, PortWatch};
+pub use range::{RangeError, is_inhabited, unused_range};
 pub use raw::RawSender;
 pub use socket::{Error, Netlink};
 pub(crate) use sys::set_option;

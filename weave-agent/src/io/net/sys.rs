@@ -1,4 +1,4 @@
-//! The two system calls that no library wraps safely.
+//! The system calls that no library wraps safely.
 
 use std::io;
 use std::mem::size_of;
@@ -15,7 +15,7 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c
 }
 
 /// Where a packet socket sends to: an interface, with the EtherType that the frame has.
-pub(super) fn link_address(ifindex: u32, ethertype: u16) -> io::Result<SockAddr> {
+pub(in crate::io) fn link_address(ifindex: u32, ethertype: u16) -> io::Result<SockAddr> {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: `sockaddr_ll` is a sockaddr type of plain integers, smaller than the storage.
     let address = unsafe { storage.view_as::<sockaddr_ll>() };
@@ -24,4 +24,16 @@ pub(super) fn link_address(ifindex: u32, ethertype: u16) -> io::Result<SockAddr>
     address.sll_ifindex = c_int::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
     // SAFETY: the storage was just filled as a `sockaddr_ll`, of that length.
     Ok(unsafe { SockAddr::new(storage, size_of::<sockaddr_ll>() as socklen_t) })
+}
+
+/// What a socket has lost because nobody took it in time; zero before Linux 4.12, which does not tell.
+pub(in crate::io) fn dropped(fd: BorrowedFd<'_>) -> u64 {
+    /// `linux/sock_diag.h`: how many words there are, and which one it is.
+    const WORDS: usize = 9;
+    const DROPS: usize = 8;
+    let mut words = [0u32; WORDS];
+    let mut len = size_of::<[u32; WORDS]>() as socklen_t;
+    // SAFETY: `fd` is open for as long as it is borrowed; the kernel writes at most `len` bytes to `words`, which lives here.
+    let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, words.as_mut_ptr().cast(), &raw mut len) };
+    if done == 0 { words[DROPS].into() } else { 0 }
 }

@@ -12,8 +12,8 @@ use super::hands::Hands;
 use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
-use crate::datapath::{Action, FlowEntry, PortId};
-use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
+use crate::datapath::{Action, FlowEntry, PortId, TunnelKind};
+use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, Encryption, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
 use crate::status::{
@@ -34,8 +34,8 @@ pub struct Snapshot {
     pub answered: Answered,
     /// One of the ports is the name server's.
     pub has_nameserver: bool,
-    /// How programs are attached.
-    pub hooks: &'static str,
+    /// Who carries frames.
+    pub datapath: String,
     /// The kernel's flows, if they are asked for.
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
@@ -90,7 +90,8 @@ impl Snapshot {
             port: self.config.port,
             tunnel_port: self.config.tunnel_port(),
             discovery: self.config.discovery,
-            datapath: format!("ebpf ({})", self.hooks),
+            encrypted: mesh.encrypted,
+            datapath: self.datapath.clone(),
             mtu,
             targets: mesh.targets.len(),
             connections: self.connection_counts(),
@@ -113,7 +114,12 @@ impl Snapshot {
 
     fn dns(&self, hands: &Hands) -> Option<Dns> {
         let server = serde_json::to_value(hands.names.as_ref()?.status()).unwrap_or_default();
-        Some(Dns { names: self.router.dns.clone()?, server })
+        let mut names = self.router.dns.clone()?;
+        // The keeper of names knows what others are called, and not what we are.
+        for entry in names.entries.iter_mut().filter(|entry| entry.nickname.is_empty()) {
+            entry.nickname = self.nickname(&entry.origin.to_string()).unwrap_or_default();
+        }
+        Some(Dns { names, server })
     }
 
     fn ipam(&self) -> Ipam {
@@ -149,6 +155,7 @@ impl Snapshot {
             state: word(connection.state).to_owned(),
             peer: connection.peer.clone(),
             nickname: connection.nickname.clone().filter(|nickname| !nickname.is_empty()),
+            encryption: connection.encryption.map(|encryption| protection(encryption).to_owned()),
             tunnel: switched.map(|peer| self.tunnel(peer)),
             info: Some(connection.info.clone()).filter(|info| !info.is_empty()),
             retry: connection.retry_in,
@@ -162,8 +169,9 @@ impl Snapshot {
     fn tunnel(&self, peer: &PeerStatus) -> Tunnel {
         let state = peer.tunnel.as_ref().map(|tunnel| tunnel.state);
         let down = state == Some(TunnelState::Down);
+        let by_sleeve = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.by == Some(TunnelKind::Sleeve));
         let (kind, via) = match peer.kind {
-            Kind::Direct => ("vxlan", None),
+            Kind::Direct => (if by_sleeve { "sleeve" } else { "vxlan" }, None),
             Kind::Relay(via) => ("relay", Some(self.called(&via.to_string()))),
             Kind::Stale if state == Some(TunnelState::Starting) => ("starting", None),
             Kind::Stale => ("down", None),
@@ -175,7 +183,7 @@ impl Snapshot {
             mtu: peer.route.map(|route| route.mtu),
             rtt: tunnel.filter(|_| !down).and_then(|tunnel| tunnel.rtt_us).map(|us| us as f64 / 1e3),
             since: tunnel.filter(|_| down).and_then(|tunnel| tunnel.last_answer_ms).map(|ms| ms as f64 / 1e3),
-            reason: down.then(|| "heartbeats are not answered".to_owned()),
+            reason: if down { Some("heartbeats are not answered".to_owned()) } else { tunnel.and_then(|tunnel| tunnel.why.clone()) },
         }
     }
 
@@ -259,6 +267,13 @@ impl Snapshot {
     }
 }
 
+fn protection(encryption: Encryption) -> &'static str {
+    match encryption {
+        Encryption::Encrypted => "encrypted",
+        Encryption::Trusted => "trusted",
+    }
+}
+
 fn word(state: ConnectionState) -> &'static str {
     match state {
         ConnectionState::Established => "established",
@@ -310,6 +325,10 @@ mod tests {
             short: Some(short),
             port: 6783,
             tunnel_port: 6784,
+            sleeve_port: 6783,
+            aes: true,
+            passwords: Vec::new(),
+            trusted_subnets: Vec::new(),
             discovery: true,
             connection_limit: 0,
             targets: vec![mesh::Target { name: "h2.example".into(), addresses: vec![] }],
@@ -327,9 +346,12 @@ mod tests {
             discovery: true,
             conn_limit: 0,
             mtu: None,
+            passwords: vec![],
+            trusted_subnets: vec![],
             peers: None,
             ipalloc: None,
             dns: None,
+            datapath: crate::config::Choice::Auto,
         };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         Snapshot {
@@ -338,7 +360,7 @@ mod tests {
             router: router(),
             answered: Answered::default(),
             has_nameserver: false,
-            hooks: "tcx",
+            datapath: "ebpf (tcx)".into(),
             flows,
             counters,
             notices: vec![],

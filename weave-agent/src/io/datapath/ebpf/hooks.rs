@@ -27,10 +27,12 @@ pub(super) enum Hook {
     VxlanIn,
     /// `to_vxlan` on its egress.
     VxlanOut,
+    /// `from_sleeve` on the ingress of the sleeve's TAP device.
+    Sleeve,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 4] = [Self::Port, Self::Underlay, Self::VxlanIn, Self::VxlanOut];
+    pub(super) const ALL: [Self; 5] = [Self::Port, Self::Underlay, Self::VxlanIn, Self::VxlanOut, Self::Sleeve];
 
     /// Name of the program in the object, and of the pins.
     pub(super) const fn program(self) -> &'static str {
@@ -39,12 +41,13 @@ impl Hook {
             Self::Underlay => "from_underlay",
             Self::VxlanIn => "from_vxlan",
             Self::VxlanOut => "to_vxlan",
+            Self::Sleeve => "from_sleeve",
         }
     }
 
     const fn direction(self) -> TcAttachType {
         match self {
-            Self::Port | Self::Underlay | Self::VxlanIn => TcAttachType::Ingress,
+            Self::Port | Self::Underlay | Self::VxlanIn | Self::Sleeve => TcAttachType::Ingress,
             Self::VxlanOut => TcAttachType::Egress,
         }
     }
@@ -67,6 +70,13 @@ pub(super) fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, li
 pub(super) fn detach(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
     let pin = pin(links, hook, ifindex);
     if tcx { remove_pin(&pin) } else { detach_clsact(hook, ifindex, links) }
+}
+
+/// Forgets the links of all other interfaces that this hook had: they are gone, and took their programs along.
+pub(super) fn keep_only(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
+    let names = std::fs::read_dir(links).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let others = names.filter_map(|name| ifindex_of(&name, hook)).filter(|other| *other != ifindex);
+    others.collect::<Vec<_>>().into_iter().try_for_each(|other| detach(hook, other, links, tcx))
 }
 
 /// Takes off everything that `links` tells of.

@@ -3,6 +3,7 @@
 mod batch;
 mod clock;
 mod clsact;
+mod contract;
 mod hooks;
 mod link;
 mod logs;
@@ -12,30 +13,30 @@ mod upcalls;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::KernelVersion;
 use weave_ebpf::flow::{
-    self, Bucket, Config, FloodPorts, Flow, FlowKey, HEARTBEAT_BUCKET, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, Tree,
+    self, Bucket, Config, EXECUTE_MARK, FloodPorts, FlowKey, HEARTBEAT_BUCKET, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source,
+    Tree, vni,
 };
+use weave_ebpf::sleeve;
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
 use self::clock::KernelClock;
 use self::hooks::Hook;
 use self::tables::Tables;
-pub use self::upcalls::Upcalls;
+use super::entry;
+pub use super::{Datapath, NextHop, Upcalls};
+use super::{UPCALL_BURST, UPCALL_RATE};
 use crate::addr::Mac;
-use crate::datapath::{Action, FlowEntry, Op, PeerRoute, PortId};
+use crate::datapath::{self, Action, Egress, FlowEntry, Frame, Op, PeerRoute, PortId, TunnelKind};
+use crate::io::net::{Heartbeats, RawSender};
 use crate::peer::ShortId;
 use crate::switch::{self, Adopted};
 
-/// Upcalls per second that one port or neighbour may make, and how many at once. An upcall costs the agent about ten
-/// microseconds, so a port that floods takes 4 % of one core.
-const UPCALL_RATE: u32 = 4_000;
-const UPCALL_BURST: u32 = 4_096;
 /// A signal twice in a row was seen; libbpf gives up after 5.
 const VERIFY_ATTEMPTS: usize = 30;
 
@@ -52,17 +53,6 @@ pub struct Options {
     pub tcx: Option<bool>,
 }
 
-/// The kernel's next hop towards a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextHop {
-    /// Interface to leave by.
-    pub ifindex: u32,
-    /// Its MAC.
-    pub source: Mac,
-    /// MAC of the neighbour or of the router towards it.
-    pub next_hop: Mac,
-}
-
 /// Loaded programs and maps.
 pub struct Ebpf {
     object: aya::Ebpf,
@@ -73,8 +63,12 @@ pub struct Ebpf {
     ports: BTreeMap<PortId, bool>,
     routes: BTreeMap<ShortId, PeerRoute>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    /// The sleeve's TAP device; zero without one.
+    sleeve: u32,
     crowded: Crowded,
     clock: KernelClock,
+    frames: RawSender,
+    heartbeats: Heartbeats,
 }
 
 /// What has more copies than the kernel makes: said once, not at every change.
@@ -110,7 +104,7 @@ impl Ebpf {
         }
         logs::start(&mut object)?;
         let ring = object.take_map("UPCALLS").context("the BPF object has no map UPCALLS")?;
-        let upcalls = Upcalls::open(ring.try_into()?)?;
+        let upcalls = upcalls::open(ring.try_into()?)?;
         let tables = Tables::take(&mut object)?;
         let tcx = options.tcx.unwrap_or_else(hooks::has_tcx);
         let mut ebpf = Self {
@@ -122,8 +116,11 @@ impl Ebpf {
             ports: BTreeMap::new(),
             routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            sleeve: 0,
             crowded: Crowded::default(),
             clock: KernelClock::new(),
+            frames: RawSender::new().context("cannot open a packet socket")?,
+            heartbeats: Heartbeats::new(),
         };
         ebpf.adopt_routes()?;
         ebpf.write_config()?;
@@ -149,10 +146,22 @@ impl Ebpf {
         self.write_config()
     }
 
-    /// Carries out an order that concerns the tables.
+    /// The sleeve's TAP device: its program is put on it, and slots that an earlier agent's took frames for point there.
     ///
     /// # Errors
-    /// When the kernel refuses a write: above all a full flow table. `Execute` and `Heartbeat` are sent by `io::net`.
+    /// When the interface is gone or the kernel refuses.
+    pub fn set_sleeve(&mut self, ifindex: u32) -> Result<()> {
+        hooks::keep_only(Hook::Sleeve, ifindex, &self.links, self.tcx)?;
+        self.attach(Hook::Sleeve, ifindex)?;
+        self.sleeve = ifindex;
+        let routes: Vec<_> = self.routes().filter(|(_, route)| route.tunnel == TunnelKind::Sleeve).collect();
+        routes.into_iter().try_for_each(|(short, route)| self.write_slot(short, &route))
+    }
+
+    /// Carries out an order.
+    ///
+    /// # Errors
+    /// When the kernel refuses a write: above all a full flow table; or to send.
     pub fn apply(&mut self, op: &Op) -> Result<()> {
         match op {
             Op::SetSelf(short) => self.set_self(*short),
@@ -163,7 +172,8 @@ impl Ebpf {
             Op::SetSource { remote, neighbour } => self.set_source(*remote, *neighbour),
             Op::SetTree { origin, parent, hops } => self.set_tree(*origin, *parent, hops),
             Op::SetFloodPorts(ports) => self.set_flood_ports(ports),
-            Op::Execute(..) | Op::Heartbeat { .. } => bail!("not an order to the tables"),
+            Op::Execute(frame, ways) => self.execute(frame, ways),
+            Op::Heartbeat { local, remote, port, datagram } => Ok(self.heartbeats.send(*local, *remote, *port, datagram)?),
         }
     }
 
@@ -234,7 +244,10 @@ impl Ebpf {
             return Ok(None);
         }
         let short = |id: u32| ShortId::new(u16::try_from(id).ok()?);
-        let source = |(remote, source): ([u8; 4], Source)| Some((remote.into(), short(source.short)?, source.local.into()));
+        let source = |(remote, source): ([u8; 4], Source)| {
+            let sealed = source.flags & flow::source::SEALED != 0;
+            Some((remote.into(), datapath::Source { short: short(source.short)?, local: source.local.into(), sealed }))
+        };
         let flood_ports = self.tables.flood_ports.get(0)?;
         Ok(Some(Adopted {
             short: short(self.config.short),
@@ -269,7 +282,7 @@ impl Ebpf {
         for (key, _) in stale {
             self.tables.flows.remove(&key)?;
         }
-        Ok(current.into_iter().filter_map(|(key, flow)| entry(key, &flow, now)).collect())
+        Ok(current.into_iter().filter_map(|(key, flow)| entry::entry(key, &flow, now)).collect())
     }
 
     /// Every counter with its name, drop reasons first.
@@ -285,6 +298,18 @@ impl Ebpf {
     /// What the hooks are: `tcx` or `clsact`.
     pub fn hooks(&self) -> &'static str {
         if self.tcx { "tcx" } else { "clsact" }
+    }
+
+    /// By each of the ways, whatever becomes of the others.
+    fn execute(&self, frame: &Frame, ways: &[Egress]) -> Result<()> {
+        let sent = ways.iter().map(|way| match *way {
+            Egress::Port(port) => self.frames.send(port.0, None, frame),
+            Egress::Peer { to, origin } => {
+                let mark = EXECUTE_MARK | vni(to.get().into(), origin.get().into());
+                self.frames.send(self.config.vxlan_ifindex, Some(mark), frame)
+            }
+        });
+        Ok(sent.fold(Ok(()), Result::and)?)
     }
 
     fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<()> {
@@ -306,13 +331,8 @@ impl Ebpf {
     }
 
     fn install(&mut self, key: &FlowKey, action: Action) -> Result<()> {
-        let (action, target, flags) = match action {
-            Action::Drop(reason) => (flow::action::DROP, reason.index(), 0),
-            Action::Port(port) => (flow::action::PORT, port.0, self.port_flags(port)),
-            Action::Peer(short) => (flow::action::PEER, short.get().into(), 0),
-            Action::Flood(origin) => (flow::action::FLOOD, origin.get().into(), 0),
-        };
-        self.tables.flows.insert(key, &Flow { epoch: self.config.epoch, action, target, flags, ..Flow::default() })
+        let flow = entry::flow(self.config.epoch, action, |port| self.port_flags(port));
+        self.tables.flows.insert(key, &flow)
     }
 
     fn port_flags(&self, port: PortId) -> u32 {
@@ -333,19 +353,26 @@ impl Ebpf {
     }
 
     fn write_slot(&mut self, short: ShortId, route: &PeerRoute) -> Result<()> {
+        if route.tunnel == TunnelKind::Sleeve {
+            let slot = sleeve::slot(self.sleeve, route.remote.octets(), route.local.octets());
+            return self.tables.peers.set(short.get().into(), &slot);
+        }
         let next_hop = self.next_hops.get(&route.remote).map(|hop| (hop.ifindex, hop.source.0, hop.next_hop.0));
         let path =
             TunnelPath { local: route.local.octets(), remote: route.remote.octets(), port: route.port, mtu: route.mtu.into(), next_hop };
         self.tables.peers.set(short.get().into(), &vxlan::slot(&path))
     }
 
-    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<(ShortId, Ipv4Addr)>) -> Result<()> {
-        let Some((short, local)) = neighbour else {
+    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) -> Result<()> {
+        let Some(datapath::Source { short, local, sealed }) = neighbour else {
             return self.tables.sources.remove(&remote.octets());
         };
         self.add_bucket(NEIGHBOUR_BUCKET | u32::from(short.get()))?;
         self.add_bucket(HEARTBEAT_BUCKET | u32::from(short.get()))?;
-        self.tables.sources.insert(&remote.octets(), &Source { local: local.octets(), short: short.get().into() })
+        self.tables.sources.insert(
+            &remote.octets(),
+            &Source { local: local.octets(), short: short.get().into(), flags: if sealed { flow::source::SEALED } else { 0 } },
+        )
     }
 
     fn add_bucket(&mut self, key: u32) -> Result<()> {
@@ -383,11 +410,12 @@ impl Ebpf {
     /// Learns what slots an earlier agent left, so that a next hop that changes finds them.
     fn adopt_routes(&mut self) -> Result<()> {
         for index in 0..SHORT_IDS {
-            let path = vxlan::path(&self.tables.peers.get(index)?);
-            let (Some(path), Some(short)) = (path, ShortId::new(index as u16)) else {
+            let slot = self.tables.peers.get(index)?;
+            let (Some(path), Some(short)) = (vxlan::path(&slot), ShortId::new(index as u16)) else {
                 continue;
             };
-            let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16 };
+            let tunnel = if slot.flags & flow::slot::SLEEVE == 0 { TunnelKind::Vxlan } else { TunnelKind::Sleeve };
+            let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16, tunnel };
             self.routes.insert(short, route);
             if let Some((ifindex, source, next_hop)) = path.next_hop {
                 self.next_hops.insert(route.remote, NextHop { ifindex, source: Mac(source), next_hop: Mac(next_hop) });
@@ -397,7 +425,21 @@ impl Ebpf {
     }
 }
 
-/// Takes every program off and removes all links and maps below `pins`: the last step of `reset`.
+/// Takes every program off and removes all links and maps in the bpffs `pins`, which stays. None there is no error.
+///
+/// # Errors
+/// With what could not be removed.
+pub fn leave(pins: &Path) -> Result<()> {
+    let detached = hooks::detach_all(&links_path(pins));
+    let entries = std::fs::read_dir(pins).into_iter().flatten().flatten().map(|entry| entry.path());
+    // The kernel puts files into a bpffs that cannot be removed.
+    let removed = entries
+        .filter(|entry| entry.is_dir())
+        .map(|entry| std::fs::remove_dir_all(&entry).with_context(|| format!("cannot remove {}", entry.display())));
+    removed.fold(detached, Result::and)
+}
+
+/// Takes every program off and removes all links and maps below `pins`, and `pins`.
 ///
 /// # Errors
 /// With all that could not be removed.
@@ -455,17 +497,4 @@ fn configuration(adopted: &Config, options: &Options) -> Config {
 
 fn is_at_least(major: u8, minor: u8) -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(major, minor, 0))
-}
-
-fn entry(key: FlowKey, flow: &Flow, now: Duration) -> Option<FlowEntry> {
-    let short = || ShortId::new(flow.target as u16);
-    let action = match flow.action {
-        flow::action::DROP => Action::Drop(DropReason::from_index(flow.target)?),
-        flow::action::PORT => Action::Port(PortId(flow.target)),
-        flow::action::PEER => Action::Peer(short()?),
-        flow::action::FLOOD => Action::Flood(short()?),
-        _ => return None,
-    };
-    let idle = (flow.used_ns != 0).then(|| now.saturating_sub(Duration::from_nanos(flow.used_ns)));
-    Some(FlowEntry { key, action, packets: flow.packets, bytes: flow.bytes, idle })
 }

@@ -11,34 +11,23 @@ use weave_ebpf::flow::{UpcallHeader, upcall};
 use zerocopy::FromBytes;
 
 use crate::datapath::{Frame, Upcall};
+use crate::io::datapath::Upcalls;
 
 /// Pages of one CPU's ring: room for eight of the largest frames, or for thousands of small ones.
 const PAGES: usize = 128;
 /// Batches that may wait for the router; when it is slower than that, the rings fill and the kernel counts what is lost.
 const BATCHES: usize = 64;
 
-/// Receives what the programs ask.
-pub struct Upcalls {
-    batches: mpsc::Receiver<Vec<Upcall>>,
-}
-
-impl Upcalls {
-    /// Opens one ring per CPU and a task for each. Must be called inside a tokio runtime.
-    pub(super) fn open(mut map: PerfEventArray<MapData>) -> Result<Self> {
-        let (sender, batches) = mpsc::channel(BATCHES);
-        for cpu in online_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))? {
-            let ring = map.open(cpu, Some(PAGES)).with_context(|| format!("cannot open the upcall ring of CPU {cpu}"))?;
-            // SAFETY: the buffer owns its descriptor, never changes it and closes it only when dropped.
-            let ring = unsafe { AsyncFd::register(ring)? };
-            tokio::spawn(drain(ring, sender.clone()));
-        }
-        Ok(Self { batches })
+/// Opens one ring per CPU and a task for each. Must be called inside a tokio runtime.
+pub(super) fn open(mut map: PerfEventArray<MapData>) -> Result<Upcalls> {
+    let (sender, upcalls) = Upcalls::channel(BATCHES);
+    for cpu in online_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))? {
+        let ring = map.open(cpu, Some(PAGES)).with_context(|| format!("cannot open the upcall ring of CPU {cpu}"))?;
+        // SAFETY: the buffer owns its descriptor, never changes it and closes it only when dropped.
+        let ring = unsafe { AsyncFd::register(ring)? };
+        tokio::spawn(drain(ring, sender.clone()));
     }
-
-    /// The next batch; `None` if all rings failed.
-    pub async fn recv(&mut self) -> Option<Vec<Upcall>> {
-        self.batches.recv().await
-    }
+    Ok(upcalls)
 }
 
 async fn drain(mut ring: AsyncFd<PerfEventArrayBuffer<MapData>>, batches: mpsc::Sender<Vec<Upcall>>) {
@@ -73,9 +62,11 @@ fn decode(sample: &[u8]) -> Option<Upcall> {
     let (header, packet) = UpcallHeader::read_from_prefix(sample).ok()?;
     let inner = packet.get(header.offset as usize..header.len as usize)?;
     match header.kind {
-        upcall::MISS => {
+        upcall::MISS | upcall::TOO_BIG => {
             let bytes = if header.vlan == 0 { Bytes::copy_from_slice(inner) } else { tagged(inner, header.vlan)? };
-            Some(Upcall::Miss { key: header.key, frame: Frame { bytes, gso_size: header.gso_size as u16 } })
+            let frame = Frame { bytes, gso_size: header.gso_size as u16 };
+            let key = header.key;
+            Some(if header.kind == upcall::MISS { Upcall::Miss { key, frame } } else { Upcall::TooBig { key, frame } })
         }
         upcall::HEARTBEAT => Some(Upcall::Heartbeat { key: header.key, frame: Bytes::copy_from_slice(inner) }),
         _ => None,
