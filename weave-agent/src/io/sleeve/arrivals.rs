@@ -67,6 +67,9 @@ impl Arrivals {
         let mut desk = Desk { inlet, heard, clock, last: None };
         for (buffer, meta) in buffers.iter_mut().zip(&metas[..count]) {
             let (Some(message), SocketAddr::V4(from)) = (buffer.get_mut(..meta.len), meta.addr) else { continue };
+            if message.is_empty() {
+                desk.counters().one(Count::Short);
+            }
             for datagram in message.chunks_mut(meta.stride.max(1)) {
                 desk.arrive(&mut run, from, datagram);
             }
