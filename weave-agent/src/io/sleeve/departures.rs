@@ -18,8 +18,9 @@ use crate::sleeve::prefix::{self, Tag};
 use crate::sleeve::seal::HEAD;
 use crate::sleeve::segment::{Headers, Part};
 
-/// So many frames are taken before it is the other direction's turn.
+/// So many frames, or bytes of them, are taken before it is the other direction's turn: acknowledgements must not wait for a long queue.
 const BUDGET: usize = 64;
+const BUDGET_BYTES: usize = 256 << 10;
 /// How long to wait for the kernel's queue before what does not fit is dropped; meanwhile frames wait before the device.
 const PATIENCE_MS: u8 = 10;
 
@@ -54,7 +55,7 @@ impl Departures {
 
     /// Take what there is, up to a budget. `false` if no more is there.
     pub(super) fn run(&mut self, tap: &Tap, outlet: Outlet<'_>, table: &Table) -> bool {
-        let mut more = true;
+        let (mut more, mut bytes) = (true, 0);
         for _ in 0..BUDGET {
             if self.landing.read(tap).is_err() {
                 // Nothing there, most often. A device that is down says so, and will say when it is not.
@@ -62,6 +63,10 @@ impl Departures {
                 break;
             }
             self.depart(outlet, table);
+            bytes += self.landing.len();
+            if bytes >= BUDGET_BYTES {
+                break;
+            }
         }
         self.flush(outlet);
         more

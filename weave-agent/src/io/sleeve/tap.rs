@@ -13,6 +13,8 @@ use crate::sleeve::offload::VIRTIO;
 
 /// `linux/if_tun.h`: the most that a TAP device takes, 65,535 less an Ethernet header.
 const MTU: u32 = 65_521;
+/// Frames that wait in each queue: some 10 ms of small ones, for a thread that does not get a CPU at once.
+const WAITING: u32 = 2_048;
 const DEVICE: &str = "/dev/net/tun";
 const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
 /// What user space takes unfinished; with and without UDP segmentation, which came with Linux 6.2.
@@ -93,6 +95,7 @@ pub(super) async fn make(host: &Netlink, name: &str, queues: usize) -> Result<(u
     let link = host.link_named(name).await?.ok_or_else(|| refused(io::ErrorKind::NotFound.into()))?;
     host.without_ipv6(link.index).await?;
     host.set_mtu(link.index, MTU).await?;
+    host.set_queue_len(link.index, WAITING).await?;
     host.set_up(link.index).await?;
     Ok((link.index, taps))
 }
