@@ -117,3 +117,18 @@ fn the_device_has_nothing_to_say_and_goes_when_the_sleeve_does() {
     });
     assert!(!host.succeeds("ip link show weave-sleeve"));
 }
+
+#[test]
+fn a_device_that_somebody_deletes_is_noticed_once() {
+    on_a_bed(MAKE, |bed| {
+        assert!(bed.pings(""));
+        let [first, _] = &bed.hosts;
+        first.host.sh("ip link del weave-sleeve");
+        eventually("both threads have seen it", || first.count(Count::DeviceGone) == 2);
+        // They still answer heartbeats, and nothing is counted over and over.
+        let (neighbour, heartbeat) = (first.neighbour, Bytes::from_static(b"?"));
+        first.sleeve.apply(&Op::Probe { neighbour, heartbeat, datagram: 0 });
+        eventually("the other answers", || bed.hosts[1].count(Count::Answered) == 1);
+        assert_eq!(bed.hosts[0].count(Count::DeviceGone), 2);
+    });
+}
