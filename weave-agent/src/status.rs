@@ -374,6 +374,9 @@ pub struct Report {
     pub mesh: serde_json::Value,
     /// What happened to the switch, counted.
     pub switch: serde_json::Value,
+    /// What the sleeve's threads counted, and where their neighbours are; null without a sleeve.
+    #[serde(default)]
+    pub sleeve: serde_json::Value,
 }
 
 /// Addresses as people write them.

@@ -11,6 +11,7 @@ mod observe;
 mod relay;
 mod restart;
 mod secret;
+mod sleeve;
 mod speed;
 mod strangers;
 mod tampering;

@@ -575,6 +575,7 @@ impl Agent {
             datapath: self.chosen.clone().map_or_else(|| self.carrier.describe(), |why| format!("{}: {why}", self.carrier.describe())),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
+            sleeve: self.sleeve.as_ref().map(Sleeve::status),
             notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),
         }
     }

@@ -9,6 +9,7 @@ use weave_ebpf::stats::DropReason;
 
 use super::api::{Answer, Show, answer};
 use super::hands::Hands;
+use super::sleeve;
 use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
     pub counters: Vec<(String, u64)>,
+    /// The sleeve's threads, if there are any.
+    pub sleeve: Option<sleeve::Status>,
     /// What somebody should look at, besides the router's own.
     pub notices: Vec<String>,
 }
@@ -73,6 +76,7 @@ impl Snapshot {
             dns: self.dns(hands),
             mesh: serde_json::to_value(&self.router.mesh.counters).unwrap_or_default(),
             switch: serde_json::to_value(self.router.switch.counters).unwrap_or_default(),
+            sleeve: serde_json::to_value(self.sleeve.as_ref()).unwrap_or_default(),
         }
     }
 
@@ -131,6 +135,11 @@ impl Snapshot {
         let is_drop = |name: &str| DropReason::ALL.iter().any(|reason| reason.name() == name);
         let (mut drops, counters): (BTreeMap<_, _>, _) = self.counters.iter().cloned().partition(|(name, _)| is_drop(name));
         *drops.entry(DropReason::Switch.name().to_owned()).or_default() += self.router.switch.counters.dropped;
+        for (name, count) in self.sleeve.iter().flat_map(|sleeve| &sleeve.counters) {
+            if let Some(reason) = name.strip_prefix("dropped-").or_else(|| name.strip_prefix("refused-")) {
+                drops.insert(format!("sleeve-{reason}"), *count);
+            }
+        }
         drops.retain(|_, count| *count > 0);
         (drops, counters)
     }
@@ -363,6 +372,7 @@ mod tests {
             datapath: "ebpf (tcx)".into(),
             flows,
             counters,
+            sleeve: None,
             notices: vec![],
         }
     }
