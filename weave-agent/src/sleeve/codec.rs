@@ -3,7 +3,7 @@
 //! | kind | then |
 //! |---|---|
 //! | 1, frames | small frames one behind the other, each with [`ITEM`] bytes before it; zeros to the end |
-//! | 2, segment | [`SEGMENT`] bytes, the headers of a large segment, part of its payload |
+//! | 2, segment | [`SEGMENT`] bytes, the headers of a large segment, part of its payload, zeros to the end |
 //! | 3, fragment | [`FRAGMENT`] bytes, part of an [`Offload`] and the frame that it belongs to |
 //! | 4, request | length (2), a heartbeat, zeros to the end |
 //! | 5, reply | the same, as it came |
@@ -17,8 +17,8 @@ use super::prefix::Tag;
 pub const KIND: usize = 1;
 /// Before each frame: VNI (3), hop limit, length (2), where the unfinished checksum's span begins and where in it the checksum is.
 pub const ITEM: usize = 8;
-/// Hop limit, VNI (3), offset of the transport header, length of the headers, GSO type, GSO size (2).
-pub const SEGMENT: usize = 9;
+/// Hop limit, VNI (3), offset of the transport header, length of the headers, GSO type, GSO size (2), length of the payload (2).
+pub const SEGMENT: usize = 11;
 /// Hop limit, VNI (3), 1 if it is the last, id (4), offset (3).
 pub const FRAGMENT: usize = 12;
 /// What a heartbeat has before it, kind included.
@@ -179,8 +179,9 @@ pub fn item(tag: Tag, length: usize, checksum: Option<(u16, u16)>) -> Option<[u8
 impl<'a> Segment<'a> {
     fn decode(rest: &'a [u8]) -> Result<Self, Malformed> {
         let (head, rest) = rest.split_first_chunk::<SEGMENT>().ok_or(Malformed::Short)?;
-        let [hop_limit, high, middle, low, transport, header_len, gso_type, size_high, size_low] = *head;
-        let (headers, payload) = rest.split_at_checked(header_len.into()).ok_or(Malformed::Short)?;
+        let [hop_limit, high, middle, low, transport, header_len, gso_type, size_high, size_low, len_high, len_low] = *head;
+        let (headers, rest) = rest.split_at_checked(header_len.into()).ok_or(Malformed::Short)?;
+        let payload = rest.get(..usize::from(u16::from_be_bytes([len_high, len_low]))).ok_or(Malformed::Short)?;
         let tag = Tag { vni: u32::from_be_bytes([0, high, middle, low]), hop_limit };
         let gso_size = u16::from_be_bytes([size_high, size_low]);
         Ok(Self { tag, transport, gso_type, gso_size, headers, payload })
@@ -188,12 +189,19 @@ impl<'a> Segment<'a> {
 
     /// Kind and all that stands before the headers.
     pub fn head(&self) -> [u8; KIND + SEGMENT] {
+        Self::head_of(self, self.payload.len())
+    }
+
+    /// The same for a payload of another length.
+    pub fn head_of(&self, payload: usize) -> [u8; KIND + SEGMENT] {
         let [_, high, middle, low] = self.tag.vni.to_be_bytes();
+        // No datagram takes more than 65,535.
+        let [len_high, len_low] = (payload as u16).to_be_bytes();
         let [size_high, size_low] = self.gso_size.to_be_bytes();
         // Nobody makes one with more: `segment::Headers` refuses them.
         let header_len = self.headers.len() as u8;
         let Self { transport, gso_type, .. } = *self;
-        [kind::SEGMENT, self.tag.hop_limit, high, middle, low, transport, header_len, gso_type, size_high, size_low]
+        [kind::SEGMENT, self.tag.hop_limit, high, middle, low, transport, header_len, gso_type, size_high, size_low, len_high, len_low]
     }
 }
 
@@ -232,8 +240,8 @@ mod tests {
     #[test]
     fn the_bytes_on_the_wire_are_these() {
         assert_eq!(item(TAG, 300, Some((34, 16))), Some([1, 2, 3, 64, 1, 44, 34, 16]));
-        let segment = Segment { tag: TAG, transport: 34, gso_type: 1, gso_size: 1398, headers: &[0; 54], payload: &[] };
-        assert_eq!(segment.head(), [2, 64, 1, 2, 3, 34, 54, 1, 5, 118]);
+        let segment = Segment { tag: TAG, transport: 34, gso_type: 1, gso_size: 1398, headers: &[0; 54], payload: &[0; 258] };
+        assert_eq!(segment.head(), [2, 64, 1, 2, 3, 34, 54, 1, 5, 118, 1, 2]);
         let fragment = Fragment { tag: TAG, is_last: true, id: 0x0405_0607, offset: 0x08_090a, bytes: &[] };
         assert_eq!(fragment.head(), [3, 64, 1, 2, 3, 1, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!(request(&[8, 9], 8), Some(vec![4, 0, 2, 8, 9, 0, 0, 0]));
@@ -285,7 +293,7 @@ mod tests {
         ) {
             let tag = Tag { vni, hop_limit };
             let segment = Segment { tag, transport: a, gso_type: b, gso_size: size, headers: &headers, payload: &payload };
-            let bytes = [&segment.head()[..], &headers, &payload].concat();
+            let bytes = [&segment.head()[..], &headers, &payload, &[0; 9]].concat();
             prop_assert_eq!(Body::decode(&bytes), Ok(Body::Segment(segment)));
             let fragment = Fragment { tag, is_last, id, offset, bytes: &payload };
             let bytes = [&fragment.head()[..], &payload].concat();

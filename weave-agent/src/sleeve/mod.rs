@@ -31,7 +31,7 @@ const UDP_IPV4: u16 = 28;
 /// What VXLAN adds to an inner packet: outer headers and the inner Ethernet header.
 const VXLAN: u16 = 50;
 /// What stands around one frame's packet in a datagram: session and counter, tag, kind, frame's own header, Ethernet.
-pub const OVERHEAD: u16 = 12 + 16 + 1 + 6 + 14;
+pub const OVERHEAD: u16 = (seal::HEAD + seal::TAG + codec::KIND + codec::ITEM + 14) as u16;
 
 /// The largest datagram on a route where VXLAN takes inner packets of this size.
 pub const fn datagram_of(vxlan_mtu: u16) -> u16 {

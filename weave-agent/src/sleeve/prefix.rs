@@ -1,23 +1,11 @@
-//! What stands before a frame between the programs and the sleeve's TAP device: for whom it is, or from whom.
-//!
-//! | offset | bytes | what |
-//! |---|---|---|
-//! | 0 | 1 | 0x02 |
-//! | 1 | 1 | hop limit |
-//! | 2 | 4 | the neighbour, by the address that the switch knows it by |
-//! | 6 | 3 | 0x02, zero, zero |
-//! | 9 | 3 | VNI |
-//! | 12 | 2 | EtherType: 0x86dd if the frame's is that, else 0x0800 |
-//!
-//! To the kernel it looks like an Ethernet header, so that it can cut what is large and finish checksums.
+//! What stands before a frame between the programs and the sleeve's TAP device ([`weave_ebpf::sleeve`]): for whom it is, or from whom.
 
 use std::net::Ipv4Addr;
 
-/// Its length.
-pub const PREFIX: usize = 14;
+use weave_ebpf::sleeve::Prefix;
 
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const OTHER: [u8; 2] = [0x08, 0x00];
+pub use weave_ebpf::sleeve::PREFIX;
+
 /// Where an Ethernet frame has its EtherType.
 const ETHERTYPE: usize = 12;
 
@@ -32,16 +20,14 @@ pub struct Tag {
 
 /// Read one; `None` if it is none: the kernel itself may have sent the frame.
 pub fn read(prefix: &[u8; PREFIX]) -> Option<(Ipv4Addr, Tag)> {
-    let [2, hop_limit, a, b, c, d, 2, 0, 0, high, middle, low, _, _] = *prefix else { return None };
-    Some((Ipv4Addr::new(a, b, c, d), Tag { vni: u32::from_be_bytes([0, high, middle, low]), hop_limit }))
+    let Prefix { ttl, neighbour, vni } = Prefix::parse(&prefix[..])?;
+    Some((neighbour.into(), Tag { vni, hop_limit: ttl }))
 }
 
 /// Make one for a frame that begins with `frame`.
 pub fn write(neighbour: Ipv4Addr, tag: Tag, frame: &[u8]) -> [u8; PREFIX] {
-    let [a, b, c, d] = neighbour.octets();
-    let [_, high, middle, low] = tag.vni.to_be_bytes();
-    let [x, y] = if frame.get(ETHERTYPE..ETHERTYPE + 2) == Some(&IPV6) { IPV6 } else { OTHER };
-    [2, tag.hop_limit, a, b, c, d, 2, 0, 0, high, middle, low, x, y]
+    let kind = frame.get(ETHERTYPE..).and_then(|rest| rest.first_chunk()).map_or(0, |kind| u16::from_be_bytes(*kind));
+    Prefix { ttl: tag.hop_limit, neighbour: neighbour.octets(), vni: tag.vni }.bytes(kind)
 }
 
 #[cfg(test)]
@@ -55,8 +41,8 @@ mod tests {
         let prefix = write(neighbour, tag, &frame);
         assert_eq!(prefix, [2, 56, 10, 0, 0, 7, 2, 0, 0, 0xab, 0xcd, 0xef, 8, 0]);
         assert_eq!(read(&prefix), Some((neighbour, tag)));
-        frame[12..].copy_from_slice(&IPV6);
-        assert_eq!(write(neighbour, tag, &frame)[12..], IPV6);
+        frame[12..].copy_from_slice(&[0x86, 0xdd]);
+        assert_eq!(write(neighbour, tag, &frame)[12..], [0x86, 0xdd]);
     }
 
     #[test]

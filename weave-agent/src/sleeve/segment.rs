@@ -4,7 +4,7 @@
 //! by comparing headers, as the kernel's GRO does; what is joined may be more or less than what was cut. TCP is a stream of bytes
 //! and is cut anywhere; a UDP part is a number of whole datagrams. Lengths and checksums are filled in when joined: once for many parts.
 
-use super::codec::{KIND, SEGMENT, Segment};
+use super::codec::{Item, KIND, SEGMENT, Segment};
 use super::offload::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 use super::prefix::Tag;
 use crate::frame::ones_complement_sum;
@@ -26,11 +26,23 @@ const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
+const UDP_CHECKSUM_16: u16 = 6;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 /// An IP packet is no longer, with its header if it is version 4.
 const LONGEST_PACKET: usize = 65_535;
+
+/// Which part of a large frame's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it begins.
+    pub offset: usize,
+    /// How long it is.
+    pub length: usize,
+    /// Nothing follows.
+    pub is_last: bool,
+}
 
 /// Where the headers of a large frame are, and how it is to be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,16 +109,16 @@ impl Headers {
         KIND + SEGMENT + self.len
     }
 
-    /// Write it for the part at `offset` of the payload. `front` is the large frame's beginning.
-    pub fn write_part_head(&self, tag: Tag, front: &[u8], offset: usize, is_last: bool, out: &mut [u8]) {
+    /// Write it for a part of the payload. `front` is the large frame's beginning.
+    pub fn write_part_head(&self, tag: Tag, front: &[u8], part: Part, out: &mut [u8]) {
+        let Part { offset, length, is_last } = part;
         let (Some(headers), Some(out)) = (front.get(..self.len), out.get_mut(..self.part_head_len())) else { return };
         // `find` refuses a transport header that does not end by 255.
         let transport = self.transport as u8;
         let segment = Segment { tag, transport, gso_type: self.gso_type(), gso_size: self.gso_size, headers, payload: &[] };
-        out[..KIND + SEGMENT].copy_from_slice(&segment.head());
+        out[..KIND + SEGMENT].copy_from_slice(&segment.head_of(length));
         let part = &mut out[KIND + SEGMENT..];
         part.copy_from_slice(headers);
-        self.put_lengths_and_checksum(part, [0; 4]);
         if !self.v6 {
             let id = u16_at(headers, self.ip + 4).unwrap_or(0).wrapping_add((offset / usize::from(self.gso_size)) as u16);
             put(part, self.ip + 4, id);
@@ -166,6 +178,23 @@ impl Headers {
     }
 }
 
+impl<'a> Segment<'a> {
+    /// A whole UDP datagram as a part of a large one, so that it can be joined with others of its flow. `None` if it is something else,
+    /// or something about it would get lost: an identification, a checksum that is not right.
+    pub fn of_datagram(item: &Item<'a>) -> Option<Self> {
+        let (transport, UDP_CHECKSUM_16) = item.checksum? else { return None };
+        let (headers, payload) = item.frame.split_at_checked(usize::from(transport) + UDP_HEADER)?;
+        let gso_size = u16::try_from(payload.len()).ok()?;
+        let segment = Self { tag: item.tag, transport: transport as u8, gso_type: GSO_UDP_L4, gso_size, headers, payload };
+        let found = Headers::of_part(&segment)?;
+        let own = usize::from(u16_at(headers, found.transport + 4)?);
+        let is_whole = own == UDP_HEADER + payload.len() && (found.v6 || headers[found.ip + 6..][..2] == [0x40, 0]);
+        let length = usize::from(u16_at(headers, if found.v6 { found.ip + 4 } else { found.ip + 2 })?);
+        let before = found.transport - found.ip - if found.v6 { IPV6_HEADER } else { 0 };
+        (is_whole && length == before + own).then_some(segment)
+    }
+}
+
 /// Parts that were joined. The payload stays where it is, with the caller.
 #[derive(Clone, Debug)]
 pub struct Joined {
@@ -181,7 +210,6 @@ impl Joined {
         let headers = Headers::of_part(segment)?;
         let mut front = [0; LONGEST_HEADERS];
         front[..headers.len].copy_from_slice(segment.headers);
-        headers.put_lengths_and_checksum(&mut front, [0; 4]);
         let fits = headers.len - headers.ip + segment.payload.len() <= LONGEST_PACKET && !segment.payload.is_empty();
         fits.then_some(Self { tag: segment.tag, headers, front, payload: segment.payload.len() })
     }
@@ -205,7 +233,7 @@ impl Joined {
             && segment.headers.len() == len
             && usize::from(segment.transport) == transport
             && segment.gso_type == self.headers.gso_type()
-            && segment.gso_size == self.headers.gso_size;
+            && self.size_follows(segment);
         if !alike || length > LONGEST_PACKET || !self.follows(segment.headers) {
             return false;
         }
@@ -217,21 +245,32 @@ impl Joined {
         true
     }
 
-    /// Its headers have the right length.
+    /// A whole datagram that is shorter than those before it is the last.
+    fn size_follows(&self, segment: &Segment<'_>) -> bool {
+        let (said, says) = (self.headers.gso_size, segment.gso_size);
+        said == says || self.headers.udp && says < said && segment.payload.len() == usize::from(says)
+    }
+
+    /// Its headers have the right length. Lengths and checksums in them mean nothing.
     fn follows(&self, next: &[u8]) -> bool {
         let Headers { ip, transport, len, v6, udp, gso_size } = self.headers;
         let first = &self.front[..len];
         let same = |from: usize, to: usize| first[from..to] == next[from..to];
-        let ip_same = if v6 { same(0, transport) } else { same(0, ip + 4) && same(ip + 6, transport) && self.id_follows(next) };
+        let ip_same = if v6 {
+            same(0, ip + 4) && same(ip + 6, transport)
+        } else {
+            same(0, ip + 2) && same(ip + 6, ip + 10) && same(ip + 12, transport) && self.id_follows(next)
+        };
         if udp {
-            return ip_same && same(transport, len) && self.payload.is_multiple_of(gso_size.into());
+            return ip_same && same(transport, transport + 4) && self.payload.is_multiple_of(gso_size.into());
         }
         let (said, says) = (first[transport + FLAGS], next[transport + FLAGS]);
         let flags_follow = said & (FIN | PSH) == 0 && says & CWR == 0 && (said ^ says) & !(FIN | PSH | CWR) == 0;
         let expected = u32_at(first, transport + SEQUENCE).wrapping_add(self.payload as u32);
         let sequence_follows = u32_at(next, transport + SEQUENCE) == expected;
-        let rest_same = same(transport, transport + SEQUENCE) && same(transport + 8, transport + FLAGS) && same(transport + FLAGS + 1, len);
-        ip_same && sequence_follows && flags_follow && rest_same
+        let ports_same = same(transport, transport + SEQUENCE) && same(transport + 8, transport + FLAGS);
+        let rest_same = same(transport + FLAGS + 1, transport + TCP_CHECKSUM) && same(transport + TCP_CHECKSUM + 2, len);
+        ip_same && sequence_follows && flags_follow && ports_same && rest_same
     }
 
     fn id_follows(&self, next: &[u8]) -> bool {

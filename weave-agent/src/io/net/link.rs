@@ -132,6 +132,12 @@ impl Netlink {
         self.change(link(index).mtu(mtu), || format!("setting the MTU of link {index} to {mtu}")).await
     }
 
+    /// Change how many packets wait for it.
+    pub async fn set_queue_len(&self, index: u32, packets: u32) -> Result<()> {
+        let message = link(index).append_extra_attribute(LinkAttribute::TxQueueLen(packets));
+        self.change(message, || format!("setting the queue of link {index} to {packets}")).await
+    }
+
     /// Change its Ethernet address.
     pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<()> {
         self.change(link(index).address(mac.0.to_vec()), || format!("setting the address of link {index} to {mac}")).await

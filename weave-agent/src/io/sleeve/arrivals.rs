@@ -14,7 +14,7 @@ use super::table::{Source, Table, lock};
 use super::tap::Tap;
 use crate::io::clock::Clock;
 use crate::sleeve::Heard;
-use crate::sleeve::codec::{Body, Segment, kind};
+use crate::sleeve::codec::{Body, Item, Segment, kind};
 use crate::sleeve::offload::{Offload, VIRTIO};
 use crate::sleeve::prefix::{self, PREFIX, Tag};
 use crate::sleeve::seal::{HEAD, Refusal, session_of};
@@ -67,6 +67,9 @@ impl Arrivals {
         let mut desk = Desk { inlet, heard, clock, last: None };
         for (buffer, meta) in buffers.iter_mut().zip(&metas[..count]) {
             let (Some(message), SocketAddr::V4(from)) = (buffer.get_mut(..meta.len), meta.addr) else { continue };
+            if message.is_empty() {
+                desk.counters().one(Count::Short);
+            }
             for datagram in message.chunks_mut(meta.stride.max(1)) {
                 desk.arrive(&mut run, from, datagram);
             }
@@ -109,6 +112,10 @@ impl<'a> Desk<'a, '_> {
         let body: &'a [u8] = opened.body;
         match Body::decode(body) {
             Ok(Body::Segment(segment)) => self.join(run, source, &segment),
+            Ok(Body::Frames(frames)) => frames.for_each(|item| match item {
+                Ok(item) => self.pass_on(run, source, &item),
+                Err(_) => self.counters().one(Count::Malformed),
+            }),
             Ok(other) => {
                 self.deliver(run);
                 self.take(source, other, length);
@@ -140,13 +147,20 @@ impl<'a> Desk<'a, '_> {
         }
     }
 
-    /// Whatever is not part of a large segment.
+    /// A whole frame: with others of its flow in one, if it can be.
+    fn pass_on(&self, run: &mut Run<'a>, source: &'a Arc<Source>, item: &Item<'a>) {
+        match Segment::of_datagram(item).filter(|_| self.inlet.tap.takes_datagrams()) {
+            Some(segment) => self.join(run, source, &segment),
+            None => {
+                self.deliver(run);
+                self.write_frame(source, item.tag, item.offload(), item.frame);
+            }
+        }
+    }
+
+    /// Whatever is neither frames nor part of one that is joined.
     fn take(&self, source: &Source, body: Body<'_>, length: usize) {
         match body {
-            Body::Frames(frames) => frames.for_each(|item| match item {
-                Ok(item) => self.write_frame(source, item.tag, item.offload(), item.frame),
-                Err(_) => self.counters().one(Count::Malformed),
-            }),
             Body::Fragment(fragment) => {
                 let mut fragments = lock(&source.fragments);
                 let whole = fragments.push(self.clock.now(), &fragment);
@@ -161,7 +175,7 @@ impl<'a> Desk<'a, '_> {
                 let (neighbour, heartbeat) = (source.neighbour.address, Bytes::copy_from_slice(heartbeat));
                 self.say(Heard::Reply { neighbour, heartbeat, datagram: length as u16 });
             }
-            Body::Segment(_) => {}
+            Body::Segment(_) | Body::Frames(_) => {}
         }
     }
 

@@ -16,10 +16,11 @@ use crate::sleeve::fragment::LONGEST_FRAME;
 use crate::sleeve::offload::OFFLOAD;
 use crate::sleeve::prefix::{self, Tag};
 use crate::sleeve::seal::HEAD;
-use crate::sleeve::segment::Headers;
+use crate::sleeve::segment::{Headers, Part};
 
-/// So many frames are taken before it is the other direction's turn.
+/// So many frames, or bytes of them, are taken before it is the other direction's turn: acknowledgements must not wait for a long queue.
 const BUDGET: usize = 64;
+const BUDGET_BYTES: usize = 256 << 10;
 /// How long to wait for the kernel's queue before what does not fit is dropped; meanwhile frames wait before the device.
 const PATIENCE_MS: u8 = 10;
 
@@ -54,7 +55,7 @@ impl Departures {
 
     /// Take what there is, up to a budget. `false` if no more is there.
     pub(super) fn run(&mut self, tap: &Tap, outlet: Outlet<'_>, table: &Table) -> bool {
-        let mut more = true;
+        let (mut more, mut bytes) = (true, 0);
         for _ in 0..BUDGET {
             if self.landing.read(tap).is_err() {
                 // Nothing there, most often. A device that is down says so, and will say when it is not.
@@ -62,6 +63,10 @@ impl Departures {
                 break;
             }
             self.depart(outlet, table);
+            bytes += self.landing.len();
+            if bytes >= BUDGET_BYTES {
+                break;
+            }
         }
         self.flush(outlet);
         more
@@ -95,30 +100,44 @@ impl Departures {
         let Some(part) = headers.part_len(room) else {
             return self.fragment(outlet, tag, limit, tag_len);
         };
-        if self.landing.expect(Shape { headers: headers.len(), part, tag: tag_len }) {
-            self.flush(outlet);
-            return self.send_landed(outlet, headers, tag, part);
+        let shape = Shape { headers: headers.len(), part, tag: tag_len };
+        if self.landing.expect(shape) {
+            return self.send_landed(outlet, headers, tag, shape);
         }
         let payload = self.landing.len().saturating_sub(headers.len());
         for offset in (0..payload).step_by(part) {
             let length = part.min(payload - offset);
+            let part = Part { offset, length, is_last: offset + length == payload };
             self.add_body(outlet, limit, tag_len, headers.part_head_len() + length, |landing, out| {
-                headers.write_part_head(tag, landing.front(), offset, offset + length == payload, out);
+                headers.write_part_head(tag, landing.front(), part, out);
                 landing.copy(headers.len() + offset, &mut out[headers.part_head_len()..]);
             });
         }
     }
 
-    /// The segment lies where its datagrams are to be.
-    fn send_landed(&mut self, outlet: Outlet<'_>, headers: Headers, tag: Tag, part: usize) {
-        let Some(way) = &self.to else { return };
-        let stride = HEAD + headers.part_head_len() + part + way.sealer.tag_len();
-        let (front, bytes) = self.landing.datagrams();
-        let last = bytes.len().div_ceil(stride).saturating_sub(1);
-        for (index, datagram) in bytes.chunks_mut(stride).enumerate() {
-            headers.write_part_head(tag, front, index * part, index == last, &mut datagram[HEAD..]);
+    /// The segment lies where its datagrams are to be. A few that would need a system call of their own wait for the next one's.
+    fn send_landed(&mut self, outlet: Outlet<'_>, headers: Headers, tag: Tag, shape: Shape) {
+        let stride = shape.stride();
+        if !self.batch.is_empty() || self.landing.held_stride() != stride {
+            self.flush(outlet);
         }
-        outlet.emit(way, bytes, stride);
+        let Some(way) = &self.to else { return };
+        let payload = self.landing.len().saturating_sub(shape.headers);
+        let (front, bytes) = self.landing.datagrams();
+        for (datagram, offset) in bytes.chunks_mut(stride).zip((0..).step_by(shape.part)) {
+            let length = shape.part.min(payload - offset);
+            let part = Part { offset, length, is_last: offset + length == payload };
+            headers.write_part_head(tag, front, part, &mut datagram[HEAD..]);
+        }
+        let bytes = self.landing.datagrams_with_held();
+        let most = outlet.most(stride) * stride;
+        let (now, later) = bytes.split_at_mut(bytes.len() / most * most);
+        let later = later.len();
+        outlet.emit(way, now, stride);
+        if later != 0 && !self.landing.hold(later) {
+            let bytes = self.landing.last_datagrams(later);
+            outlet.emit(way, bytes, stride);
+        }
     }
 
     fn pack(&mut self, outlet: Outlet<'_>, tag: Tag, limit: usize, tag_len: usize) {
@@ -128,6 +147,7 @@ impl Departures {
         let Some(head) = item(tag, length, offload.checksum).filter(|_| !offload.is_large()) else {
             return self.fragment(outlet, tag, limit, tag_len);
         };
+        self.flush_held(outlet);
         for _ in 0..2 {
             let landing = &self.landing;
             let added = self.batch.add_item(limit, tag_len, ITEM + length, |out| {
@@ -163,6 +183,7 @@ impl Departures {
 
     /// Add a datagram; `write` may be called twice, once for a batch that turns out to be full.
     fn add_body(&mut self, outlet: Outlet<'_>, limit: usize, tag_len: usize, length: usize, write: impl Fn(&Landing, &mut [u8])) {
+        self.flush_held(outlet);
         for _ in 0..2 {
             let landing = &self.landing;
             if self.batch.add_body(limit, tag_len, length, |out| write(landing, out)).is_ok() {
@@ -173,6 +194,7 @@ impl Departures {
     }
 
     fn flush(&mut self, outlet: Outlet<'_>) {
+        self.flush_held(outlet);
         if let Some(way) = &self.to
             && !self.batch.is_empty()
         {
@@ -180,13 +202,26 @@ impl Departures {
             outlet.emit(way, bytes, stride);
         }
     }
+
+    /// Those are older than what is in the batch, which is empty as long as something is held.
+    fn flush_held(&mut self, outlet: Outlet<'_>) {
+        if let Some(way) = &self.to
+            && let Some((bytes, stride)) = self.landing.take_held()
+        {
+            outlet.emit(way, bytes, stride);
+        }
+    }
 }
 
 impl Outlet<'_> {
+    /// Datagrams of that length that leave in one system call.
+    fn most(self, stride: usize) -> usize {
+        self.wire.most().min(MOST_BYTES / stride).max(1)
+    }
+
     /// Seal and send datagrams of `stride` bytes each but for the last.
     pub(super) fn emit(self, way: &Way, bytes: &mut [u8], stride: usize) {
-        let most = self.wire.most().min(MOST_BYTES / stride).max(1);
-        for group in bytes.chunks_mut(most * stride) {
+        for group in bytes.chunks_mut(self.most(stride) * stride) {
             let count = group.len().div_ceil(stride);
             let Some(mut numbers) = way.sealer.numbers(self.lane, count) else {
                 return self.counters.add(Count::Exhausted, count);

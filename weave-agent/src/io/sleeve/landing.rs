@@ -13,6 +13,8 @@ use crate::sleeve::segment::{Headers, LONGEST_HEADERS};
 
 /// Kernel header, prefix and the frame's headers.
 const FRONT: usize = VIRTIO + PREFIX + LONGEST_HEADERS;
+/// Room before what lands for datagrams of the frame before it.
+const LEAD: usize = 18 << 10;
 /// A frame in datagrams of the smallest size, heads and tags included.
 const SPACE: usize = 2 * LONGEST_FRAME;
 /// After so many frames that are no large segments none is expected: reading into one place costs less.
@@ -59,13 +61,27 @@ pub(super) struct Landing {
     shape: Shape,
     next: Shape,
     len: usize,
+    /// Datagrams that wait for those of the next frame, right before where it lands; and where the last of them ends, if it is shorter.
+    held: usize,
+    missing: usize,
+    held_stride: usize,
     /// Frames in a row that were no large segments.
     small: u32,
 }
 
 impl Default for Landing {
     fn default() -> Self {
-        Self { front: [0; FRONT], space: vec![0; SPACE].into(), shape: Shape::WHOLE, next: Shape::WHOLE, len: 0, small: 0 }
+        Self {
+            front: [0; FRONT],
+            space: vec![0; LEAD + SPACE].into(),
+            shape: Shape::WHOLE,
+            next: Shape::WHOLE,
+            len: 0,
+            held: 0,
+            missing: 0,
+            held_stride: 1,
+            small: 0,
+        }
     }
 }
 
@@ -77,7 +93,7 @@ impl Landing {
         let gap = self.shape.gap();
         let (front, _) = self.front.split_at_mut(VIRTIO + PREFIX + headers);
         let count = LONGEST_FRAME.div_ceil(part);
-        let chunks = self.space.chunks_mut(gap + part + tag).filter_map(|chunk| chunk.get_mut(gap..gap + part));
+        let chunks = self.space[LEAD..].chunks_mut(gap + part + tag).filter_map(|chunk| chunk.get_mut(gap..gap + part));
         let mut places = std::iter::once(front).chain(chunks.take(count));
         let read = if count == 1 {
             tap.read(&mut places_of::<2>(&mut places))?
@@ -131,11 +147,57 @@ impl Landing {
 
     /// The beginning of a large segment, and the datagrams that it landed in.
     pub(super) fn datagrams(&mut self) -> (&[u8], &mut [u8]) {
-        let Shape { headers, part, .. } = self.shape;
+        let end = LEAD + self.landed();
+        (&self.front[VIRTIO + PREFIX..][..self.shape.headers], &mut self.space[LEAD..end])
+    }
+
+    /// Bytes of the datagrams that a large segment landed in.
+    fn landed(&self) -> usize {
+        let Shape { headers, part, tag } = self.shape;
         let payload = self.len.saturating_sub(headers);
         let (whole, rest) = (payload / part, payload % part);
-        let end = whole * self.shape.stride() + if rest == 0 { 0 } else { self.shape.gap() + rest + self.shape.tag };
-        (&self.front[VIRTIO + PREFIX..][..headers], &mut self.space[..end])
+        whole * self.shape.stride() + if rest == 0 { 0 } else { self.shape.gap() + rest + tag }
+    }
+
+    /// The same, and before them those that were held, which are no longer; the shorter one among these is filled up with zeros.
+    pub(super) fn datagrams_with_held(&mut self) -> &mut [u8] {
+        let tag = self.shape.tag;
+        self.space[LEAD - self.missing - if self.missing == 0 { 0 } else { tag }..LEAD].fill(0);
+        let start = LEAD - std::mem::take(&mut self.held);
+        self.missing = 0;
+        let end = LEAD + self.landed();
+        &mut self.space[start..end]
+    }
+
+    /// Keep the last datagrams, so many bytes of them, for the next frame to join. `false` if there is no room.
+    pub(super) fn hold(&mut self, from_end: usize) -> bool {
+        let stride = self.shape.stride();
+        let whole = from_end.next_multiple_of(stride);
+        if whole > LEAD || from_end == 0 {
+            return false;
+        }
+        let end = LEAD + self.landed();
+        self.space.copy_within(end - from_end..end, LEAD - whole);
+        (self.held, self.missing, self.held_stride) = (whole, whole - from_end, stride);
+        true
+    }
+
+    /// Those that were held, and their length, for they have to leave alone.
+    pub(super) fn take_held(&mut self) -> Option<(&mut [u8], usize)> {
+        let start = LEAD - std::mem::take(&mut self.held);
+        let end = LEAD - std::mem::take(&mut self.missing);
+        (start < end).then(|| (&mut self.space[start..end], self.held_stride))
+    }
+
+    /// Length of the datagrams that are held: those that join them must have it, too.
+    pub(super) const fn held_stride(&self) -> usize {
+        self.held_stride
+    }
+
+    /// The last datagrams of a large segment, so many bytes of them.
+    pub(super) fn last_datagrams(&mut self, length: usize) -> &mut [u8] {
+        let end = LEAD + self.landed();
+        &mut self.space[end - length..end]
     }
 
     /// The first bytes of the frame: its headers if it is a large segment.
@@ -152,7 +214,7 @@ impl Landing {
                 &self.front[VIRTIO + PREFIX..][at..headers]
             } else {
                 let (index, within) = ((at - headers) / part, (at - headers) % part);
-                &self.space[index * self.shape.stride() + self.shape.gap()..][within..part]
+                &self.space[LEAD + index * self.shape.stride() + self.shape.gap()..][within..part]
             };
             let n = source.len().min(end - at);
             out[at - from..][..n].copy_from_slice(&source[..n]);

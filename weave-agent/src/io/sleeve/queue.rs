@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use super::arrivals::{Arrivals, Inlet};
-use super::counters::Counters;
+use super::counters::{Count, Counters};
 use super::departures::{Departures, Outlet};
 use super::table::Shared;
 use super::tap::Tap;
@@ -48,7 +48,7 @@ impl Queue {
             if ready.tap {
                 ready.tap = departures.run(&self.tap, outlet, &table);
             }
-            ready.ask(&self.tap, &self.wire, &self.wake);
+            ready.ask(&self.tap, &self.wire, &self.wake, outlet.counters);
         }
     }
 }
@@ -58,25 +58,32 @@ impl Queue {
 struct Ready {
     tap: bool,
     wire: bool,
+    /// Somebody has deleted the device. It says so whenever it is asked: it is not, any more.
+    gone: bool,
     turns: u32,
 }
 
 impl Ready {
     /// Look, and wait if neither has.
-    fn ask(&mut self, tap: &Tap, wire: &Wire, wake: &EventFd) {
+    fn ask(&mut self, tap: &Tap, wire: &Wire, wake: &EventFd, counters: &Counters) {
         let busy = self.tap || self.wire;
         self.turns += 1;
         if self.tap && self.wire || busy && !self.turns.is_multiple_of(TURNS) {
             return;
         }
         let timeout = if busy { PollTimeout::ZERO } else { PollTimeout::NONE };
-        let mut asked = [tap.as_fd(), wire.as_fd(), wake.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut asked = [wake.as_fd(), wire.as_fd(), tap.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let count = if self.gone { 2 } else { 3 };
         // Interrupted is as good as nothing new.
-        let _ = poll(&mut asked, timeout);
-        let [has_tap, has_wire, woken] = asked.map(|fd| fd.any().unwrap_or(false));
-        self.tap |= has_tap;
-        self.wire |= has_wire;
-        if woken {
+        let _ = poll(&mut asked[..count], timeout);
+        let [woken, has_wire, has_tap] = asked.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        self.wire |= !has_wire.is_empty();
+        self.tap |= has_tap.contains(PollFlags::POLLIN);
+        if has_tap.contains(PollFlags::POLLERR) {
+            self.gone = true;
+            counters.one(Count::DeviceGone);
+        }
+        if !woken.is_empty() {
             let _ = wake.read();
         }
     }

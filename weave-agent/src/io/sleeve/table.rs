@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sleeve::fragment::Reassembly;
 use crate::sleeve::seal::{KeyRefused, Opener, Sealer};
-use crate::sleeve::{Inbound, Key, Outbound};
+use crate::sleeve::{Inbound, Key, Outbound, SAFE_DATAGRAM};
 
-/// What every path takes: an IPv4 packet of 1,200 bytes.
-const SMALL: u16 = 1_172;
+/// No path that is worth its name takes less: an IPv4 packet of 576 bytes (RFC 791), less its headers.
+const LEAST: u16 = 548;
 /// So many old sealers are remembered, lest one of them should count from zero again.
 const REMEMBERED: usize = 64;
 
@@ -30,7 +30,7 @@ pub(super) struct Neighbour {
 impl Neighbour {
     fn new(address: Ipv4Addr) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { address, remote: zero(), told: zero(), datagram: AtomicU16::new(SMALL), youngest: zero() }
+        Self { address, remote: zero(), told: zero(), datagram: AtomicU16::new(SAFE_DATAGRAM), youngest: zero() }
     }
 
     pub(super) fn remote(&self) -> SocketAddrV4 {
@@ -43,7 +43,7 @@ impl Neighbour {
     }
 
     pub(super) fn set_datagram(&self, datagram: u16) {
-        self.datagram.store(datagram.max(SMALL / 2), Ordering::Relaxed);
+        self.datagram.store(datagram.max(LEAST), Ordering::Relaxed);
     }
 
     /// It is said to be there: believed if nothing was said before, or something else.

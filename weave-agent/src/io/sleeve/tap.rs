@@ -13,6 +13,8 @@ use crate::sleeve::offload::VIRTIO;
 
 /// `linux/if_tun.h`: the most that a TAP device takes, 65,535 less an Ethernet header.
 const MTU: u32 = 65_521;
+/// Frames that wait in each queue: some 10 ms of small ones, for a thread that does not get a CPU at once.
+const WAITING: u32 = 2_048;
 const DEVICE: &str = "/dev/net/tun";
 const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
 /// What user space takes unfinished; with and without UDP segmentation, which came with Linux 6.2.
@@ -21,7 +23,10 @@ const UDP_OFFLOADS: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// One queue. The device goes with the last.
 #[derive(Debug)]
-pub(super) struct Tap(File);
+pub(super) struct Tap {
+    file: File,
+    takes_datagrams: bool,
+}
 
 /// `struct ifreq` as `TUNSETIFF` has it.
 #[repr(C)]
@@ -44,32 +49,39 @@ impl Tap {
         let length = VIRTIO as c_int;
         // SAFETY: the kernel reads one `int`, which lives here.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })?;
-        let tap = Self(file);
-        tap.set_offloads(OFFLOADS | UDP_OFFLOADS).or_else(|_| tap.set_offloads(OFFLOADS))?;
-        Ok(tap)
+        let takes_datagrams = set_offloads(&file, OFFLOADS | UDP_OFFLOADS).is_ok();
+        if !takes_datagrams {
+            set_offloads(&file, OFFLOADS)?;
+        }
+        Ok(Self { file, takes_datagrams })
     }
 
-    fn set_offloads(&self, offloads: c_uint) -> io::Result<()> {
-        // SAFETY: the argument is a number, nothing is read.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
+    /// Does the kernel know many UDP datagrams in one?
+    pub(super) const fn takes_datagrams(&self) -> bool {
+        self.takes_datagrams
     }
 
     /// Read the next frame with its header; `WouldBlock` if there is none.
     pub(super) fn read(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        Ok(uio::readv(&self.0, parts)?)
+        Ok(uio::readv(&self.file, parts)?)
     }
 
     /// Give the kernel a frame with its header.
     pub(super) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        uio::writev(&self.0, parts)?;
+        uio::writev(&self.file, parts)?;
         Ok(())
     }
 }
 
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
+}
+
+fn set_offloads(file: &File, offloads: c_uint) -> io::Result<()> {
+    // SAFETY: the argument is a number, nothing is read.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
 }
 
 fn check(result: c_int) -> io::Result<()> {
@@ -83,6 +95,7 @@ pub(super) async fn make(host: &Netlink, name: &str, queues: usize) -> Result<(u
     let link = host.link_named(name).await?.ok_or_else(|| refused(io::ErrorKind::NotFound.into()))?;
     host.without_ipv6(link.index).await?;
     host.set_mtu(link.index, MTU).await?;
+    host.set_queue_len(link.index, WAITING).await?;
     host.set_up(link.index).await?;
     Ok((link.index, taps))
 }

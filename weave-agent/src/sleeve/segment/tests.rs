@@ -75,7 +75,9 @@ impl Large {
             .map(|start| {
                 let payload = &frame[start..frame.len().min(start + part_len)];
                 let mut part = vec![0; headers.part_head_len()];
-                headers.write_part_head(TAG, &frame, start - headers.len(), start + payload.len() == frame.len(), &mut part);
+                let is_last = start + payload.len() == frame.len();
+                let at = Part { offset: start - headers.len(), length: payload.len(), is_last };
+                headers.write_part_head(TAG, &frame, at, &mut part);
                 part.extend(payload);
                 part
             })
@@ -188,6 +190,42 @@ fn what_cannot_be_cut_is_said_so() {
     assert_eq!(datagrams.headers().part_len(42 + 2801), Some(2800));
 }
 
+#[test]
+fn small_datagrams_of_a_flow_are_joined_until_a_shorter_one() {
+    for v6 in [false, true] {
+        let datagram = |payload| {
+            let (frame, offload) = Large { v6, udp: true, payload, gso_size: 1, ..PLAIN }.build();
+            (frame, offload.checksum)
+        };
+        let frames = [64, 64, 64, 30, 30].map(datagram);
+        let segments = frames.each_ref().map(|(frame, checksum)| {
+            let item = Item { tag: TAG, checksum: *checksum, frame };
+            Segment::of_datagram(&item).unwrap()
+        });
+        let mut joined = Joined::start(&segments[0]).unwrap();
+        assert!(!joined.push(&Segment { tag: Tag { vni: 9, hop_limit: 64 }, ..segments[1] }));
+        assert_eq!(segments[1..].iter().map(|next| joined.push(next)).collect::<Vec<_>>(), [true, true, true, false]);
+        let (whole, offload) = Large { v6, udp: true, payload: 3 * 64 + 30, gso_size: 64, ..PLAIN }.build();
+        let (front, told) = joined.finish();
+        assert_eq!((front, told), (&whole[..front.len()], offload));
+    }
+}
+
+#[test]
+fn a_datagram_that_would_lose_something_is_not_joined() {
+    let (frame, offload) = Large { udp: true, payload: 64, gso_size: 1, ..PLAIN }.build();
+    let item = Item { tag: TAG, checksum: offload.checksum, frame: &frame };
+    assert!(Segment::of_datagram(&item).is_some());
+    assert!(Segment::of_datagram(&Item { checksum: None, ..item }).is_none());
+    assert!(Segment::of_datagram(&Item { checksum: Some((34, 16)), ..item }).is_none());
+    assert!(Segment::of_datagram(&Item { frame: &frame[..50], ..item }).is_none());
+    for (at, value) in [(20, 0), (20, 0x60), (21, 1), (39, 71), (17, 91), (23, TCP), (14, 0x46)] {
+        let mut other = frame.clone();
+        other[at] = value;
+        assert!(Segment::of_datagram(&Item { frame: &other, ..item }).is_none(), "{at}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_cut_and_joined_is_what_it_was(large in large(), room in 600_usize..1500) {
@@ -235,7 +273,7 @@ proptest! {
         frame.truncate(cut.index(frame.len()));
         if let Some(headers) = Headers::of_large(&frame, &offload) {
             let mut out = vec![0; headers.part_head_len()];
-            headers.write_part_head(TAG, &frame, 99, false, &mut out);
+            headers.write_part_head(TAG, &frame, Part { offset: 99, length: 9, is_last: false }, &mut out);
         }
         let (headers, payload) = frame.split_at(frame.len().min(255));
         let segment = Segment { tag: TAG, transport, gso_type, gso_size, headers, payload };
