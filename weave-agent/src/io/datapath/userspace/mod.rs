@@ -8,7 +8,7 @@ mod cut;
 mod outbox;
 mod plane;
 mod received;
-mod shield;
+pub mod shield;
 mod sockets;
 mod tables;
 mod view;
@@ -44,7 +44,7 @@ pub struct Userspace {
     thread: Option<JoinHandle<()>>,
     frames: RawSender,
     heartbeats: Heartbeats,
-    /// The kernel has no filters: said once.
+    /// The kernel has no such chains: said once.
     unshielded: bool,
 }
 
@@ -86,21 +86,24 @@ impl Userspace {
     }
 
     fn attach(&mut self, ifindex: u32, sleeve: bool) -> Result<()> {
+        self.shield(ifindex);
         let mut plane = self.shared.lock();
         if let Some(socket) = plane.add_port(ifindex, sleeve)? {
             listen(&self.shared.epoll, socket, ifindex.into())?;
         }
-        drop(plane);
+        Ok(())
+    }
+
+    fn shield(&mut self, ifindex: u32) {
         if let Err(error) = shield::raise(ifindex)
             && !std::mem::replace(&mut self.unshielded, true)
         {
             tracing::warn!(
                 %error,
-                "the host's own stack sees what containers send, too: the kernel has no filter that drops it \
-                 (`modprobe cls_matchall act_gact sch_ingress`)"
+                "the host's own stack hears what containers send, and may answer: it takes a kernel with nf_tables and its \
+                 family netdev (CONFIG_NF_TABLES_NETDEV) to keep it from it"
             );
         }
-        Ok(())
     }
 
     /// By each of the ways, whatever becomes of the others.
@@ -111,11 +114,6 @@ impl Userspace {
         });
         sent.fold(Ok(()), Result::and)
     }
-}
-
-/// Lets the host's stack have what comes in by a port again: another datapath takes it first.
-pub fn unshield(port: PortId) {
-    shield::lower(port.0);
 }
 
 impl Drop for Userspace {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use socket2::Socket;
 use tokio::sync::mpsc::Sender;
 use weave_ebpf::fastpath::{self, HEARTBEAT_KIND, HEARTBEAT_REPLY, Tables as _, TunnelKey, Verdict, network_size, tunnel_vni};
-use weave_ebpf::flow::{FlowKey, Ipv4, PeerSlot, slot, upcall};
+use weave_ebpf::flow::{FlowKey, Ipv4, PeerSlot, short_ids, slot, upcall};
 use weave_ebpf::packet::Packet;
 use weave_ebpf::sleeve::{PREFIX, Prefix};
 use weave_ebpf::stats::{Counter, DropReason};
@@ -23,7 +23,7 @@ use super::tables::Tables;
 use super::view::{NO_UPSTREAM, Tunnelled, View, hash};
 use super::virtio::Virtio;
 use crate::datapath::{Frame, Upcall};
-use crate::frame::{VIRTIO_HEADER_LEN, virtio_header};
+use crate::frame::{VIRTIO_HEADER_LEN, tcp_segments_for, virtio_header, virtio_header_of};
 use crate::io::net::sys;
 use crate::peer::ShortId;
 
@@ -185,7 +185,9 @@ impl Carry {
         let (tables, port) = (&self.tables, self.tables.config.port as u16);
         let packet = Tunnelled::new(received.get(place), said, port);
         let place = place.after(VXLAN);
-        let frame = View { bytes: received.get(place), virtio: Virtio::default() };
+        let bytes = received.get(place);
+        let virtio = unfinished(bytes, tables.peer(short_ids(packet.vni()).1));
+        let frame = View { bytes, virtio };
         let size = network_size(&frame, 0);
         let verdict = match fastpath::from_underlay(&packet, tables, &tables.config) {
             Verdict::Reply { to } => return self.reply(received, place, said, to),
@@ -199,7 +201,7 @@ impl Carry {
             },
             verdict => verdict,
         };
-        let moving = Moving { place, virtio: Virtio::default(), size, upstream: said.from, ttl: vxlan::relay_ttl(said.ttl), ingress: 0 };
+        let moving = Moving { place, virtio, size, upstream: said.from, ttl: vxlan::relay_ttl(said.ttl), ingress: 0 };
         self.obey(received, verdict, moving);
     }
 
@@ -382,6 +384,13 @@ impl Carry {
             (0..count).for_each(|_| self.tables.drop(DropReason::UpcallLost));
         }
     }
+}
+
+/// What was left to the wire and the wire did not do: between virtual interfaces a tunnel packet arrives as its sender's
+/// stack made it, with the frame's checksum begun, and many TCP segments in one. A socket does not tell.
+fn unfinished(frame: &[u8], origin: Option<PeerSlot>) -> Virtio {
+    let mtu = origin.filter(|slot| slot.flags & slot::VALID != 0).map_or(u32::MAX, |slot| slot.mtu);
+    Virtio::parse(virtio_header_of(frame, tcp_segments_for(frame, mtu)))
 }
 
 /// Why the kernel did not send it.

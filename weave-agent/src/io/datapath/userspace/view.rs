@@ -58,6 +58,12 @@ impl<'a> Tunnelled<'a> {
         put(TAKEN, header);
         Self { outer, known: TAKEN + header.len(), inner }
     }
+
+    /// Its network identifier, if it is in order.
+    pub(super) fn vni(&self) -> u32 {
+        let [.., a, b, c, _] = self.outer;
+        u32::from_be_bytes([0, a, b, c])
+    }
 }
 
 impl Packet for Tunnelled<'_> {
