@@ -38,8 +38,31 @@ pub struct PeerRoute {
     pub local: Ipv4Addr,
     /// UDP port of the neighbour's tunnel.
     pub port: u16,
-    /// Largest inner packet (without Ethernet header) that the path takes.
+    /// Largest inner packet (without Ethernet header) that the path takes; what is larger the sleeve cuts.
     pub mtu: u16,
+    /// What carries the frames.
+    pub tunnel: TunnelKind,
+}
+
+/// A kind of tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TunnelKind {
+    /// VXLAN, by the kernel.
+    Vxlan,
+    /// Sealed datagrams, by user space.
+    Sleeve,
+}
+
+/// A neighbour as a source of tunnel frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its short id.
+    pub short: ShortId,
+    /// The address of ours it sends to.
+    pub local: Ipv4Addr,
+    /// Only the sleeve may bring its frames: VXLAN from its address is dropped.
+    pub sealed: bool,
 }
 
 /// Where one copy of an executed frame goes.
@@ -84,8 +107,8 @@ pub enum Op {
     SetSource {
         /// The neighbour's outer address.
         remote: Ipv4Addr,
-        /// Its short id and the address of ours it sends to; `None` forgets it.
-        neighbour: Option<(ShortId, Ipv4Addr)>,
+        /// Who that is; `None` forgets it.
+        neighbour: Option<Source>,
     },
     /// The broadcast tree of `origin` seen from here.
     SetTree {
@@ -119,6 +142,13 @@ pub enum Upcall {
         /// What was looked up.
         key: FlowKey,
         /// The inner frame, whole.
+        frame: Frame,
+    },
+    /// A frame from a port is larger than the path to its peer takes: its sender should be told, or it be cut.
+    TooBig {
+        /// What was looked up.
+        key: FlowKey,
+        /// The frame, whole.
         frame: Frame,
     },
     /// A vxlan heartbeat for us from a known source.

@@ -96,6 +96,24 @@ pub fn tcp_segments_for(bytes: &[u8], mtu: u32) -> u16 {
     u16::try_from(mtu as usize).unwrap_or(u16::MAX).saturating_sub(headers as u16)
 }
 
+/// A frame's bytes with its checksum finished, if it was not.
+pub fn finished(frame: &Frame) -> Vec<u8> {
+    let mut bytes = frame.bytes.to_vec();
+    let Some(transport) = transport(&frame.bytes) else { return bytes };
+    let Some(offset) = transport.unfinished_checksum(false) else { return bytes };
+    // The pseudo-header's sum stands where the checksum will: all in all the sum of both.
+    let sum = match !ones_complement_sum(&[transport.bytes]) {
+        // RFC 768: no checksum would be what zero means.
+        0 => 0xffff,
+        sum => sum,
+    };
+    let at = transport.start + usize::from(offset);
+    if let Some(checksum) = bytes.get_mut(at..at + 2) {
+        checksum.copy_from_slice(&sum.to_be_bytes());
+    }
+    bytes
+}
+
 /// The EtherType after the addresses, which may be a VLAN tag's.
 pub fn ethertype(bytes: &[u8]) -> Option<u16> {
     u16_at(bytes, 12)

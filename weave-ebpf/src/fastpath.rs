@@ -2,7 +2,7 @@
 //! same code.
 
 use crate::flow::{
-    Bucket, Config, FlowKey, INGRESS_TUNNEL, Ipv4, Mac, PeerSlot, Source, action, feature, port, short_ids, slot, upcall, vni,
+    Bucket, Config, FlowKey, INGRESS_TUNNEL, Ipv4, Mac, PeerSlot, Source, action, feature, port, short_ids, slot, source, upcall, vni,
 };
 use crate::packet::{ETHERNET, Packet, ethertype, is_ip};
 use crate::sleeve::{PREFIX, Prefix};
@@ -119,6 +119,21 @@ pub fn from_port<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: 
     look_up(packet, tables, config, key, Arrival { bucket: ifindex, bytes: packet.len(), on_underlay: false })
 }
 
+/// A frame from a port that the path to its peer does not take ([`DropReason::TooBig`]): the switch tells its sender, or
+/// cuts it.
+#[inline(always)]
+pub fn too_big<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, ifindex: u32) -> Verdict {
+    let ip = matches!(ethertype(packet, 0), Some(kind) if is_ip(kind));
+    match macs(packet, 0) {
+        Some([dst, src]) if ip && !packet.is_tagged() && tables.admit(ifindex, config) => {
+            tables.count(Counter::Upcalls);
+            let key = FlowKey { ingress: ifindex, vni: 0, outer_src: [0; 4], src, dst };
+            Verdict::Upcall { kind: upcall::TOO_BIG, key }
+        }
+        _ => Verdict::drop(DropReason::TooBig),
+    }
+}
+
 /// A packet on an underlay interface; everything that is not plainly ours passes.
 #[inline(always)]
 pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config) -> Verdict {
@@ -137,6 +152,9 @@ pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, conf
     // Not to the address this neighbour uses for us: perhaps we are only its router.
     if source.local != outer.dst {
         return Verdict::Pass;
+    }
+    if source.flags & source::SEALED != 0 {
+        return Verdict::drop(DropReason::Unsealed);
     }
     let Some([dst, src]) = macs(packet, OUTER) else {
         return Verdict::Pass;
@@ -157,6 +175,9 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
     let Some(source) = tables.source(tunnel.remote) else {
         return Verdict::drop(DropReason::Stranger);
     };
+    if source.flags & source::SEALED != 0 {
+        return Verdict::drop(DropReason::Unsealed);
+    }
     let Some([dst, src]) = macs(packet, 0) else {
         return Verdict::drop(DropReason::Malformed);
     };

@@ -111,6 +111,14 @@ pub struct Source {
     pub local: Ipv4,
     /// Its short id.
     pub short: u32,
+    /// [`source`] bits.
+    pub flags: u32,
+}
+
+/// [`Source::flags`].
+pub mod source {
+    /// Only the sleeve may bring its frames.
+    pub const SEALED: u32 = 1;
 }
 
 /// The broadcast tree of one origin peer, seen from here; indexed by the origin's short id.
@@ -202,6 +210,8 @@ pub mod upcall {
     pub const MISS: u32 = 1;
     /// A vxlan heartbeat (both inner MACs zero) that the kernel did not answer itself.
     pub const HEARTBEAT: u32 = 2;
+    /// A port's IP packet is larger than the path to its peer takes.
+    pub const TOO_BIG: u32 = 3;
 }
 
 /// Precedes the frame in a perf sample.

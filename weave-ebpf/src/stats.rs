@@ -57,6 +57,8 @@ counters! {
         Contested = "contested-mac",
         /// Larger fan-out than the kernel copies to.
         Fanout = "fanout",
+        /// VXLAN from a neighbour whose frames must come encrypted.
+        Unsealed = "unsealed",
     }
 }
 

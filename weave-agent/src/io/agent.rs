@@ -31,7 +31,7 @@ use super::store::{self, State};
 use super::targets::{self, Typed};
 use super::troubles::Troubles;
 use crate::config::Config;
-use crate::datapath::{Action, Op, PortId, Upcall};
+use crate::datapath::{Action, Op, PortId, Source, Upcall};
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
 use crate::{Time, dns, ipam, switch};
@@ -150,7 +150,7 @@ impl Agent {
     pub fn adopt(&mut self, ports: &[Port]) {
         if let Some(adopted) = self.carrier.adopted() {
             // The switch orders only what differs: these ways would never be watched otherwise.
-            for &(remote, _, local) in &adopted.sources {
+            for &(remote, Source { local, .. }) in &adopted.sources {
                 self.set_way(remote, Some(local));
             }
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
@@ -268,6 +268,8 @@ impl Agent {
                 Output::Answer { request, result } => self.asks.end(self.clock.now(), request, result),
                 Output::Store { number, snapshot } => self.store(number, &snapshot),
                 Output::Zone(zone) => drop(self.zone.send_replace(zone)),
+                // Until it is wired.
+                Output::Sleeve(_) => {}
                 Output::Keep(kept) => drop(self.by_hand.send_replace(kept)),
             }
         }
@@ -297,7 +299,7 @@ impl Agent {
 
     fn order(&mut self, op: &Op) {
         if let Op::SetSource { remote, neighbour } = op {
-            self.set_way(*remote, neighbour.map(|(_, local)| local));
+            self.set_way(*remote, neighbour.map(|source| source.local));
         }
         self.carrier.apply(op);
     }

@@ -7,7 +7,9 @@
 //! |---|---|---|
 //! | mesh | switch | a new view, links up and down, `macs` that another peer announced |
 //! | mesh | ipam, dns | a new view, what their replicas at other peers say |
+//! | mesh | sessions | links up and down, what a neighbour told us over its link |
 //! | switch | mesh | tunnels up and down, `macs` to announce |
+//! | sessions | mesh | what to tell a neighbour |
 //! | ipam, dns | mesh | what they tell their replicas |
 
 mod macs;
@@ -25,8 +27,9 @@ use crate::dns::Dns;
 use crate::ipam::Ipam;
 use crate::mesh::{Channel, Mesh};
 use crate::peer::PeerName;
+use crate::sleeve::Sessions;
 use crate::switch::Switch;
-use crate::{Time, dns, ipam, mesh, switch};
+use crate::{Time, dns, ipam, mesh, sleeve, switch};
 
 /// The gossip channel of [`Ipam`].
 const IPAM: &str = "ipam";
@@ -38,6 +41,8 @@ pub enum Input {
     Mesh(mesh::Input),
     /// To the switch: upcalls, ports, flows.
     Switch(switch::Input),
+    /// What the sleeve heard of a neighbour.
+    Sleeve(sleeve::Heard),
     /// To the keeper of addresses, if there is one: requests, owners that are gone, what is on disk.
     Ipam(ipam::Input),
     /// To the keeper of names, if there is one: containers that come and go.
@@ -67,6 +72,8 @@ pub enum Output {
     },
     /// What names are answered from now on.
     Zone(Arc<dns::Zone>),
+    /// An order to `io::sleeve`.
+    Sleeve(sleeve::Op),
     /// Names given by hand, to be on disk.
     Keep(Vec<dns::Kept>),
 }
@@ -102,6 +109,7 @@ pub struct Status {
 pub struct Router {
     mesh: Mesh,
     switch: Switch,
+    sessions: Sessions,
     ipam: Option<Ipam>,
     dns: Option<Dns>,
     outputs: VecDeque<Output>,
@@ -116,7 +124,9 @@ impl Router {
             ipam.handle(Time::ZERO, ipam::Input::Targets(config.mesh.targets.len()));
         }
         Self {
-            mesh: Mesh::new(config.mesh, seed),
+            // What the mesh draws is seen on the wire: the keys must not follow from it.
+            sessions: Sessions::new(rng.random()),
+            mesh: Mesh::new(config.mesh, rng.random()),
             switch: Switch::new(config.switch),
             ipam,
             dns: config.dns.map(Dns::new),
@@ -129,6 +139,8 @@ impl Router {
         match input {
             Input::Mesh(input) => self.mesh.handle(now, input),
             Input::Switch(input) => self.switch.handle(now, input),
+            Input::Sleeve(sleeve::Heard::Worn(session)) => self.sessions.handle(now, sleeve::Input::Worn(session)),
+            Input::Sleeve(heard) => self.switch.handle(now, switch::Input::Sleeve(heard)),
             Input::Ipam(input) => self.tell_ipam(now, input),
             Input::Dns(input) => self.tell_dns(now, input),
         }
@@ -139,6 +151,7 @@ impl Router {
     pub fn handle_timeout(&mut self, now: Time) {
         self.mesh.handle_timeout(now);
         self.switch.handle_timeout(now);
+        self.sessions.handle_timeout(now);
         if let Some(ipam) = &mut self.ipam {
             ipam.handle_timeout(now);
         }
@@ -157,7 +170,7 @@ impl Router {
     pub fn poll_timeout(&self) -> Option<Time> {
         let ipam = self.ipam.as_ref().and_then(Ipam::poll_timeout);
         let dns = self.dns.as_ref().and_then(Dns::poll_timeout);
-        [self.mesh.poll_timeout(), self.switch.poll_timeout(), ipam, dns].into_iter().flatten().min()
+        [self.mesh.poll_timeout(), self.switch.poll_timeout(), self.sessions.poll_timeout(), ipam, dns].into_iter().flatten().min()
     }
 
     /// For `weave-agent status`.
@@ -189,6 +202,8 @@ impl Router {
                 self.take_from_mesh(now, output);
             } else if let Some(output) = self.switch.poll_output() {
                 self.take_from_switch(now, output);
+            } else if let Some(output) = self.sessions.poll_output() {
+                self.take_from_sessions(now, output);
             } else if let Some(output) = self.ipam.as_mut().and_then(Ipam::poll_output) {
                 self.take_from_ipam(now, output);
             } else if let Some(output) = self.dns.as_mut().and_then(Dns::poll_output) {
@@ -204,17 +219,23 @@ impl Router {
             mesh::Output::View(view) => {
                 self.tell_ipam(now, ipam::Input::View(view.clone()));
                 self.tell_dns(now, dns::Input::View(view.clone()));
+                self.sessions.handle(now, sleeve::Input::View(view.clone()));
                 self.switch.handle(now, switch::Input::View(view));
             }
-            mesh::Output::LinkUp(neighbour) => self.switch.handle(now, switch::Input::LinkUp(neighbour)),
-            mesh::Output::LinkDown { peer } => self.switch.handle(now, switch::Input::LinkDown(peer)),
+            mesh::Output::LinkUp(neighbour) => {
+                self.sessions.handle(now, sleeve::Input::LinkUp(neighbour.clone()));
+                self.switch.handle(now, switch::Input::LinkUp(neighbour));
+            }
+            mesh::Output::LinkDown { peer } => {
+                self.sessions.handle(now, sleeve::Input::LinkDown(peer));
+                self.switch.handle(now, switch::Input::LinkDown(peer));
+            }
             mesh::Output::Delivered { channel, from, payload } if macs::is_channel(&channel) => self.announced(now, from, &payload),
             mesh::Output::Targets(targets) => {
                 self.tell_ipam(now, ipam::Input::Targets(targets.len()));
                 self.outputs.push_back(Output::Mesh(mesh::Output::Targets(targets)));
             }
-            // Until the sleeve has sessions to speak of.
-            mesh::Output::Told { .. } => {}
+            mesh::Output::Told { peer, payload } => self.sessions.handle(now, sleeve::Input::Told { peer, payload }),
             mesh::Output::Delivered { channel, from, payload } if channel.0 == IPAM => {
                 self.tell_ipam(now, ipam::Input::Delivered { from, payload });
             }
@@ -228,12 +249,20 @@ impl Router {
     fn take_from_switch(&mut self, now: Time, output: switch::Output) {
         match output {
             switch::Output::Op(op) => self.outputs.push_back(Output::Datapath(op)),
+            switch::Output::Sleeve(op) => self.outputs.push_back(Output::Sleeve(op)),
             switch::Output::Tunnel { peer, up } => self.mesh.handle(now, mesh::Input::Tunnel { peer, up }),
             switch::Output::Announce(list) => {
                 for payload in macs::encode(&list) {
                     self.mesh.handle(now, mesh::Input::Broadcast { channel: macs::channel(), payload });
                 }
             }
+        }
+    }
+
+    fn take_from_sessions(&mut self, now: Time, output: sleeve::Output) {
+        match output {
+            sleeve::Output::Op(op) => self.outputs.push_back(Output::Sleeve(op)),
+            sleeve::Output::Tell { peer, payload } => self.mesh.handle(now, mesh::Input::Tell { peer, payload }),
         }
     }
 

@@ -3,12 +3,37 @@
 //! A session is one direction. Its receiver makes number and key (as with an IPsec SPI), accepts datagrams with it and
 //! tells the sender over the link. So no key is ever used by two senders, nor by two incarnations of one.
 
+mod sessions;
+
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+pub use self::sessions::{Input, LIFETIME, OVERLAP, Output, Sessions};
+
+/// The largest datagram (UDP payload) that every path takes until one is measured: an IPv6 path's least 1,280 bytes
+/// without headers and a tunnel or two.
+pub const SAFE_DATAGRAM: u16 = 1172;
+
+/// Of IPv4 (RFC 791, without options) and UDP (RFC 768).
+const UDP_IPV4: u16 = 28;
+/// What VXLAN adds to an inner packet: outer headers and the inner Ethernet header.
+const VXLAN: u16 = 50;
+/// What stands around one frame's packet in a datagram: session and counter, tag, kind, frame's own header, Ethernet.
+pub const OVERHEAD: u16 = 12 + 16 + 1 + 6 + 14;
+
+/// The largest datagram on a route where VXLAN takes inner packets of this size.
+pub const fn datagram_of(vxlan_mtu: u16) -> u16 {
+    vxlan_mtu.saturating_add(VXLAN - UDP_IPV4)
+}
+
+/// The largest inner packet that goes in one datagram of this size.
+pub const fn inner_mtu(datagram: u16) -> u16 {
+    datagram.saturating_sub(OVERHEAD)
+}
 
 /// What seals a session's datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -12,9 +12,10 @@ use super::status::Location;
 use super::{Config, Input, Output, Switch};
 use crate::Time;
 use crate::addr::Mac;
-use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, PeerRoute, PortId, Upcall};
+use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, PeerRoute, PortId, Source, Upcall};
 use crate::mesh::{Neighbour, PeerView, View};
 use crate::peer::{PeerName, ShortId};
+use crate::sleeve;
 
 pub(super) const US: u16 = 1;
 
@@ -85,10 +86,12 @@ pub(super) struct Bench {
     pub(super) flows: BTreeMap<FlowKey, Action>,
     pub(super) slots: BTreeMap<ShortId, PeerRoute>,
     pub(super) trees: BTreeMap<ShortId, (Option<Ipv4Addr>, Vec<ShortId>)>,
-    pub(super) sources: BTreeMap<Ipv4Addr, (ShortId, Ipv4Addr)>,
+    pub(super) sources: BTreeMap<Ipv4Addr, Source>,
     pub(super) flood_ports: Vec<PortId>,
     /// Neighbours that answer heartbeats of up to so many bytes.
     pub(super) answering: BTreeMap<Ipv4Addr, u16>,
+    /// Neighbours whose sleeve answers datagrams of up to so many bytes.
+    pub(super) sleeves: BTreeMap<Ipv4Addr, u16>,
     /// Everything that came out since last cleared.
     pub(super) outputs: Vec<Output>,
 }
@@ -106,6 +109,7 @@ impl Bench {
             sources: BTreeMap::new(),
             flood_ports: Vec::new(),
             answering: BTreeMap::new(),
+            sleeves: BTreeMap::new(),
             outputs: Vec::new(),
         }
     }
@@ -158,8 +162,12 @@ impl Bench {
 
     fn drain(&mut self) {
         while let Some(output) = self.switch.poll_output() {
-            if let Output::Op(op) = &output {
-                self.obey(op.clone());
+            match &output {
+                Output::Op(op) => self.obey(op.clone()),
+                Output::Sleeve(sleeve::Op::Probe { neighbour, heartbeat, datagram }) => {
+                    self.answer_sleeve(*neighbour, heartbeat, *datagram)
+                }
+                _ => {}
             }
             self.outputs.push(output);
         }
@@ -178,6 +186,14 @@ impl Bench {
             Op::SetSource { remote, neighbour: None } => drop(self.sources.remove(&remote)),
             Op::Heartbeat { remote, datagram, .. } => self.answer(remote, &datagram),
             Op::SetSelf(_) | Op::Execute(..) => {}
+        }
+    }
+
+    /// The neighbour's sleeve, at once.
+    fn answer_sleeve(&mut self, neighbour: Ipv4Addr, heartbeat: &Bytes, datagram: u16) {
+        if self.sleeves.get(&neighbour).is_some_and(|path| datagram <= *path) {
+            let heard = sleeve::Heard::Reply { neighbour, heartbeat: heartbeat.clone(), datagram };
+            self.switch.handle(self.now, Input::Sleeve(heard));
         }
     }
 

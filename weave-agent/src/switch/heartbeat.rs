@@ -81,6 +81,20 @@ impl Heartbeat {
         bytes.into()
     }
 
+    /// What the sleeve sends and gets back in its place, whatever the size.
+    pub(super) fn token(&self) -> Bytes {
+        let numbers = [self.connection.to_be_bytes(), u64::from(self.sequence).to_be_bytes(), self.sent_ns.to_be_bytes()];
+        numbers.concat().into()
+    }
+
+    /// The reply of this size that came with a token.
+    pub(super) fn from_token(token: &[u8], size: u16) -> Option<Self> {
+        let token: &[u8; 24] = token.try_into().ok()?;
+        let number = |at: usize| Some(u64::from_be_bytes(*token.get(at..)?.first_chunk()?));
+        let (connection, sequence, sent_ns) = (number(0)?, u32::try_from(number(8)?).ok()?, number(16)?);
+        Some(Self { kind: HEARTBEAT_REPLY, connection, sequence, sent_ns, size })
+    }
+
     /// Reads an inner frame.
     ///
     /// # Errors

@@ -86,6 +86,7 @@ impl Switch {
         self.start(now);
         match input {
             Input::Upcall(Upcall::Miss { key, frame }) => self.miss(now, &key, frame),
+            Input::Upcall(Upcall::TooBig { key, frame }) => self.too_big(&key, &frame),
             Input::Upcall(Upcall::Heartbeat { key, frame }) => self.heartbeat(now, &key, &frame),
             Input::PortAdded(port) => self.port_added(port),
             Input::PortRemoved(port) => self.port_removed(port),
@@ -95,6 +96,7 @@ impl Switch {
             Input::LinkUp(neighbour) => self.link_up(now, neighbour),
             Input::LinkDown(name) => self.link_down(name),
             Input::RouteMtu { remote, mtu } => self.route_mtu(now, remote, mtu),
+            Input::Sleeve(heard) => self.sleeve_heard(now, &heard),
             Input::Announced { peer, macs } => self.announced(now, peer, &macs),
         }
     }
@@ -128,7 +130,7 @@ impl Switch {
     /// When to call [`handle_timeout`](Self::handle_timeout) next; `None` before the first input.
     pub fn poll_timeout(&self) -> Option<Time> {
         let settles = self.settles?;
-        let tunnels = self.tunnels.values().map(Tunnel::due);
+        let tunnels = self.tunnels.values().filter_map(Tunnel::due);
         let settles = (!self.settled).then_some(settles);
         tunnels.chain(settles).chain(self.fdb.next_release()).chain(self.announcer.due()).chain(self.introduction).chain([self.sweep]).min()
     }

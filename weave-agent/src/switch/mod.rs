@@ -2,6 +2,7 @@
 
 mod ageing;
 mod announce;
+mod choice;
 mod config;
 mod decide;
 mod directory;
@@ -17,7 +18,9 @@ mod recency;
 mod routes;
 mod status;
 mod tables;
+mod too_big;
 mod tunnel;
+mod way;
 
 #[cfg(test)]
 mod bench;
@@ -34,9 +37,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::addr::Mac;
-use crate::datapath::{FlowEntry, Op, PeerRoute, PortId, Upcall};
+use crate::datapath::{FlowEntry, Op, PeerRoute, PortId, Source, Upcall};
 use crate::mesh::{Neighbour, View};
 use crate::peer::{PeerName, ShortId};
+use crate::sleeve;
 
 /// What happens to the switch.
 #[derive(Clone, Debug)]
@@ -64,6 +68,8 @@ pub enum Input {
         /// Bytes, without the inner Ethernet header.
         mtu: u16,
     },
+    /// The sleeve heard of a neighbour.
+    Sleeve(sleeve::Heard),
     /// Another peer learned a MAC on one of its ports ([`Output::Announce`] there).
     Announced {
         /// Who.
@@ -85,8 +91,8 @@ pub struct Adopted {
     pub short: Option<ShortId>,
     /// Valid peer slots.
     pub slots: Vec<(ShortId, PeerRoute)>,
-    /// Neighbours: outer address, short id, our address.
-    pub sources: Vec<(Ipv4Addr, ShortId, Ipv4Addr)>,
+    /// Neighbours by outer address.
+    pub sources: Vec<(Ipv4Addr, Source)>,
     /// Broadcast trees: origin, parent, hops; empty ones may be left out.
     pub trees: Vec<Tree>,
     /// Ports that get copies of floods.
@@ -98,6 +104,8 @@ pub struct Adopted {
 pub enum Output {
     /// An order to the datapath.
     Op(Op),
+    /// An order to the sleeve.
+    Sleeve(sleeve::Op),
     /// The tunnel to a neighbour began to work or stopped.
     Tunnel {
         /// Which neighbour.

@@ -10,9 +10,10 @@ use super::heartbeat::Heartbeat;
 use super::tunnel::Tunnel;
 use super::{Output, Switch};
 use crate::Time;
-use crate::datapath::Op;
+use crate::datapath::{Op, TunnelKind};
 use crate::mesh::{Neighbour, View};
 use crate::peer::{PeerName, ShortId};
+use crate::sleeve;
 
 impl Switch {
     pub(super) fn link_up(&mut self, now: Time, neighbour: Neighbour) {
@@ -64,10 +65,13 @@ impl Switch {
     pub(super) fn beat(&mut self, now: Time) {
         let mut due = Vec::new();
         for (name, tunnel) in &mut self.tunnels {
-            due.extend(tunnel.poll(now).into_iter().map(|heartbeat| (*name, heartbeat)));
+            due.extend(tunnel.poll(now).into_iter().map(|(kind, heartbeat)| (*name, kind, heartbeat)));
         }
-        for (name, heartbeat) in due {
-            self.send_heartbeat(name, &heartbeat);
+        for (name, kind, heartbeat) in due {
+            match kind {
+                TunnelKind::Vxlan => self.send_heartbeat(name, &heartbeat),
+                TunnelKind::Sleeve => self.probe_sleeve(name, &heartbeat),
+            }
         }
     }
 
@@ -76,6 +80,23 @@ impl Switch {
         let Neighbour { local, remote, port, .. } = tunnel.neighbour;
         let datagram = heartbeat.datagram(self.neighbour_short(name, tunnel), self.short);
         self.order(Op::Heartbeat { local, remote, port, datagram });
+    }
+
+    fn probe_sleeve(&mut self, name: PeerName, heartbeat: &Heartbeat) {
+        let Some(tunnel) = self.tunnels.get(&name) else { return };
+        let neighbour = tunnel.remote();
+        self.out.push_back(Output::Sleeve(sleeve::Op::Probe { neighbour, heartbeat: heartbeat.token(), datagram: heartbeat.size }));
+    }
+
+    /// The sleeve heard of a neighbour.
+    pub(super) fn sleeve_heard(&mut self, now: Time, heard: &sleeve::Heard) {
+        let sleeve::Heard::Reply { neighbour, heartbeat, datagram } = heard else { return };
+        let reply = Heartbeat::from_token(heartbeat, *datagram);
+        let mut from = self.tunnels.values_mut().filter(|tunnel| tunnel.remote() == *neighbour);
+        if !reply.is_some_and(|reply| from.any(|tunnel| tunnel.answer(now, TunnelKind::Sleeve, &reply))) {
+            self.counters.bad_heartbeats += 1;
+        }
+        self.notice_tunnels();
     }
 
     /// A neighbour's short id as the mesh has it now, or as it was when the link came up.
@@ -98,7 +119,7 @@ impl Switch {
         }
         if heartbeat.is_reply() {
             let mut from = self.tunnels.values_mut().filter(|tunnel| tunnel.remote() == outer_src(key));
-            return from.any(|tunnel| tunnel.answer(now, &heartbeat));
+            return from.any(|tunnel| tunnel.answer(now, TunnelKind::Vxlan, &heartbeat));
         }
         let from = self.tunnels.iter().find(|(_, tunnel)| tunnel.remote() == outer_src(key)).map(|(name, _)| *name);
         from.inspect(|name| self.send_heartbeat(*name, &heartbeat.reply())).is_some()
@@ -108,6 +129,12 @@ impl Switch {
     pub(super) fn notice_tunnels(&mut self) {
         let mut changed = false;
         for (&peer, tunnel) in &mut self.tunnels {
+            let datagram = tunnel.datagram();
+            if datagram != tunnel.told_datagram {
+                tunnel.told_datagram = datagram;
+                let (neighbour, datagram) = (tunnel.remote(), datagram.unwrap_or(sleeve::SAFE_DATAGRAM));
+                self.out.push_back(Output::Sleeve(sleeve::Op::Path { neighbour, datagram }));
+            }
             let route = tunnel.route();
             if route == tunnel.told {
                 continue;

@@ -1,7 +1,8 @@
 //! The largest inner packet that gets to a neighbour and back, found with heartbeats of that size.
 //!
 //! What the route says is tried first and then taken as proven until a later heartbeat of that size fails. If it does, a
-//! binary search goes down from it. A smaller size than the route's is tried to be raised once a minute.
+//! binary search goes down from it; as soon as one size gets through that is used, and raised as larger ones do. A
+//! smaller size than the route's is tried to be raised once a minute.
 
 use std::collections::VecDeque;
 
@@ -17,8 +18,8 @@ const TRIES: u8 = 3;
 const PACE: Time = Time::from_millis(100);
 /// A try is over after this, however long the round trip.
 const PATIENCE: Time = Time::from_secs(2);
-/// Between proofs of what was proven.
-const PROOF: Time = Time::from_secs(10);
+/// Between proofs of what was proven. A path that narrows is a black hole for large packets until the next, and 0.3 s.
+const PROOF: Time = Time::from_millis(1500);
 /// Until all is tried again when not even the floor got through.
 const RETRY: Time = Time::from_secs(1);
 /// Between attempts to raise.
@@ -93,6 +94,11 @@ impl PathMtu {
         self.phase != Phase::Rest
     }
 
+    /// What was proven has failed, and what works in its place is not known to the byte.
+    pub(super) fn is_searching(&self) -> bool {
+        self.phase == Phase::Search
+    }
+
     /// The route takes `ceiling` now.
     pub(super) fn set_ceiling(&mut self, now: Time, ceiling: u16) {
         let ceiling = ceiling.clamp(FLOOR, CEILING);
@@ -143,6 +149,8 @@ impl PathMtu {
                 Phase::Proof => self.conclude(now, Some(size)),
                 Phase::Search => {
                     self.good = size;
+                    // Anything that works is better than what has failed.
+                    self.proven = self.proven.map(|proven| if proven >= self.bad { size } else { proven.max(size) });
                     self.next(now);
                 }
             }
@@ -255,7 +263,8 @@ mod tests {
         let mut mtu = PathMtu::new(Time::ZERO, 1450);
         run(&mut mtu, 0, 5000, 1450);
         let changes = run(&mut mtu, 5000, 25_000, 1400);
-        assert!(matches!(changes[..], [(..16_000, Some(1400))]), "{changes:?}");
+        assert!(matches!(changes[..], [(..7000, Some(1000)), .., (..11_000, Some(1400))]), "{changes:?}");
+        assert!(changes.is_sorted(), "{changes:?}");
         let changes = run(&mut mtu, 25_000, 100_000, 1450);
         assert!(matches!(changes[..], [(_, Some(1450))]), "{changes:?}");
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Switch;
 use super::tables::{Tables, Tree};
 use super::tunnel::Tunnel;
-use crate::datapath::{Op, PeerRoute};
-use crate::mesh::{PeerView, View};
+use crate::datapath::{Op, PeerRoute, Source};
+use crate::mesh::{Neighbour, PeerView, View};
 use crate::peer::{PeerName, ShortId};
 
 impl Switch {
@@ -35,11 +35,7 @@ impl Switch {
 
     fn wanted(&self) -> Tables {
         let mut tables = Tables {
-            sources: self
-                .tunnels
-                .iter()
-                .map(|(name, tunnel)| (tunnel.remote(), (self.neighbour_short(*name, tunnel), tunnel.neighbour.local)))
-                .collect(),
+            sources: self.tunnels.iter().map(|(name, tunnel)| (tunnel.remote(), self.source_of(*name, tunnel))).collect(),
             flood_ports: self.ports.clone(),
             ..Tables::default()
         };
@@ -51,6 +47,11 @@ impl Switch {
             }
         }
         tables
+    }
+
+    fn source_of(&self, name: PeerName, tunnel: &Tunnel) -> Source {
+        let Neighbour { local, sealed, .. } = tunnel.neighbour;
+        Source { short: self.neighbour_short(name, tunnel), local, sealed }
     }
 
     fn slots(&self, view: &View) -> BTreeMap<ShortId, PeerRoute> {

@@ -9,7 +9,7 @@ use super::Switch;
 use super::flows::Source;
 use crate::Time;
 use crate::addr::Mac;
-use crate::datapath::{PeerRoute, PortId};
+use crate::datapath::{PeerRoute, PortId, TunnelKind};
 use crate::peer::{PeerName, ShortId};
 
 /// Names and addresses are shown as people write them.
@@ -126,6 +126,10 @@ pub struct PeerStatus {
 pub struct TunnelStatus {
     /// Whether frames get through.
     pub state: TunnelState,
+    /// What carries frames.
+    pub by: Option<TunnelKind>,
+    /// Why that is not the kernel's tunnel, for people.
+    pub why: Option<String>,
     /// Whether there is a link beside it.
     pub linked: bool,
     /// Largest inner packet proven to get through, bytes; 0 before any was.
@@ -176,6 +180,10 @@ pub struct Counters {
     pub announced: u64,
     /// MACs not announced because there were too many.
     pub unannounced: u64,
+    /// Frames larger than their path takes whose senders were told so.
+    pub too_big: u64,
+    /// Frames larger than their path takes that were cut.
+    pub fragmented: u64,
     /// Frames dropped by a decision that is not cached.
     pub dropped: u64,
     /// Heartbeats that were no answer to ours, or nonsense.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use weave_ebpf::flow::MAX_FANOUT;
 
 use super::Adopted;
-use crate::datapath::{Op, PeerRoute, PortId};
+use crate::datapath::{Op, PeerRoute, PortId, Source};
 use crate::peer::ShortId;
 
 /// One broadcast tree: parent and hops.
@@ -20,7 +20,7 @@ pub(super) struct Tree {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tables {
     pub(super) slots: BTreeMap<ShortId, PeerRoute>,
-    pub(super) sources: BTreeMap<Ipv4Addr, (ShortId, Ipv4Addr)>,
+    pub(super) sources: BTreeMap<Ipv4Addr, Source>,
     /// By origin; an empty tree is none.
     pub(super) trees: BTreeMap<ShortId, Tree>,
     pub(super) flood_ports: BTreeSet<PortId>,
@@ -30,7 +30,7 @@ impl From<Adopted> for Tables {
     fn from(adopted: Adopted) -> Self {
         Self {
             slots: adopted.slots.into_iter().collect(),
-            sources: adopted.sources.into_iter().map(|(remote, short, local)| (remote, (short, local))).collect(),
+            sources: adopted.sources.into_iter().collect(),
             trees: adopted.trees.into_iter().map(|(origin, parent, hops)| (origin, Tree { parent, hops })).collect(),
             flood_ports: adopted.flood_ports.into_iter().collect(),
         }

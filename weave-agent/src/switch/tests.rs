@@ -11,8 +11,8 @@ use super::status::Location;
 use super::{Adopted, Input, Output};
 use crate::Time;
 use crate::addr::Mac;
-use crate::datapath::{Action, Egress, Op, PeerRoute, PortId, Upcall};
-use crate::mesh::View;
+use crate::datapath::{Action, Egress, Op, PeerRoute, PortId, Source, TunnelKind, Upcall};
+use crate::mesh::{Neighbour, View};
 
 const LOCAL: Location = Location::Port(PortId(11));
 
@@ -330,19 +330,23 @@ fn a_flow_the_datapath_lost_is_forgotten_and_one_it_should_not_have_is_removed()
     assert_eq!(bench.switch.flows.iter().count(), 0);
 }
 
+fn source() -> Source {
+    Source { short: short(2), local: address(US), sealed: false }
+}
+
 /// What a datapath kept over a restart: two ports, neighbour 2 as parent of its own tree, and us flooding to it.
 fn kept(bench: &mut Bench) {
-    let route = PeerRoute { remote: address(2), local: address(US), port: 6784, mtu: 1450 };
+    let route = PeerRoute { remote: address(2), local: address(US), port: 6784, mtu: 1450, tunnel: TunnelKind::Vxlan };
     let tree = (short(2), Some(address(2)), vec![]);
     bench.input(Input::Adopted(Adopted {
         short: Some(short(US)),
         slots: vec![(short(2), route)],
-        sources: vec![(address(2), short(2), address(US))],
+        sources: vec![(address(2), source())],
         trees: vec![tree.clone(), (short(US), None, vec![short(2)])],
         flood_ports: vec![PortId(11), PortId(12)],
     }));
     bench.slots.insert(short(2), route);
-    bench.sources.insert(address(2), (short(2), address(US)));
+    bench.sources.insert(address(2), source());
     bench.trees = [(short(2), (tree.1, tree.2)), (short(US), (None, vec![short(2)]))].into();
     bench.flood_ports = vec![PortId(11), PortId(12)];
 }
@@ -436,4 +440,48 @@ fn status_shows_where_everything_is() {
     view.peers.get_mut(&name(4)).unwrap().next_hop = Some(name(2));
     bench.view(view);
     insta::assert_snapshot!(serde_json::to_string_pretty(&bench.switch.status(bench.now)).unwrap());
+}
+
+#[test]
+fn when_the_kernels_tunnel_dies_the_sleeve_carries_within_two_seconds_and_no_flow_is_lost() {
+    let mut bench = Bench::settled();
+    bench.sleeves.insert(address(2), 1472);
+    bench.miss(remote(2, 2, mac(9), Mac::BROADCAST));
+    bench.miss(local(11, mac(1), mac(9)));
+    bench.pass(5000);
+    assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Vxlan);
+    bench.answering.remove(&address(2));
+    let flows = bench.flows.clone();
+    bench.outputs.clear();
+    bench.pass(2000);
+    assert_eq!((bench.slots[&short(2)].tunnel, bench.slots[&short(2)].remote), (TunnelKind::Sleeve, address(2)));
+    assert_eq!(bench.flows, flows);
+    assert!(!bench.outputs.iter().any(|output| matches!(output, Output::Tunnel { .. })), "the edge never went");
+    bench.pass(10_000);
+    let status = bench.switch.status(bench.now);
+    let tunnel = status.peers[0].tunnel.clone().unwrap();
+    assert_eq!(tunnel.why.unwrap(), "vxlan unanswered for 12 s, UDP 6784 blocked?");
+    bench.answering.insert(address(2), 1450);
+    bench.pass(4000);
+    assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Sleeve, "not yet");
+    bench.pass(5000);
+    assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Vxlan);
+}
+
+#[test]
+fn what_must_be_sealed_never_goes_by_the_kernels_tunnel() {
+    let mut bench = Bench::new(|_| {});
+    bench.answering.insert(address(2), 1450);
+    bench.sleeves.insert(address(2), 1472);
+    bench.input(Input::LinkUp(Neighbour { sealed: true, ..neighbour(2) }));
+    bench.view(full_mesh(&[2]));
+    bench.pass(20_000);
+    assert!(bench.sources[&address(2)].sealed);
+    assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Sleeve);
+    assert!(!bench.outputs.iter().any(|output| matches!(output, Output::Op(Op::Heartbeat { .. }))));
+    bench.sleeves.remove(&address(2));
+    bench.pass(20_000);
+    assert!(
+        !bench.outputs.iter().any(|output| matches!(output, Output::Op(Op::SetPeer(_, Some(PeerRoute { tunnel: TunnelKind::Vxlan, .. })))))
+    );
 }

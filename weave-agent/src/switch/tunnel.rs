@@ -1,17 +1,17 @@
-//! The tunnel to one neighbour: up while small heartbeats are answered and a size is proven.
-//!
-//! A tunnel that only small packets get through would be a black hole for the rest, so it is not up before a heartbeat
-//! of full size, or of the size that a quick search finds, was answered.
+//! The tunnel to one neighbour: the kernel's VXLAN while that works and may be used, the sleeve else. Both are probed all
+//! the time.
 
 use std::net::Ipv4Addr;
 
+use super::choice::{Choice, Works};
 use super::heartbeat::Heartbeat;
-use super::liveness::Liveness;
-use super::path_mtu::PathMtu;
+use super::path_mtu::FLOOR;
 use super::status::{TunnelState, TunnelStatus};
+use super::way::Way;
 use crate::Time;
-use crate::datapath::PeerRoute;
+use crate::datapath::{PeerRoute, TunnelKind};
 use crate::mesh::Neighbour;
+use crate::sleeve;
 
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -20,29 +20,35 @@ pub(super) struct Tunnel {
     pub(super) linked: bool,
     /// The route by it as of when the rest of the switch last looked; some if it was up then.
     pub(super) told: Option<PeerRoute>,
+    /// The sleeve's datagram size as of then.
+    pub(super) told_datagram: Option<u16>,
     /// Of the link before this one: heartbeats may be under way with it.
     previous: u64,
-    sequence: u32,
-    liveness: Liveness,
-    path: PathMtu,
+    /// `None` if it may not be used: what goes there must be sealed.
+    vxlan: Option<Way>,
+    /// Measured in bytes of UDP payload. `None` if the neighbour has none.
+    sleeve: Option<Way>,
+    choice: Choice,
 }
 
 impl Tunnel {
+    /// `route_mtu`: the largest inner packet that VXLAN takes along the underlay's route.
     pub(super) fn new(now: Time, neighbour: Neighbour, route_mtu: u16) -> Self {
         Self {
             previous: neighbour.connection,
+            vxlan: (!neighbour.sealed).then(|| Way::new(now, route_mtu)),
+            sleeve: (neighbour.sleeve_port != 0).then(|| Way::new(now, sleeve::datagram_of(route_mtu))),
             neighbour,
             linked: true,
             told: None,
-            sequence: 0,
-            liveness: Liveness::new(now),
-            path: PathMtu::new(now, route_mtu),
+            told_datagram: None,
+            choice: Choice::new(now),
         }
     }
 
     /// A new link to the same neighbour. The tunnel goes on as it is if it has the same two ends.
     pub(super) fn relink(&mut self, now: Time, neighbour: Neighbour, route_mtu: u16) {
-        let ends = |n: &Neighbour| (n.local, n.remote, n.port);
+        let ends = |n: &Neighbour| (n.local, n.remote, n.port, n.sleeve_port, n.sealed);
         if ends(&neighbour) == ends(&self.neighbour) {
             self.previous = self.neighbour.connection;
             self.neighbour = neighbour;
@@ -52,65 +58,93 @@ impl Tunnel {
         }
     }
 
+    fn ways(&self) -> impl Iterator<Item = &Way> {
+        self.vxlan.iter().chain(&self.sleeve)
+    }
+
     pub(super) fn is_up(&self) -> bool {
-        self.liveness.is_alive() && self.path.proven().is_some()
+        self.route().is_some()
     }
 
     /// It worked, and does no more.
     pub(super) fn is_dead(&self) -> bool {
-        self.liveness.is_dead()
+        self.ways().any(Way::is_dead) && !self.ways().any(Way::is_alive)
     }
 
     /// Nothing speaks for it: no link, and no answers.
     pub(super) fn is_abandoned(&self) -> bool {
-        !self.linked && !self.liveness.is_alive()
+        !self.linked && !self.ways().any(Way::is_alive)
     }
 
-    pub(super) fn due(&self) -> Time {
-        let path = self.liveness.is_answered().then(|| self.path.due());
-        path.map_or(self.liveness.due(), |path| path.min(self.liveness.due()))
+    pub(super) fn due(&self) -> Option<Time> {
+        self.ways().map(Way::due).chain(self.choice.due(self.works())).min()
+    }
+
+    fn works(&self) -> Works {
+        Works { vxlan: self.vxlan.as_ref().map(Way::is_up), sleeve: self.sleeve.as_ref().is_some_and(Way::is_up) }
+    }
+
+    /// Chooses between what works; to be called when anything may have changed.
+    pub(super) fn choose(&mut self, now: Time) {
+        let works = self.works();
+        self.choice.update(now, works);
     }
 
     /// The heartbeats that are due.
-    pub(super) fn poll(&mut self, now: Time) -> Vec<Heartbeat> {
-        let mut heartbeats = Vec::new();
-        let was_dead = self.liveness.is_dead();
-        if self.liveness.poll(now, self.sequence, self.path.is_busy() && self.liveness.is_answered()) {
-            heartbeats.push(self.request(now, 0));
+    pub(super) fn poll(&mut self, now: Time) -> Vec<(TunnelKind, Heartbeat)> {
+        let connection = self.neighbour.connection;
+        let mut due = Vec::new();
+        for (kind, way) in [(TunnelKind::Vxlan, &mut self.vxlan), (TunnelKind::Sleeve, &mut self.sleeve)] {
+            let heartbeats = way.iter_mut().flat_map(|way| way.poll(now, connection));
+            due.extend(heartbeats.map(|heartbeat| (kind, heartbeat)));
         }
-        if self.liveness.is_dead() && !was_dead {
-            self.path.forget(now);
-        }
-        if self.liveness.is_answered()
-            && let Some(size) = self.path.poll(now, self.sequence, self.liveness.last_answer(), self.liveness.rtt())
-        {
-            heartbeats.push(self.request(now, size));
-        }
-        heartbeats
+        self.choose(now);
+        due
     }
 
-    fn request(&mut self, now: Time, size: u16) -> Heartbeat {
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
-        Heartbeat::request(self.neighbour.connection, sequence, now.as_nanos() as u64, size)
-    }
-
-    /// Takes a reply; false if it answers nothing that was asked.
-    pub(super) fn answer(&mut self, now: Time, reply: &Heartbeat) -> bool {
+    /// Takes a reply of this size; false if it answers nothing that was asked.
+    pub(super) fn answer(&mut self, now: Time, kind: TunnelKind, reply: &Heartbeat) -> bool {
         if reply.connection != self.neighbour.connection && reply.connection != self.previous {
             return false;
         }
-        self.path.answer(now, reply.sequence, reply.size) || self.liveness.answer(now, reply.sequence)
+        let way = match kind {
+            TunnelKind::Vxlan => &mut self.vxlan,
+            TunnelKind::Sleeve => &mut self.sleeve,
+        };
+        let taken = way.as_mut().is_some_and(|way| way.answer(now, reply.sequence, reply.size));
+        self.choose(now);
+        taken
     }
 
     pub(super) fn set_route_mtu(&mut self, now: Time, mtu: u16) {
-        self.path.set_ceiling(now, mtu);
+        if let Some(vxlan) = &mut self.vxlan {
+            vxlan.set_ceiling(now, mtu);
+        }
+        if let Some(sleeve) = &mut self.sleeve {
+            sleeve.set_ceiling(now, sleeve::datagram_of(mtu));
+        }
     }
 
     /// How a slot that points to this neighbour looks.
     pub(super) fn route(&self) -> Option<PeerRoute> {
         let Neighbour { remote, local, port, .. } = self.neighbour;
-        self.path.proven().filter(|_| self.liveness.is_alive()).map(|mtu| PeerRoute { remote, local, port, mtu })
+        let tunnel = self.choice.current()?;
+        let mtu = match tunnel {
+            TunnelKind::Vxlan => self.vxlan.as_ref()?.mtu()?,
+            TunnelKind::Sleeve => sleeve::inner_mtu(self.datagram()?),
+        };
+        Some(PeerRoute { remote, local, port, mtu, tunnel })
+    }
+
+    /// What the way in use takes is being found out.
+    pub(super) fn is_measuring(&self) -> bool {
+        let way = if self.choice.current() == Some(TunnelKind::Sleeve) { &self.sleeve } else { &self.vxlan };
+        way.as_ref().is_some_and(|way| way.path().is_searching())
+    }
+
+    /// The largest datagram that the sleeve's path takes, if that is known.
+    pub(super) fn datagram(&self) -> Option<u16> {
+        self.sleeve.as_ref()?.path().proven()
     }
 
     pub(super) const fn remote(&self) -> Ipv4Addr {
@@ -118,18 +152,39 @@ impl Tunnel {
     }
 
     pub(super) fn status(&self, now: Time) -> TunnelStatus {
+        let route = self.route();
+        let by = route.map(|route| route.tunnel);
+        let way = if by == Some(TunnelKind::Sleeve) { self.sleeve.as_ref() } else { self.vxlan.as_ref().or(self.sleeve.as_ref()) };
+        let liveness = way.map(Way::liveness);
         TunnelStatus {
-            state: match (self.is_up(), self.liveness.is_dead()) {
-                (true, _) => TunnelState::Up,
-                (false, true) => TunnelState::Down,
-                (false, false) => TunnelState::Starting,
+            state: match (by, self.is_dead()) {
+                (Some(_), _) => TunnelState::Up,
+                (None, true) => TunnelState::Down,
+                (None, false) => TunnelState::Starting,
             },
+            by,
+            why: self.why(now, by),
             linked: self.linked,
-            mtu: self.path.proven().unwrap_or(0),
-            rtt_us: self.liveness.rtt().map(|rtt| rtt.as_micros() as u64),
-            last_answer_ms: self.liveness.last_answer().map(|at| now.saturating_sub(at).as_millis() as u64),
-            lost: self.liveness.lost(),
+            mtu: route.map_or(0, |route| route.mtu),
+            rtt_us: liveness.and_then(|liveness| Some(liveness.rtt()?.as_micros() as u64)),
+            last_answer_ms: liveness.and_then(|liveness| Some(now.saturating_sub(liveness.last_answer()?).as_millis() as u64)),
+            lost: liveness.map_or(0, |liveness| liveness.lost()),
         }
+    }
+
+    /// Why the kernel's tunnel does not carry, for people.
+    fn why(&self, now: Time, by: Option<TunnelKind>) -> Option<String> {
+        if by == Some(TunnelKind::Vxlan) {
+            return None;
+        }
+        let Some(vxlan) = &self.vxlan else { return Some("it must be encrypted".to_owned()) };
+        let port = self.neighbour.port;
+        Some(match vxlan.liveness().last_answer() {
+            None => format!("vxlan never answered, UDP {port} blocked?"),
+            Some(_) if vxlan.is_up() => "vxlan works again, for how long?".to_owned(),
+            Some(_) if vxlan.is_alive() => format!("vxlan takes no packet of {FLOOR} bytes"),
+            Some(last) => format!("vxlan unanswered for {} s, UDP {port} blocked?", now.saturating_sub(last).as_secs()),
+        })
     }
 }
 
@@ -146,7 +201,7 @@ mod tests {
             local: Ipv4Addr::new(10, 0, 0, 1),
             remote: Ipv4Addr::new(10, 0, 0, 2),
             port: 6784,
-            sleeve_port: 6783,
+            sleeve_port: 0,
             aes: true,
             sealed: false,
             outbound: true,
@@ -158,9 +213,9 @@ mod tests {
         let was = tunnel.is_up();
         for ms in from..to {
             let now = Time::from_millis(ms);
-            for request in tunnel.poll(now) {
+            for (kind, request) in tunnel.poll(now) {
                 if request.size <= path {
-                    assert!(tunnel.answer(now, &request.reply()));
+                    assert!(tunnel.answer(now, kind, &request.reply()));
                 }
             }
             if tunnel.is_up() != was {
@@ -208,9 +263,9 @@ mod tests {
     #[test]
     fn a_reply_with_another_connection_or_repeated_is_refused() {
         let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450);
-        let request = tunnel.poll(Time::ZERO)[0];
-        assert!(!tunnel.answer(Time::ZERO, &Heartbeat { connection: 8, ..request.reply() }));
-        assert!(tunnel.answer(Time::ZERO, &request.reply()));
-        assert!(!tunnel.answer(Time::ZERO, &request.reply()));
+        let (kind, request) = tunnel.poll(Time::ZERO)[0];
+        assert!(!tunnel.answer(Time::ZERO, kind, &Heartbeat { connection: 8, ..request.reply() }));
+        assert!(tunnel.answer(Time::ZERO, kind, &request.reply()));
+        assert!(!tunnel.answer(Time::ZERO, kind, &request.reply()));
     }
 }

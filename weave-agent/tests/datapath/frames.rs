@@ -2,8 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use weave_agent::datapath::Frame;
-use weave_agent::frame::{VIRTIO_HEADER_LEN, ones_complement_sum, virtio_header};
+use weave_agent::frame::ones_complement_sum;
 use weave_ebpf::vxlan::{self, Fields, OUTER};
 
 use crate::wires::{LOCAL, TUNNEL_PORT, neighbour_mac};
@@ -76,11 +75,6 @@ pub(crate) fn tcp(src: u8, dst: [u8; 6], len: usize) -> Vec<u8> {
     frame.extend([0, 0]);
     frame.resize(len, src);
     frame
-}
-
-/// What a kernel hands over beside such a frame.
-pub(crate) fn virtio(frame: &[u8], gso_size: u16) -> [u8; VIRTIO_HEADER_LEN] {
-    virtio_header(&Frame { bytes: frame.to_vec().into(), gso_size })
 }
 
 /// The TCP checksum is right.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use tokio::time::timeout;
 use weave_agent::addr::Mac;
-use weave_agent::datapath::{Action, FlowEntry, Frame, Op, PeerRoute, PortId, Upcall};
+use weave_agent::datapath::{Action, FlowEntry, Frame, Op, PeerRoute, PortId, Source, TunnelKind, Upcall};
 use weave_agent::io::datapath::ebpf::{Ebpf, Options};
 use weave_agent::io::datapath::userspace::Userspace;
 use weave_agent::io::datapath::{Datapath, NextHop, Upcalls};
@@ -94,7 +94,7 @@ impl Host {
             let (remote, underlay) = (address(peer), usize::from(address(peer).octets()[1]));
             let local = LOCAL[underlay].into();
             self.set_peer(peer, peer);
-            self.op(Op::SetSource { remote, neighbour: Some((short(peer), local)) });
+            self.op(Op::SetSource { remote, neighbour: Some(Source { short: short(peer), local: local, sealed: false }) });
             if peer != 4 {
                 let (ifindex, source) = (self.wires.underlay[underlay], Mac(self.wires.underlay_mac[underlay]));
                 let hop = NextHop { ifindex, source, next_hop: Mac(neighbour_mac(remote.octets())) };
@@ -109,7 +109,7 @@ impl Host {
     pub(crate) fn set_peer(&mut self, peer: u16, by: u16) {
         let remote = address(by);
         let local = LOCAL[usize::from(remote.octets()[1])].into();
-        self.op(Op::SetPeer(short(peer), Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: MTU })));
+        self.op(Op::SetPeer(short(peer), Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: MTU, tunnel: TunnelKind::Vxlan })));
     }
 
     pub(crate) fn ports(&self) -> Vec<PortId> {

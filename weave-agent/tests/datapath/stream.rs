@@ -9,7 +9,7 @@ use std::thread;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use weave_agent::addr::Mac;
-use weave_agent::datapath::{Action, Op, PeerRoute, PortId};
+use weave_agent::datapath::{Action, Op, PeerRoute, PortId, Source, TunnelKind};
 use weave_agent::io::datapath::{Datapath, NextHop, Upcalls};
 use weave_ebpf::flow::{FlowKey, INGRESS_TUNNEL, vni};
 
@@ -120,8 +120,8 @@ fn tell(kind: Kind, own: u8, pins: &Path) -> (Box<dyn Datapath>, Upcalls) {
     let back = FlowKey { ingress: INGRESS_TUNNEL, vni, outer_src: remote.octets(), src: mac(1, other), dst: mac(1, own) };
     for op in [
         Op::SetSelf(short(own.into())),
-        Op::SetPeer(peer, Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 1_550 })),
-        Op::SetSource { remote, neighbour: Some((peer, local)) },
+        Op::SetPeer(peer, Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 1_550, tunnel: TunnelKind::Vxlan })),
+        Op::SetSource { remote, neighbour: Some(Source { short: peer, local: local, sealed: false }) },
         Op::Install(out, Action::Peer(peer)),
         Op::Install(back, Action::Port(PortId(port))),
     ] {

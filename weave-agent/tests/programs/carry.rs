@@ -75,6 +75,10 @@ impl Carrier<'_> {
             Verdict::Port { .. } => forwarded(REDIRECT, given, given.bytes),
             Verdict::Peer { to, origin } => match egress_of(network_size(&given, 0), memory, to, NO_UPSTREAM) {
                 Ok(slot) => self.send(given, &slot, tunnel_vni(to, origin)),
+                Err(DropReason::TooBig) => match fastpath::too_big(&given, memory, &memory.config, ingress) {
+                    Verdict::Upcall { kind, key } => upcall(given, kind, key, 0),
+                    _ => self.drop(DropReason::TooBig.index()),
+                },
                 Err(reason) => self.drop(reason.index()),
             },
             Verdict::Flood { origin } => self.flood_from_port(given, origin),

@@ -124,7 +124,7 @@ fn fill(maps: &mut Maps) {
     maps.set_config(&Config { epoch: 1, short: OWN, port: TUNNEL_PORT.into(), features: feature::DECAP_IPV6, ..Config::default() });
     maps.set_peer(PEER, &path(REMOTE));
     maps.set_peer(THIRD, &path([10, 0, 0, 3]));
-    maps.set_source(REMOTE, &Source { local: LOCAL[0], short: PEER });
+    maps.set_source(REMOTE, &Source { local: LOCAL[0], short: PEER, flags: 0 });
     let flow = |action, target| Flow { epoch: 1, action, target, flags: port::REDIRECT_PEER, ..Flow::default() };
     // A test run without a context comes in by the loopback interface, 1.
     let local = |src, dst| FlowKey { ingress: 1, vni: 0, outer_src: [0; 4], src, dst };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use weave_agent::addr::Mac;
-use weave_agent::datapath::{Action, Op, PeerRoute, PortId};
+use weave_agent::datapath::{Action, Op, PeerRoute, PortId, Source, TunnelKind};
 use weave_agent::io::datapath::ebpf::{Ebpf, NextHop, Options, Upcalls};
 use weave_agent::io::object::OBJECT;
 use weave_agent::peer::ShortId;
@@ -69,8 +69,8 @@ impl Host {
     fn neighbour(&mut self, peer: u16) {
         let (remote, underlay) = (address(peer), usize::from(address(peer).octets()[1]));
         let local = Ipv4Addr::from(LOCAL[underlay]);
-        self.op(Op::SetPeer(short(peer), Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 8_950 })));
-        self.op(Op::SetSource { remote, neighbour: Some((short(peer), local)) });
+        self.op(Op::SetPeer(short(peer), Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 8_950, tunnel: TunnelKind::Vxlan })));
+        self.op(Op::SetSource { remote, neighbour: Some(Source { short: short(peer), local, sealed: false }) });
         if DIRECT.contains(&peer) {
             let (ifindex, source) = (self.wires.underlay[underlay], Mac(self.wires.underlay_mac[underlay]));
             self.ebpf.set_next_hop(remote, Some(NextHop { ifindex, source, next_hop: Mac(neighbour_mac(remote.octets())) })).unwrap();

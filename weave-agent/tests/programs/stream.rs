@@ -8,7 +8,7 @@ use std::thread;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use weave_agent::addr::Mac;
-use weave_agent::datapath::{Action, Op, PeerRoute, PortId};
+use weave_agent::datapath::{Action, Op, PeerRoute, PortId, Source, TunnelKind};
 use weave_agent::io::datapath::ebpf::{Ebpf, NextHop, Options, Upcalls};
 use weave_agent::io::object::OBJECT;
 use weave_ebpf::flow::{FlowKey, INGRESS_TUNNEL, vni};
@@ -141,8 +141,8 @@ fn programs(own: u8, pins: &Path, direct: bool) -> (Ebpf, Upcalls) {
     let back = FlowKey { ingress: INGRESS_TUNNEL, vni, outer_src: remote.octets(), src: mac(1, other), dst: mac(1, own) };
     for op in [
         Op::SetSelf(short(own.into())),
-        Op::SetPeer(peer, Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 1_550 })),
-        Op::SetSource { remote, neighbour: Some((peer, local)) },
+        Op::SetPeer(peer, Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 1_550, tunnel: TunnelKind::Vxlan })),
+        Op::SetSource { remote, neighbour: Some(Source { short: peer, local, sealed: false }) },
         Op::Install(out, Action::Peer(peer)),
         Op::Install(back, Action::Port(PortId(port))),
     ] {

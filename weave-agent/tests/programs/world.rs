@@ -110,7 +110,7 @@ fn peer(rng: &mut StdRng, wires: &Wires, neighbours: &[Ipv4]) -> PeerSlot {
 
 fn source(rng: &mut StdRng, address: Ipv4) -> Source {
     let local = if rng.random_bool(0.9) { LOCAL[usize::from(address[1])] } else { [192, 0, 2, 1] };
-    Source { local, short: *SHORTS.choose(rng).unwrap() }
+    Source { local, short: *SHORTS.choose(rng).unwrap(), flags: u32::from(rng.random_bool(0.1)) }
 }
 
 fn tree(rng: &mut StdRng, neighbours: &[Ipv4]) -> Tree {

@@ -20,7 +20,7 @@ impl World {
                 Output::Datapath(op) => self.apply(host, op),
                 Output::Mesh(output) => self.act(host, output),
                 // Hosts in here have addresses of their own choice.
-                Output::Answer { .. } | Output::Store { .. } | Output::Zone(_) | Output::Keep(_) => {}
+                Output::Answer { .. } | Output::Store { .. } | Output::Zone(_) | Output::Keep(_) | Output::Sleeve(_) => {}
             }
         }
         let (now, offset, incarnation) = (self.now, self.hosts[host].offset, self.hosts[host].incarnation);

@@ -78,14 +78,19 @@ impl Kernel {
             Verdict::Drop(index) => self.dropped(index),
             Verdict::Port { flags, .. } if passing.on_underlay && !fastpath::delivers_directly(flags) => self.stack(passing),
             Verdict::Port { ifindex, .. } => self.deliver(PortId(ifindex), passing.frame).into_iter().collect(),
-            Verdict::Peer { to, origin } => match self.copy_to_peer(to, origin, passing) {
-                Ok(packet) => vec![packet],
-                Err(reason) => self.dropped(reason.index()),
+            Verdict::Peer { to, origin } => match (self.copy_to_peer(to, origin, passing), passing.ingress) {
+                (Ok(packet), _) => vec![packet],
+                (Err(DropReason::TooBig), Some(port)) => {
+                    let verdict = fastpath::too_big(passing.frame, self, &self.config, port.0);
+                    self.carry(verdict, passing)
+                }
+                (Err(reason), _) => self.dropped(reason.index()),
             },
             Verdict::Flood { origin } => self.flood(origin, passing),
             Verdict::Upcall { kind, key } => {
                 let bytes = Bytes::copy_from_slice(passing.frame);
                 vec![Effect::Upcall(match kind {
+                    upcall::TOO_BIG => Upcall::TooBig { key, frame: Frame { bytes, gso_size: 0 } },
                     upcall::HEARTBEAT => Upcall::Heartbeat { key, frame: bytes },
                     _ => Upcall::Miss { key, frame: Frame { bytes, gso_size: 0 } },
                 })]

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use weave_agent::Time;
-use weave_agent::datapath::PeerRoute;
+use weave_agent::datapath::{PeerRoute, Source, TunnelKind};
 use weave_agent::peer::{PeerName, ShortId};
 use weave_agent::router::Router;
 use weave_agent::switch::{self, Adopted};
-use weave_ebpf::flow::PeerSlot;
+use weave_ebpf::flow::{self, PeerSlot};
 use weave_ebpf::vxlan;
 
 use crate::kernel::{Kernel, TUNNEL_PORT};
@@ -61,7 +61,10 @@ impl Host {
             sources: kernel
                 .sources
                 .iter()
-                .filter_map(|(address, source)| Some(((*address).into(), short(source.short)?, source.local.into())))
+                .filter_map(|(address, source)| {
+                    let sealed = source.flags & flow::source::SEALED != 0;
+                    Some(((*address).into(), Source { short: short(source.short)?, local: source.local.into(), sealed }))
+                })
                 .collect(),
             trees: kernel
                 .trees
@@ -90,5 +93,7 @@ pub(crate) fn limits(state: &State) -> switch::Config {
 
 fn route(slot: &PeerSlot) -> Option<PeerRoute> {
     let path = vxlan::path(slot)?;
-    Some(PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: u16::try_from(path.mtu).ok()? })
+    let tunnel = if slot.flags & flow::slot::SLEEVE == 0 { TunnelKind::Vxlan } else { TunnelKind::Sleeve };
+    let mtu = path.mtu.try_into().unwrap_or(u16::MAX);
+    Some(PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu, tunnel })
 }

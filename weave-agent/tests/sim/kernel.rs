@@ -202,7 +202,7 @@ impl Tables for Kernel {
     fn source(&self, address: Ipv4) -> Option<Source> {
         match self.fault {
             Some(Break::TrustStrangers) => {
-                Some(self.sources.get(&address).copied().unwrap_or(Source { local: self.address.octets(), short: 0 }))
+                Some(self.sources.get(&address).copied().unwrap_or(Source { local: self.address.octets(), short: 0, flags: 0 }))
             }
             _ => self.sources.get(&address).copied(),
         }

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 
-use weave_agent::datapath::{Egress, Op, PeerRoute};
-use weave_ebpf::flow::{Ipv4, Mac, PeerSlot, Source, slot};
+use weave_agent::datapath::{self, Egress, Op, PeerRoute, TunnelKind};
+use weave_ebpf::flow::{Ipv4, Mac, PeerSlot, Source, slot, source};
 use weave_ebpf::vxlan::{self, Path};
 
 use crate::carry::Effect;
@@ -29,14 +29,14 @@ impl Kernel {
             Op::BumpEpoch => self.config.epoch += 1,
             Op::Execute(frame, ways) => return self.execute(&frame.bytes, &ways),
             Op::SetPeer(short, route) => self.set_peer(u32::from(short.get()), route),
-            Op::SetSource { remote, neighbour } => self.set_source(remote, neighbour.map(|(s, local)| (s.get(), local))),
+            Op::SetSource { remote, neighbour } => self.set_source(remote, neighbour),
             Op::SetTree { origin, parent, hops } => {
                 let hops = hops.iter().map(|hop| u32::from(hop.get())).collect();
                 self.trees.insert(u32::from(origin.get()), Tree { parent: parent.map(|address| address.octets()), hops });
             }
             Op::SetFloodPorts(ports) => self.flood_ports = ports,
             Op::Heartbeat { local, remote, port, datagram } => {
-                let route = PeerRoute { remote, local, port, mtu: 0 };
+                let route = PeerRoute { remote, local, port, mtu: 0, tunnel: TunnelKind::Vxlan };
                 return self.heartbeat(&self.slot(&route), &datagram).into_iter().collect();
             }
         }
@@ -77,10 +77,13 @@ impl Kernel {
         })
     }
 
-    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<(u16, Ipv4Addr)>) {
+    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) {
         let remote: Ipv4 = remote.octets();
         match neighbour {
-            Some((short, local)) => _ = self.sources.insert(remote, Source { local: local.octets(), short: u32::from(short) }),
+            Some(datapath::Source { short, local, sealed }) => {
+                let flags = if sealed { source::SEALED } else { 0 };
+                self.sources.insert(remote, Source { local: local.octets(), short: u32::from(short.get()), flags });
+            }
             None => _ = self.sources.remove(&remote),
         }
     }

@@ -396,7 +396,8 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         short: Some(state.short),
         port: CONTROL_PORT,
         tunnel_port: TUNNEL_PORT,
-        sleeve_port: CONTROL_PORT,
+        // There is none in here yet.
+        sleeve_port: 0,
         aes: true,
         passwords: Vec::new(),
         trusted_subnets: Vec::new(),

@@ -30,11 +30,20 @@ pub fn from_port(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
         Verdict::Port { ifindex, flags } => deliver(ifindex, flags),
         Verdict::Peer { to, origin } => match egress(network_size(skb, 0), to, NO_UPSTREAM) {
             Ok(slot) => send(skb, config, slot, tunnel_vni(to, origin)),
+            Err(DropReason::TooBig) => too_big(skb, config),
             Err(reason) => drop(skb, reason.index()),
         },
         Verdict::Flood { origin } => flood::from_port(skb, origin),
         Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
         Verdict::Reply { .. } => drop(skb, DropReason::Malformed.index()),
+    }
+}
+
+#[inline(always)]
+fn too_big(skb: &Skb, config: &Config) -> i32 {
+    match weave_ebpf::fastpath::too_big(skb, &Maps, config, skb.raw().ifindex) {
+        Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
+        _ => drop(skb, DropReason::TooBig.index()),
     }
 }
 

@@ -74,6 +74,12 @@ pub trait Datapath: Send {
     /// When it cannot be used.
     fn set_vxlan(&mut self, ifindex: u32) -> Result<()>;
 
+    /// The sleeve's TAP device: what it brings is taken, and slots whose tunnel is the sleeve point there.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    fn set_sleeve(&mut self, ifindex: u32) -> Result<()>;
+
     /// An address of ours has gone.
     fn address_gone(&mut self, address: Ipv4Addr);
 

@@ -46,6 +46,10 @@ impl Datapath for Ebpf {
         Self::set_vxlan(self, ifindex)
     }
 
+    fn set_sleeve(&mut self, ifindex: u32) -> Result<()> {
+        Self::set_sleeve(self, ifindex)
+    }
+
     fn address_gone(&mut self, address: Ipv4Addr) {
         self.heartbeats.address_gone(address);
     }

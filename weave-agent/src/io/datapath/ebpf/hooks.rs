@@ -72,6 +72,13 @@ pub(super) fn detach(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Resul
     if tcx { remove_pin(&pin) } else { detach_clsact(hook, ifindex, links) }
 }
 
+/// Forgets the links of all other interfaces that this hook had: they are gone, and took their programs along.
+pub(super) fn keep_only(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
+    let names = std::fs::read_dir(links).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let others = names.filter_map(|name| ifindex_of(&name, hook)).filter(|other| *other != ifindex);
+    others.collect::<Vec<_>>().into_iter().try_for_each(|other| detach(hook, other, links, tcx))
+}
+
 /// Takes off everything that `links` tells of.
 pub(super) fn detach_all(links: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(links) else {

@@ -21,6 +21,7 @@ use weave_ebpf::flow::{
     self, Bucket, Config, EXECUTE_MARK, FloodPorts, FlowKey, HEARTBEAT_BUCKET, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source,
     Tree, vni,
 };
+use weave_ebpf::sleeve;
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
@@ -31,7 +32,7 @@ use super::entry;
 pub use super::{Datapath, NextHop, Upcalls};
 use super::{UPCALL_BURST, UPCALL_RATE};
 use crate::addr::Mac;
-use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, PeerRoute, PortId};
+use crate::datapath::{self, Action, Egress, FlowEntry, Frame, Op, PeerRoute, PortId, TunnelKind};
 use crate::io::net::{Heartbeats, RawSender};
 use crate::peer::ShortId;
 use crate::switch::{self, Adopted};
@@ -62,6 +63,8 @@ pub struct Ebpf {
     ports: BTreeMap<PortId, bool>,
     routes: BTreeMap<ShortId, PeerRoute>,
     next_hops: BTreeMap<Ipv4Addr, NextHop>,
+    /// The sleeve's TAP device; zero without one.
+    sleeve: u32,
     crowded: Crowded,
     clock: KernelClock,
     frames: RawSender,
@@ -113,6 +116,7 @@ impl Ebpf {
             ports: BTreeMap::new(),
             routes: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            sleeve: 0,
             crowded: Crowded::default(),
             clock: KernelClock::new(),
             frames: RawSender::new().context("cannot open a packet socket")?,
@@ -140,6 +144,18 @@ impl Ebpf {
         }
         // Last: frames go there when it is ready for them.
         self.write_config()
+    }
+
+    /// The sleeve's TAP device: its program is put on it, and slots that an earlier agent's took frames for point there.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    pub fn set_sleeve(&mut self, ifindex: u32) -> Result<()> {
+        hooks::keep_only(Hook::Sleeve, ifindex, &self.links, self.tcx)?;
+        self.attach(Hook::Sleeve, ifindex)?;
+        self.sleeve = ifindex;
+        let routes: Vec<_> = self.routes().filter(|(_, route)| route.tunnel == TunnelKind::Sleeve).collect();
+        routes.into_iter().try_for_each(|(short, route)| self.write_slot(short, &route))
     }
 
     /// Carries out an order.
@@ -228,7 +244,10 @@ impl Ebpf {
             return Ok(None);
         }
         let short = |id: u32| ShortId::new(u16::try_from(id).ok()?);
-        let source = |(remote, source): ([u8; 4], Source)| Some((remote.into(), short(source.short)?, source.local.into()));
+        let source = |(remote, source): ([u8; 4], Source)| {
+            let sealed = source.flags & flow::source::SEALED != 0;
+            Some((remote.into(), datapath::Source { short: short(source.short)?, local: source.local.into(), sealed }))
+        };
         let flood_ports = self.tables.flood_ports.get(0)?;
         Ok(Some(Adopted {
             short: short(self.config.short),
@@ -334,19 +353,26 @@ impl Ebpf {
     }
 
     fn write_slot(&mut self, short: ShortId, route: &PeerRoute) -> Result<()> {
+        if route.tunnel == TunnelKind::Sleeve {
+            let slot = sleeve::slot(self.sleeve, route.remote.octets(), route.local.octets());
+            return self.tables.peers.set(short.get().into(), &slot);
+        }
         let next_hop = self.next_hops.get(&route.remote).map(|hop| (hop.ifindex, hop.source.0, hop.next_hop.0));
         let path =
             TunnelPath { local: route.local.octets(), remote: route.remote.octets(), port: route.port, mtu: route.mtu.into(), next_hop };
         self.tables.peers.set(short.get().into(), &vxlan::slot(&path))
     }
 
-    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<(ShortId, Ipv4Addr)>) -> Result<()> {
-        let Some((short, local)) = neighbour else {
+    fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) -> Result<()> {
+        let Some(datapath::Source { short, local, sealed }) = neighbour else {
             return self.tables.sources.remove(&remote.octets());
         };
         self.add_bucket(NEIGHBOUR_BUCKET | u32::from(short.get()))?;
         self.add_bucket(HEARTBEAT_BUCKET | u32::from(short.get()))?;
-        self.tables.sources.insert(&remote.octets(), &Source { local: local.octets(), short: short.get().into() })
+        self.tables.sources.insert(
+            &remote.octets(),
+            &Source { local: local.octets(), short: short.get().into(), flags: if sealed { flow::source::SEALED } else { 0 } },
+        )
     }
 
     fn add_bucket(&mut self, key: u32) -> Result<()> {
@@ -384,11 +410,12 @@ impl Ebpf {
     /// Learns what slots an earlier agent left, so that a next hop that changes finds them.
     fn adopt_routes(&mut self) -> Result<()> {
         for index in 0..SHORT_IDS {
-            let path = vxlan::path(&self.tables.peers.get(index)?);
-            let (Some(path), Some(short)) = (path, ShortId::new(index as u16)) else {
+            let slot = self.tables.peers.get(index)?;
+            let (Some(path), Some(short)) = (vxlan::path(&slot), ShortId::new(index as u16)) else {
                 continue;
             };
-            let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16 };
+            let tunnel = if slot.flags & flow::slot::SLEEVE == 0 { TunnelKind::Vxlan } else { TunnelKind::Sleeve };
+            let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16, tunnel };
             self.routes.insert(short, route);
             if let Some((ifindex, source, next_hop)) = path.next_hop {
                 self.next_hops.insert(route.remote, NextHop { ifindex, source: Mac(source), next_hop: Mac(next_hop) });

@@ -77,14 +77,6 @@ impl Userspace {
         Ok((opened, upcalls))
     }
 
-    /// Takes the frames that the sleeve opened from its TAP device, and gives it frames.
-    ///
-    /// # Errors
-    /// When the interface is gone or the kernel refuses.
-    pub fn attach_sleeve(&mut self, ifindex: u32) -> Result<()> {
-        self.attach(ifindex, true)
-    }
-
     fn attach(&mut self, ifindex: u32, sleeve: bool) -> Result<()> {
         self.shield(ifindex);
         let mut plane = self.shared.lock();
@@ -203,6 +195,18 @@ impl Datapath for Userspace {
     }
 
     fn set_vxlan(&mut self, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_sleeve(&mut self, ifindex: u32) -> Result<()> {
+        let mut plane = self.shared.lock();
+        for before in plane.sleeves().into_iter().filter(|before| *before != ifindex) {
+            plane.remove_port(before);
+            shield::lower(before);
+        }
+        drop(plane);
+        self.attach(ifindex, true)?;
+        self.shared.lock().tables().set_sleeve(ifindex);
         Ok(())
     }
 

@@ -111,6 +111,11 @@ impl Plane {
         Ok(Some(&self.carry.ports.entry(ifindex).or_insert(port).socket))
     }
 
+    /// The interfaces that the sleeve's frames came by.
+    pub(super) fn sleeves(&self) -> Vec<u32> {
+        self.carry.ports.iter().filter(|(_, port)| port.sleeve).map(|(&ifindex, _)| ifindex).collect()
+    }
+
     pub(super) fn remove_port(&mut self, ifindex: u32) {
         self.carry.tables.remove_bucket(ifindex);
         if let Some(port) = self.carry.ports.remove(&ifindex) {
@@ -166,7 +171,9 @@ impl Plane {
         let place = self.received.put(&frame.bytes).with_context(|| format!("a frame of {} bytes is too large", frame.bytes.len()))?;
         let virtio = Virtio::parse(virtio_header(frame));
         let moving = Moving { place, virtio, size: 0, upstream: NO_UPSTREAM, ttl: Some(TTL), ingress: 0 };
-        self.carry.to_peer(&mut self.received, moving, to.get().into(), origin.get().into());
+        if let Err(reason) = self.carry.to_peer(&mut self.received, moving, to.get().into(), origin.get().into()) {
+            self.carry.tables.drop(reason);
+        }
         self.carry.end(&self.received);
         Ok(())
     }
@@ -221,11 +228,23 @@ impl Carry {
         match verdict {
             Verdict::Drop(index) => self.tables.drop_index(index),
             Verdict::Port { ifindex, .. } => self.to_port(received, moving, ifindex),
-            Verdict::Peer { to, origin } => self.to_peer(received, moving, to, origin),
+            Verdict::Peer { to, origin } => match self.to_peer(received, moving, to, origin) {
+                Ok(()) => {}
+                Err(DropReason::TooBig) if moving.ingress != 0 => self.too_big(received, moving),
+                Err(reason) => self.tables.drop(reason),
+            },
             Verdict::Flood { origin } => self.flood(received, moving, origin),
             Verdict::Upcall { kind, key } => self.ask(received, moving, kind, key),
             // Neither is said of a frame without its outer headers.
             Verdict::Pass | Verdict::Reply { .. } => {}
+        }
+    }
+
+    fn too_big(&mut self, received: &Received, moving: Moving) {
+        let frame = View { bytes: received.get(moving.place), virtio: moving.virtio };
+        match fastpath::too_big(&frame, &self.tables, &self.tables.config, moving.ingress) {
+            Verdict::Upcall { kind, key } => self.ask(received, moving, kind, key),
+            _ => self.tables.drop(DropReason::TooBig),
         }
     }
 
@@ -245,8 +264,9 @@ impl Carry {
             return self.tables.drop(DropReason::HopLimit);
         }
         for i in 0..self.tables.hops(origin).len() {
-            if let Some(&hop) = self.tables.hops(origin).get(i) {
-                self.to_peer(received, moving, hop.into(), origin);
+            let Some(&hop) = self.tables.hops(origin).get(i) else { break };
+            if let Err(reason) = self.to_peer(received, moving, hop.into(), origin) {
+                self.tables.drop(reason);
             }
         }
     }
@@ -260,22 +280,15 @@ impl Carry {
         self.outbox.push(socket, &moving.virtio.bytes(), Body::Received(moving.place), None);
     }
 
-    fn to_peer(&mut self, received: &mut Received, mut moving: Moving, to: u32, origin: u32) {
-        let slot = match fastpath::egress_of(moving.size, &self.tables, to, moving.upstream) {
-            Ok(slot) => slot,
-            Err(reason) => return self.tables.drop(reason),
-        };
-        let Some(ttl) = moving.ttl else {
-            return self.tables.drop(DropReason::HopLimit);
-        };
+    fn to_peer(&mut self, received: &mut Received, mut moving: Moving, to: u32, origin: u32) -> Result<(), DropReason> {
+        let slot = fastpath::egress_of(moving.size, &self.tables, to, moving.upstream)?;
+        let ttl = moving.ttl.ok_or(DropReason::HopLimit)?;
         let vni = tunnel_vni(to, origin);
         if slot.flags & slot::SLEEVE != 0 {
             return self.into_sleeve(received, moving, &slot, vni, ttl);
         }
         // The port is in the template alone.
-        let Some(path) = vxlan::path(&slot) else {
-            return self.tables.drop(DropReason::NoRoute);
-        };
+        let path = vxlan::path(&slot).ok_or(DropReason::NoRoute)?;
         let datagram = Datagram { remote: slot.remote, port: path.port, local: slot.local, ttl, each: 0 };
         if moving.virtio.gso() != 0 {
             return self.send_cut(received, moving, vni, datagram);
@@ -284,14 +297,13 @@ impl Carry {
         self.make_room(received, 0);
         let socket = self.tunnel.sender(hash(received.get(moving.place)), false);
         self.outbox.push(socket, &vxlan_header(vni), Body::Received(moving.place), Some(datagram));
+        Ok(())
     }
 
     /// A large frame as segments, many of them in one piece for the kernel to take apart.
-    fn send_cut(&mut self, received: &Received, moving: Moving, vni: u32, datagram: Datagram) {
+    fn send_cut(&mut self, received: &Received, moving: Moving, vni: u32, datagram: Datagram) -> Result<(), DropReason> {
         let frame = received.get(moving.place);
-        let Some(cut) = Cut::new(frame, moving.virtio) else {
-            return self.tables.drop(DropReason::Kernel);
-        };
+        let cut = Cut::new(frame, moving.virtio).ok_or(DropReason::Kernel)?;
         let each = VXLAN + cut.segment_len();
         let most = if self.gso { (LARGEST / each).clamp(1, SEGMENTS) } else { 1 };
         let socket = self.tunnel.sender(hash(frame), self.gso);
@@ -309,12 +321,11 @@ impl Carry {
             self.outbox.push(socket, &[], Body::Made(made), Some(Datagram { each, ..datagram }));
             index += several;
         }
+        Ok(())
     }
 
-    fn into_sleeve(&mut self, received: &Received, moving: Moving, slot: &PeerSlot, vni: u32, ttl: u8) {
-        let Some(tap) = self.ports.get(&slot.ifindex).filter(|port| port.sleeve) else {
-            return self.tables.drop(DropReason::Kernel);
-        };
+    fn into_sleeve(&mut self, received: &Received, moving: Moving, slot: &PeerSlot, vni: u32, ttl: u8) -> Result<(), DropReason> {
+        let tap = self.ports.get(&slot.ifindex).filter(|port| port.sleeve).ok_or(DropReason::Kernel)?;
         let socket = tap.socket.as_raw_fd();
         self.tables.count(Counter::SleeveOut);
         let frame = received.get(moving.place);
@@ -324,6 +335,7 @@ impl Carry {
         head[VIRTIO_HEADER_LEN..].copy_from_slice(&Prefix { ttl, neighbour: slot.remote, vni }.bytes(kind));
         self.make_room(received, 0);
         self.outbox.push(socket, &head, Body::Received(moving.place), None);
+        Ok(())
     }
 
     /// A heartbeat request goes back as its reply.
@@ -343,6 +355,7 @@ impl Carry {
         let bytes = Bytes::copy_from_slice(frame.bytes);
         self.asked.push(match kind {
             upcall::HEARTBEAT => Upcall::Heartbeat { key, frame: bytes },
+            upcall::TOO_BIG => Upcall::TooBig { key, frame: Frame { bytes, gso_size: frame.gso_size() as u16 } },
             _ => Upcall::Miss { key, frame: Frame { bytes, gso_size: frame.gso_size() as u16 } },
         });
     }
