@@ -43,9 +43,8 @@ pub fn from_underlay(ctx: TcContext) -> i32 {
     let Some(config) = CONFIG.get(0) else {
         return TC_ACT_OK;
     };
-    // A heartbeat's kind is behind its inner header; the shortest frame has none.
+    // A heartbeat's kind is behind the inner header.
     skb.linearize((OUTER + HEARTBEAT_KIND + 1) as u32);
-    skb.linearize((OUTER + ETHERNET) as u32);
     let verdict = fastpath::from_underlay(&skb, &Maps, config);
     carry::from_underlay(&skb, config, verdict)
 }

@@ -14,3 +14,4 @@ mod speed;
 mod strangers;
 mod tampering;
 mod traces;
+mod userspace;

@@ -6,17 +6,20 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 #[path = "../programs/capture.rs"]
+#[expect(dead_code, reason = "not every test needs all of it")]
 mod capture;
 #[path = "../programs/place.rs"]
 #[expect(dead_code, reason = "not every test needs all of it")]
 mod place;
 #[path = "../programs/wires.rs"]
+#[expect(dead_code, reason = "not every test needs all of it")]
 mod wires;
 
 mod cases;
 mod frames;
 mod host;
 mod stream;
+mod tap;
 
 use host::{Host, Kind};
 
@@ -50,7 +53,8 @@ contract! {
         a_port_that_asks_too_often_is_refused_and_no_frame_is_uncounted;
     peers:
         a_frame_for_a_peer_is_on_the_wire_as_vxlan
-        a_frame_too_big_for_the_way_and_one_without_a_way_are_counted
+        a_frame_too_big_for_the_way_comes_up_or_is_counted
+        a_frame_without_a_way_is_counted
         a_changed_slot_moves_traffic_and_touches_no_flow
         an_unfinished_checksum_is_finished_before_the_wire
         a_frame_from_a_peer_goes_into_its_port
@@ -62,6 +66,12 @@ contract! {
         a_neighbour_s_flood_goes_to_every_port_and_on_along_its_tree
         a_flood_from_the_wrong_neighbour_goes_nowhere
         a_flood_that_was_relayed_too_often_ends_at_our_own_ports;
+    sleeve:
+        a_frame_for_a_sleeved_peer_comes_out_of_the_device_with_its_prefix
+        a_flood_has_a_copy_for_the_sleeve
+        what_the_sleeve_brings_goes_where_it_would_from_a_tunnel
+        a_large_segment_from_the_sleeve_arrives_in_one_piece
+        vxlan_from_a_neighbour_whose_frames_must_be_sealed_is_refused;
     orders:
         an_executed_frame_goes_by_every_way_it_was_told
         a_heartbeat_is_answered_without_the_switch

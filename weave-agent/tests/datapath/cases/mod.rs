@@ -5,3 +5,4 @@ pub(crate) mod flows;
 pub(crate) mod orders;
 pub(crate) mod peers;
 pub(crate) mod ports;
+pub(crate) mod sleeve;

@@ -1,6 +1,6 @@
 //! Peers, by their slots, and neighbours, by their outer addresses.
 
-use weave_agent::datapath::{Action, Op, Source};
+use weave_agent::datapath::{Action, Frame, Op, Source, Upcall};
 use weave_ebpf::flow::vni;
 use weave_ebpf::vxlan::{OUTER, RELAY_TTL, TTL};
 
@@ -22,11 +22,27 @@ pub(crate) async fn a_frame_for_a_peer_is_on_the_wire_as_vxlan(mut host: Host) {
     }
 }
 
-pub(crate) async fn a_frame_too_big_for_the_way_and_one_without_a_way_are_counted(mut host: Host) {
+/// Who sent it should be told, or it be cut: of IP, that is.
+pub(crate) async fn a_frame_too_big_for_the_way_comes_up_or_is_counted(mut host: Host) {
     let frame = udp_of(1, container(2), usize::from(MTU) + 15);
     host.cache(0, &frame, Action::Peer(short(2)));
     host.send_from(0, &frame);
+    let (key, bytes) = (host.port_key(0, &frame), frame.clone().into());
+    assert_eq!(host.upcalls(1).await, [Upcall::TooBig { key, frame: Frame { bytes, gso_size: 0 } }]);
+    assert_eq!(host.count("too-big"), 0);
+    let mut frame = frame;
+    frame[12..14].copy_from_slice(&[0x88, 0xb6]);
+    host.send_from(0, &frame);
     host.counts("too-big", 1);
+    host.expect(vec![]);
+    // What counts is the segment that is going to be made of it: 40 bytes of headers and the payload.
+    let large = tcp(1, container(2), 30_000);
+    host.send_large_from(0, &large, MTU - 39);
+    let seen = host.upcalls(1).await;
+    assert!(matches!(seen.as_slice(), [Upcall::TooBig { frame, .. }] if frame.gso_size == MTU - 39), "{} upcalls", seen.len());
+}
+
+pub(crate) async fn a_frame_without_a_way_is_counted(mut host: Host) {
     let frame = udp(1, container(2));
     host.cache(0, &frame, Action::Peer(short(77)));
     host.send_from(0, &frame);
