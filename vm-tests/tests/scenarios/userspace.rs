@@ -74,7 +74,7 @@ fn two_hosts_in_user_space_talk_and_the_exposed_host_and_names_are_reached() -> 
     lab.host(2)?.weave(["dns-add", "printer", "10.32.77.7"])?;
     let from = lab.container("h1c2")?;
     let asked = || Ok(from.exec(["dig", "+short", "+time=1", "+tries=1", "@169.254.83.53", "printer.weave.local"])?.trim() == "10.32.77.7");
-    wait_for("the name to be answered", SOON, asked)
+    wait_for("the name to be answered", SOON, asked).map(drop)
 }
 
 #[test]

@@ -190,10 +190,11 @@ impl Carry {
     /// One datagram: as the programs see it on the underlay, and, if they leave it to the stack, as on the vxlan device.
     fn from_tunnel(&mut self, received: &mut Received, place: Place, said: &Said) {
         let (tables, port) = (&self.tables, self.tables.config.port as u16);
-        let packet = Tunnelled::new(received.get(place), said, port);
+        let mut packet = Tunnelled::new(received.get(place), said, port);
         let place = place.after(VXLAN);
         let bytes = received.get(place);
         let virtio = unfinished(bytes, tables.peer(short_ids(packet.vni()).1));
+        packet.virtio = virtio;
         let frame = View { bytes, virtio };
         let size = network_size(&frame, 0);
         let verdict = match fastpath::from_underlay(&packet, tables, &tables.config) {
@@ -324,17 +325,29 @@ impl Carry {
         Ok(())
     }
 
-    fn into_sleeve(&mut self, received: &Received, moving: Moving, slot: &PeerSlot, vni: u32, ttl: u8) -> Result<(), DropReason> {
+    /// A large frame goes as its segments: the kernel would look for their headers where the prefix is.
+    fn into_sleeve(&mut self, received: &mut Received, mut moving: Moving, slot: &PeerSlot, vni: u32, ttl: u8) -> Result<(), DropReason> {
         let tap = self.ports.get(&slot.ifindex).filter(|port| port.sleeve).ok_or(DropReason::Kernel)?;
         let socket = tap.socket.as_raw_fd();
         self.tables.count(Counter::SleeveOut);
+        self.settle(received, &mut moving);
         let frame = received.get(moving.place);
         let kind = weave_ebpf::packet::ethertype(frame, 0).unwrap_or_default();
         let mut head = [0; VIRTIO_HEADER_LEN + PREFIX];
-        head[..VIRTIO_HEADER_LEN].copy_from_slice(&moving.virtio.behind(PREFIX as u16).bytes());
         head[VIRTIO_HEADER_LEN..].copy_from_slice(&Prefix { ttl, neighbour: slot.remote, vni }.bytes(kind));
-        self.make_room(received, 0);
-        self.outbox.push(socket, &head, Body::Received(moving.place), None);
+        if moving.virtio.gso() == 0 {
+            self.make_room(received, 0);
+            self.outbox.push(socket, &head, Body::Received(moving.place), None);
+            return Ok(());
+        }
+        let cut = Cut::new(frame, moving.virtio).ok_or(DropReason::Kernel)?;
+        for index in 0..cut.count() {
+            self.make_room(received, cut.segment_len());
+            let start = self.outbox.arena.len();
+            cut.write(index, &mut self.outbox.arena);
+            let made = Place { start, len: self.outbox.arena.len() - start };
+            self.outbox.push(socket, &head, Body::Made(made), None);
+        }
         Ok(())
     }
 
