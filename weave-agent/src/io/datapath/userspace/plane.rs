@@ -141,8 +141,8 @@ impl Plane {
             match sleeve {
                 _ if said.outgoing => {}
                 _ if said.truncated => self.carry.tables.drop(DropReason::TooBig),
-                true => self.carry.from_sleeve(&mut self.received, place, said.virtio),
-                false => self.carry.from_port(&mut self.received, ifindex, place, said.virtio),
+                true => self.carry.take_sleeve(&mut self.received, place, said.virtio),
+                false => self.carry.take_port(&mut self.received, ifindex, place, said.virtio),
             }
         }
         self.carry.end(&self.received);
@@ -156,7 +156,7 @@ impl Plane {
             let (mut rest, said) = self.received.datagram(i);
             let each = if said.each == 0 { rest.len } else { usize::from(said.each) };
             loop {
-                self.carry.from_tunnel(&mut self.received, rest.first(each), &said);
+                self.carry.take_tunnel(&mut self.received, rest.first(each), &said);
                 rest = rest.after(each);
                 if rest.len == 0 {
                     break;
@@ -171,7 +171,7 @@ impl Plane {
         let place = self.received.put(&frame.bytes).with_context(|| format!("a frame of {} bytes is too large", frame.bytes.len()))?;
         let virtio = Virtio::parse(virtio_header(frame));
         let moving = Moving { place, virtio, size: 0, upstream: NO_UPSTREAM, ttl: Some(TTL), ingress: 0 };
-        if let Err(reason) = self.carry.to_peer(&mut self.received, moving, to.get().into(), origin.get().into()) {
+        if let Err(reason) = self.carry.send_to_peer(&mut self.received, moving, to.get().into(), origin.get().into()) {
             self.carry.tables.drop(reason);
         }
         self.carry.end(&self.received);
@@ -180,7 +180,7 @@ impl Plane {
 }
 
 impl Carry {
-    fn from_port(&mut self, received: &mut Received, ingress: u32, place: Place, virtio: Virtio) {
+    fn take_port(&mut self, received: &mut Received, ingress: u32, place: Place, virtio: Virtio) {
         let frame = View { bytes: received.get(place), virtio };
         let verdict = fastpath::from_port(&frame, &self.tables, &self.tables.config, ingress);
         let size = network_size(&frame, 0);
@@ -188,7 +188,7 @@ impl Carry {
     }
 
     /// One datagram: as the programs see it on the underlay, and, if they leave it to the stack, as on the vxlan device.
-    fn from_tunnel(&mut self, received: &mut Received, place: Place, said: &Said) {
+    fn take_tunnel(&mut self, received: &mut Received, place: Place, said: &Said) {
         let (tables, port) = (&self.tables, self.tables.config.port as u16);
         let mut packet = Tunnelled::new(received.get(place), said, port);
         let place = place.after(VXLAN);
@@ -213,7 +213,7 @@ impl Carry {
         self.obey(received, verdict, moving);
     }
 
-    fn from_sleeve(&mut self, received: &mut Received, place: Place, virtio: Virtio) {
+    fn take_sleeve(&mut self, received: &mut Received, place: Place, virtio: Virtio) {
         let whole = View { bytes: received.get(place), virtio };
         let Some(prefix) = Prefix::parse(&whole) else {
             return self.tables.drop(DropReason::Malformed);
@@ -228,8 +228,8 @@ impl Carry {
     fn obey(&mut self, received: &mut Received, verdict: Verdict, moving: Moving) {
         match verdict {
             Verdict::Drop(index) => self.tables.drop_index(index),
-            Verdict::Port { ifindex, .. } => self.to_port(received, moving, ifindex),
-            Verdict::Peer { to, origin } => match self.to_peer(received, moving, to, origin) {
+            Verdict::Port { ifindex, .. } => self.send_to_port(received, moving, ifindex),
+            Verdict::Peer { to, origin } => match self.send_to_peer(received, moving, to, origin) {
                 Ok(()) => {}
                 Err(DropReason::TooBig) if moving.ingress != 0 => self.too_big(received, moving),
                 Err(reason) => self.tables.drop(reason),
@@ -257,7 +257,7 @@ impl Carry {
         }
         for i in 0..self.tables.flood_ports.len() {
             match self.tables.flood_ports.get(i) {
-                Some(&port) if port != moving.ingress => self.to_port(received, moving, port),
+                Some(&port) if port != moving.ingress => self.send_to_port(received, moving, port),
                 _ => {}
             }
         }
@@ -266,13 +266,13 @@ impl Carry {
         }
         for i in 0..self.tables.hops(origin).len() {
             let Some(&hop) = self.tables.hops(origin).get(i) else { break };
-            if let Err(reason) = self.to_peer(received, moving, hop.into(), origin) {
+            if let Err(reason) = self.send_to_peer(received, moving, hop.into(), origin) {
                 self.tables.drop(reason);
             }
         }
     }
 
-    fn to_port(&mut self, received: &Received, moving: Moving, ifindex: u32) {
+    fn send_to_port(&mut self, received: &Received, moving: Moving, ifindex: u32) {
         let Some(port) = self.ports.get(&ifindex) else {
             return self.tables.drop(DropReason::Kernel);
         };
@@ -281,12 +281,12 @@ impl Carry {
         self.outbox.push(socket, &moving.virtio.bytes(), Body::Received(moving.place), None);
     }
 
-    fn to_peer(&mut self, received: &mut Received, mut moving: Moving, to: u32, origin: u32) -> Result<(), DropReason> {
+    fn send_to_peer(&mut self, received: &mut Received, mut moving: Moving, to: u32, origin: u32) -> Result<(), DropReason> {
         let slot = fastpath::egress_of(moving.size, &self.tables, to, moving.upstream)?;
         let ttl = moving.ttl.ok_or(DropReason::HopLimit)?;
         let vni = tunnel_vni(to, origin);
         if slot.flags & slot::SLEEVE != 0 {
-            return self.into_sleeve(received, moving, &slot, vni, ttl);
+            return self.send_to_sleeve(received, moving, &slot, vni, ttl);
         }
         // The port is in the template alone.
         let path = vxlan::path(&slot).ok_or(DropReason::NoRoute)?;
@@ -326,7 +326,14 @@ impl Carry {
     }
 
     /// A large frame goes as its segments: the kernel would look for their headers where the prefix is.
-    fn into_sleeve(&mut self, received: &mut Received, mut moving: Moving, slot: &PeerSlot, vni: u32, ttl: u8) -> Result<(), DropReason> {
+    fn send_to_sleeve(
+        &mut self,
+        received: &mut Received,
+        mut moving: Moving,
+        slot: &PeerSlot,
+        vni: u32,
+        ttl: u8,
+    ) -> Result<(), DropReason> {
         let tap = self.ports.get(&slot.ifindex).filter(|port| port.sleeve).ok_or(DropReason::Kernel)?;
         let socket = tap.socket.as_raw_fd();
         self.tables.count(Counter::SleeveOut);
