@@ -24,10 +24,12 @@ fn rules(config: &LabConfig) -> String {
     format!(
         "table netdev lab {{
             set cuts {{ type ipv4_addr . ipv4_addr; }}
+            set blocks {{ type ipv4_addr . ipv4_addr . inet_service; }}
             chain wire {{
                 type filter hook ingress devices = {{ {ports} }} priority {PRIORITY}; policy accept;
                 ip saddr . ip daddr @cuts drop
                 arp saddr ip . arp daddr ip @cuts drop
+                ip saddr . ip daddr . udp dport @blocks drop
             }}
         }}\n"
     )
@@ -42,6 +44,21 @@ pub(crate) fn cut(config: &LabConfig, a: u8, b: u8) -> Result<()> {
 /// Lets everything between two hosts through again.
 pub(crate) fn mend(config: &LabConfig, a: u8, b: u8) -> Result<()> {
     config.wire().nft(&format!("delete element netdev lab cuts {{ {} }}\n", pairs(config, a, b)))
+}
+
+/// Drops UDP to this port between two hosts, both ways.
+pub(crate) fn block(config: &LabConfig, a: u8, b: u8, port: u16) -> Result<()> {
+    ensure!(config.underlay != Underlay::Direct, "nothing stands between two hosts on one cable: use a flat or routed underlay to block");
+    config.wire().nft(&format!("add element netdev lab blocks {{ {} }}\n", to_port(&pairs(config, a, b), port)))
+}
+
+/// Lets it through again.
+pub(crate) fn unblock(config: &LabConfig, a: u8, b: u8, port: u16) -> Result<()> {
+    config.wire().nft(&format!("delete element netdev lab blocks {{ {} }}\n", to_port(&pairs(config, a, b), port)))
+}
+
+fn to_port(pairs: &str, port: u16) -> String {
+    pairs.split(", ").map(|pair| format!("{pair} . {port}")).collect::<Vec<_>>().join(", ")
 }
 
 fn pairs(config: &LabConfig, a: u8, b: u8) -> String {

@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::node::Node;
 use crate::place::overlay_address;
-use crate::{Host, LabConfig, Place, Record, agent, cut, is_root, lab_dir, underlay, wait_for};
+use crate::{Host, LabConfig, Place, Record, agent, cut, is_root, lab_dir, nat, underlay, wait_for};
 
 /// What takes milliseconds may take seconds on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -114,6 +114,29 @@ impl Lab {
             cut::mend(self.config(), a, b)?;
         }
         self.record.write()
+    }
+
+    /// Drops UDP to this port between two hosts on the wire, both ways, as a firewall would.
+    pub fn block(&self, a: u8, b: u8, port: u16) -> Result<()> {
+        let (a, b) = self.pair(a, b)?;
+        cut::block(self.config(), a, b, port)
+    }
+
+    /// Undoes [`Lab::block`].
+    pub fn unblock(&self, a: u8, b: u8, port: u16) -> Result<()> {
+        let (a, b) = self.pair(a, b)?;
+        cut::unblock(self.config(), a, b, port)
+    }
+
+    /// Puts a host of a routed underlay behind a NAT: it reaches the others by the router's address and by these ports of
+    /// it, and is reached by what answers it. Saying it again with other ports rebinds what there is.
+    pub fn masquerade(&self, host: u8, ports: std::ops::RangeInclusive<u16>) -> Result<()> {
+        nat::masquerade(self.config(), host, ports)
+    }
+
+    /// Runs a command where the wires meet: on the switch or router.
+    pub fn on_wire<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<String> {
+        self.config().wire().output(words)
     }
 
     /// Pulls a host's cable out at the far end: the host sees the carrier go.

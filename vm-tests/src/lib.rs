@@ -20,6 +20,7 @@ mod agent;
 mod config;
 mod cut;
 mod lab;
+mod nat;
 mod netns;
 mod node;
 mod place;

@@ -1,5 +1,6 @@
 //! Network namespaces with names under /run/netns.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -60,6 +61,14 @@ impl Netns {
     /// Runs lines of `ip` commands (without the word `ip`) in this namespace.
     pub(crate) fn ip(&self, lines: &str) -> Result<()> {
         feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines)
+    }
+
+    /// Runs a command in this namespace and returns what it said.
+    pub(crate) fn output<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<String> {
+        let mut words = words.into_iter();
+        let mut command = Command::new(words.next().context("no command")?);
+        self.enter(&mut command)?;
+        output(command.args(words))
     }
 
     /// Runs a script of `nft` in this namespace.

@@ -59,6 +59,7 @@ pub fn debian_package(program: &str) -> Option<&'static str> {
     Some(match program {
         "ip" | "tc" | "bridge" => "iproute2",
         "nft" => "nftables",
+        "conntrack" => "conntrack",
         "ping" => "iputils-ping",
         "iperf3" => "iperf3",
         "tcpdump" => "tcpdump",

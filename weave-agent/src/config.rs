@@ -3,11 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::dns::Domain;
 use crate::ipam::{self, Init};
+use crate::password::Password;
 use crate::peer::PeerName;
 
 /// TCP port of the mesh, as Weave Net has it.
@@ -35,6 +36,10 @@ pub struct Settings {
     pub conn_limit: Option<usize>,
     /// `--mtu`; 0 is none.
     pub mtu: Option<u32>,
+    /// Whether there was a password; which one is not kept.
+    pub password: Option<bool>,
+    /// `--trusted-subnets`
+    pub trusted_subnets: Option<String>,
     /// `--ipalloc-range`
     pub ipalloc_range: Option<String>,
     /// `--ipalloc-default-subnet`
@@ -90,6 +95,8 @@ impl Settings {
             no_discovery: self.no_discovery.or(before.no_discovery),
             conn_limit: self.conn_limit.or(before.conn_limit),
             mtu: self.mtu.or(before.mtu),
+            password: self.password.or(before.password),
+            trusted_subnets: self.trusted_subnets.or(before.trusted_subnets),
             // A subnet of another range means nothing.
             ipalloc_default_subnet: self.ipalloc_default_subnet.or(before.ipalloc_default_subnet.filter(|_| self.ipalloc_range.is_none())),
             ipalloc_range: self.ipalloc_range.or(before.ipalloc_range),
@@ -121,6 +128,10 @@ pub struct Config {
     pub conn_limit: usize,
     /// MTU for containers; `None`: what the underlay allows.
     pub mtu: Option<u32>,
+    /// The network's passwords: the first is dialled with, all are accepted. Without any, links are in clear.
+    pub passwords: Vec<Password>,
+    /// Neighbours in these may be sent frames in clear.
+    pub trusted_subnets: Vec<Ipv4Net>,
     /// Whom to connect to. `None`: those of last time.
     pub peers: Option<Vec<String>>,
     /// What addresses are given out; `None`: none, all are somebody's own choice.
@@ -246,6 +257,8 @@ mod tests {
             discovery: true,
             conn_limit: CONN_LIMIT,
             mtu: None,
+            passwords: vec![],
+            trusted_subnets: vec![],
             peers: None,
             ipalloc: Some(Ipalloc { ranges: vec!["10.32.0.0/12".parse().unwrap()], subnets: vec![], init: Init::Consensus }),
             dns: None,

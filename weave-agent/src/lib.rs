@@ -11,6 +11,7 @@ pub mod dns;
 pub mod frame;
 pub mod ipam;
 pub mod mesh;
+pub mod password;
 pub mod peer;
 pub mod router;
 pub mod sleeve;

@@ -31,6 +31,9 @@ pub struct Summary {
     pub tunnel_port: u16,
     /// Dials peers that other peers tell of.
     pub discovery: bool,
+    /// The network has a password.
+    #[serde(default)]
+    pub encrypted: bool,
     /// What carries frames.
     pub datapath: String,
     /// MTU for containers attached now.
@@ -72,6 +75,9 @@ pub struct Connection {
     /// And its nickname.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nickname: Option<String>,
+    /// With a password: `encrypted`, or `trusted` if both ends trust the network between them and frames may go in clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
     /// How frames for this peer travel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,
@@ -86,7 +92,7 @@ pub struct Connection {
 /// How frames for a peer travel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// `vxlan` straight to it, `relay` through another peer, `down`.
+    /// `vxlan` (the kernel) or `sleeve` (user space) straight to it, `relay` through another peer, `starting`, `down`.
     pub kind: String,
     /// Through whom, by name, if relayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -368,6 +374,9 @@ pub struct Report {
     pub mesh: serde_json::Value,
     /// What happened to the switch, counted.
     pub switch: serde_json::Value,
+    /// What the sleeve's threads counted, and where their neighbours are; null without a sleeve.
+    #[serde(default)]
+    pub sleeve: serde_json::Value,
 }
 
 /// Addresses as people write them.

@@ -47,7 +47,7 @@ enum Verb {
     },
 
     /// Cut two hosts off from each other: the underlay drops what they send each other
-    #[command(after_help = "Example:\n  cargo xtask lab cut h1 h2")]
+    #[command(after_help = "Example:\n  cargo xtask lab cut h1 h2\n  cargo xtask lab cut h1 h2 --udp 6784")]
     Cut(Pair),
 
     /// Undo `cut`
@@ -92,6 +92,9 @@ struct Pair {
     a: Place,
     /// Another host
     b: Place,
+    /// Only UDP to this port, as a firewall would
+    #[arg(long, value_name = "PORT")]
+    udp: Option<u16>,
 }
 
 /// Does what was asked.
@@ -101,8 +104,10 @@ pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<()> {
         Verb::Up(up) => make(workspace, name, &up),
         Verb::Status => status(&Lab::open(name)?),
         Verb::Exec { place, command } => exec(&Lab::open(name)?, place, &command).map(|never| match never {}),
-        Verb::Cut(Pair { a, b }) => Lab::open(name)?.cut(host(a)?, host(b)?),
-        Verb::Mend(Pair { a, b }) => Lab::open(name)?.mend(host(a)?, host(b)?),
+        Verb::Cut(Pair { a, b, udp: Some(port) }) => Lab::open(name)?.block(host(a)?, host(b)?, port),
+        Verb::Mend(Pair { a, b, udp: Some(port) }) => Lab::open(name)?.unblock(host(a)?, host(b)?, port),
+        Verb::Cut(Pair { a, b, udp: None }) => Lab::open(name)?.cut(host(a)?, host(b)?),
+        Verb::Mend(Pair { a, b, udp: None }) => Lab::open(name)?.mend(host(a)?, host(b)?),
         Verb::Down => Lab::open(name)?.down(),
     }
 }

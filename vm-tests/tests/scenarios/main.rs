@@ -10,6 +10,8 @@ mod names;
 mod observe;
 mod relay;
 mod restart;
+mod secret;
+mod sleeve;
 mod speed;
 mod strangers;
 mod tampering;

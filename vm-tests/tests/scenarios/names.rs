@@ -97,6 +97,45 @@ fn a_name_is_answered_as_long_as_its_container_lives_whatever_becomes_of_the_age
 }
 
 #[test]
+fn a_name_is_there_when_attach_has_answered_and_can_be_taken_away_alone() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let lab = lab(LabConfig { hosts: 1, containers: 3, ..LabConfig::named("atonce") }.unattached(&[]))?;
+    let (host, from) = (lab.host(1)?, lab.container("h1c1")?);
+    host.attach_free(1, &[])?;
+    for round in 0..10 {
+        let name = format!("web{round}");
+        let given = host.attach_free(2, &["--name", &name])?;
+        ensure!(short(&from, &[&format!("{name}.weave.local")])? == [given[0].to_string()], "{name} is not there at once");
+        host.weave(["dns-add", &name, "10.40.0.9"])?;
+        ensure!(short(&from, &[&format!("{name}.weave.local")])?.len() == 2, "{name} by hand is not there at once");
+        host.detach(2)?;
+        host.weave(["dns-remove", &name])?;
+        ensure!(short(&from, &[&format!("{name}.weave.local")])?.is_empty(), "{name} is still there");
+    }
+    // Two names of one container, and one of two containers.
+    let given = host.attach_free(2, &["--name", "shared"])?[0].to_string();
+    host.attach_free(2, &["--name", "alone"])?;
+    let other = host.attach_free(3, &["--name", "shared"])?[0].to_string();
+    host.weave(["dns-remove", "shared", &given])?;
+    let right = || -> Result<bool> {
+        Ok(short(&from, &["shared.weave.local"])? == [other.clone()] && short(&from, &["alone.weave.local"])? == [given.clone()])
+    };
+    ensure!(right()?, "more or less is left than should be");
+    kill(Pid::from_raw(pid(&host)?), Signal::SIGKILL)?;
+    host.launch(&[])?;
+    wait_for("the same after a restart", SOON, right)?;
+    let nobody = dig(&from, &["-x", "10.47.9.9"])?;
+    ensure!(nobody.contains("status: NXDOMAIN") && nobody.contains("SOA") && nobody.contains(" aa "), "{nobody}");
+    for bad in ["0.0.0.0", "224.0.0.1", "127.0.0.1", "255.255.255.255"] {
+        let told = format!("{:#}", host.weave(["dns-add", "x", bad]).err().context("an address of nobody was taken")?);
+        ensure!(told.contains(bad), "{told}");
+    }
+    Ok(())
+}
+
+#[test]
 fn sixty_addresses_of_one_name_are_cut_over_udp_and_whole_over_tcp() -> Result<()> {
     if !root_or_skip() {
         return Ok(());

@@ -7,6 +7,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use super::secret::PasswordFlags;
 use crate::config::{CONN_LIMIT, Choice, MESH_PORT, Settings};
 use crate::dns::{DEFAULT_DOMAIN, Domain};
 use crate::io::paths::Paths;
@@ -67,6 +68,17 @@ pub enum Command {
         #[arg(required = true, value_name = "PEER")]
         peers: Vec<String>,
     },
+    /// Change the passwords of a running network, host by host
+    #[command(
+        after_help = "The new list replaces the old one at once; containers notice nothing. Connections made with a password that is not in the new\n\
+        list are closed and made anew. So that no host is ever alone, take three rounds, each on every host before the next:\n  \
+        1. old, then new:  all dial with the old password, and accept both\n  \
+        2. new, then old:  all dial with the new one\n  \
+        3. new:            nobody accepts the old one any more\n\
+        The agent keeps no password: the file that `launch` reads must change, too.\n\n\
+        Example: weave-agent passwords --password-file /etc/weave/password"
+    )]
+    Passwords(PasswordFlags),
     /// Put a container on the network
     #[command(
         after_help = "TARGET is a process id, the path of a network namespace, the name of one under /run/netns, or a Docker container.\n\n\
@@ -142,10 +154,12 @@ pub enum Command {
         #[arg(required = true, value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
     },
-    /// Remove what `dns-add` added
-    #[command(after_help = "Example: weave-agent dns-remove printer")]
+    /// Remove a name that this host gave: by `dns-add`, or to a container, which keeps its other names
+    #[command(
+        after_help = "Without an ADDRESS it is removed from all who have it on this host.\n\nExample: weave-agent dns-remove web 10.32.0.5"
+    )]
     DnsRemove {
-        /// As it was given to `dns-add`
+        /// As it was given to `dns-add`, or to `attach --name`
         name: String,
         /// Only these addresses
         #[arg(value_name = "ADDRESS")]
@@ -227,8 +241,8 @@ pub enum What {
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --ipalloc-…) is as it was said \
-    last, until `reset`; only then are the defaults meant.\n\n\
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --trusted-subnets, --ipalloc-…) is as\n\
+    it was said last, until `reset`; only then are the defaults meant. A password is not kept, only that there was one: say it each time.\n\n\
     Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
 )]
 pub struct Launch {
@@ -263,6 +277,15 @@ pub struct Launch {
     /// lets it have [default: auto]
     #[arg(long, value_name = "auto|ebpf|userspace", value_parser = datapath)]
     pub datapath: Option<Choice>,
+    /// The password.
+    #[command(flatten)]
+    pub passwords: PasswordFlags,
+    /// The network has no password any more
+    #[arg(long, conflicts_with_all = ["password", "password_file"])]
+    pub no_password: bool,
+    /// Networks that need no encryption: between two hosts that have each other's address in theirs, frames go as without a password
+    #[arg(long, value_name = "CIDR[,CIDR…]")]
+    pub trusted_subnets: Option<String>,
     /// What addresses containers get.
     #[command(flatten)]
     pub ipalloc: IpallocFlags,
@@ -307,6 +330,8 @@ impl Launch {
             no_discovery: self.no_discovery,
             conn_limit: self.conn_limit,
             mtu: self.mtu,
+            password: self.no_password.then_some(false),
+            trusted_subnets: self.trusted_subnets.clone(),
             ipalloc_range: ipalloc.ipalloc_range,
             ipalloc_default_subnet: ipalloc.ipalloc_default_subnet,
             ipalloc_init: ipalloc.ipalloc_init,

@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::secret::PasswordFlags;
 use super::show::{print, print_json};
 use super::{meant, render};
-use crate::io::api::body::{Changed, Connect, Connected, DnsChange, Expose, Exposed, Forget, Hide, Rmpeer, TakenOver};
+use crate::io::api::body::{
+    Changed, Connect, Connected, DnsChange, Expose, Exposed, Forget, Hide, Passwords, PasswordsAccepted, Rmpeer, TakenOver,
+};
 use crate::io::api::client::Client;
 
 pub(super) async fn connect(client: &Client, peers: &[String], replace: bool) -> anyhow::Result<()> {
@@ -20,6 +23,19 @@ pub(super) async fn connect(client: &Client, peers: &[String], replace: bool) ->
 
 pub(super) async fn forget(client: &Client, peers: &[String]) -> anyhow::Result<()> {
     client.post::<_, serde_json::Value>("/forget", &Forget { peers: peers.to_vec() }).await.map(drop).map_err(Into::into)
+}
+
+pub(super) async fn passwords(client: &Client, flags: &PasswordFlags) -> anyhow::Result<()> {
+    let passwords = flags.read()?;
+    if passwords.is_empty() {
+        anyhow::bail!("say which: --password-file FILE (one on each line, the one to dial with first), --password, or WEAVE_PASSWORD");
+    }
+    let given = passwords.iter().map(|password| password.as_str().to_owned().into()).collect();
+    let PasswordsAccepted { accepted } = client.post("/passwords", &Passwords { passwords: given }).await?;
+    print(&match accepted {
+        1 => "the agent dials with the password and accepts no other\n".to_owned(),
+        many => format!("the agent dials with the first password and accepts {many}\n"),
+    })
 }
 
 pub(super) async fn attach(client: &Client, words: &[String], name: Option<String>, json: bool) -> anyhow::Result<()> {

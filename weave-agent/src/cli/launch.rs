@@ -11,23 +11,29 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::args::{Args, Launch};
-use super::meant;
+use super::{meant, secret};
 use crate::config::{MESH_PORT, Settings};
 use crate::io::api::Show;
 use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
 use crate::io::pidfile::{PidFile, already_running};
+use crate::io::presence::Other;
 use crate::io::targets::{self, Typed};
 use crate::io::{logging, presence, run};
+use crate::password::Password;
 use crate::status::Summary;
 
 /// An agent that is not ready by then will not be.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For an agent that is ended because it was not ready.
 const LAST_CHANCE: Duration = Duration::from_secs(4);
+/// For one that was killed to be gone.
+const DYING: Duration = Duration::from_secs(2);
+/// Whoever runs answers within this time.
+const ANSWER: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(50);
 /// Of a log that tells why an agent did not start.
 const LAST_LINES: usize = 15;
@@ -35,50 +41,76 @@ const LAST_LINES: usize = 15;
 /// `launch`, either way.
 pub fn launch(args: &Args, typed: &Launch) -> anyhow::Result<()> {
     let paths = args.paths();
-    if !paths.state_file().exists() {
-        // What was said last may count as well: only the agent knows that.
-        meant::config(typed, &typed.settings(), &hostname())?;
-    }
+    let passwords = if typed.no_password { Vec::new() } else { typed.passwords.read()? };
+    // What was said last may count as well: only the agent knows that.
+    let first = !paths.state_file().exists();
+    let meant = first.then(|| meant::config(typed, &typed.settings(), &passwords, &hostname())).transpose()?;
     if !nix::unistd::geteuid().is_root() {
         bail!("launch needs root: it loads BPF programs and makes network interfaces; try `sudo weave-agent launch`");
     }
-    refuse_a_second(&paths)?;
-    if typed.foreground { foreground(typed, &paths) } else { super::block_on(background(typed, &paths)) }
+    super::block_on(refuse_a_second(&paths))?;
+    if let Some(config) = &meant {
+        // Before there is anything that would be left behind.
+        super::block_on(run::overlap(config, true))?;
+    }
+    if typed.foreground { foreground(typed, &passwords, &paths) } else { super::block_on(background(typed, &passwords, &paths)) }
 }
 
-fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
-    if let Some(pid) = PidFile::holder(&paths.pid_file()) {
-        bail!("{}", already_running(pid));
+/// An agent that was killed may take a moment until the kernel has let go of all it had: that is waited for, unless it answers.
+async fn refuse_a_second(paths: &Paths) -> anyhow::Result<()> {
+    let deadline = now() + DYING;
+    while let Some((refusal, answers)) = another(paths).await {
+        if answers || now() >= deadline {
+            bail!(refusal);
+        }
+        sleep(POLL).await;
     }
-    match presence::other() {
-        Some(other) if other.is_of(paths, None) => bail!("{}", already_running(other.pid)),
-        Some(other) => bail!("{}", other.refusal()),
-        None => Ok(()),
+    Ok(())
+}
+
+/// What to say of an agent that is here, and whether it answers.
+async fn another(paths: &Paths) -> Option<(String, bool)> {
+    let (holder, other) = (PidFile::holder(&paths.pid_file()), presence::other());
+    let answers = other.as_ref().is_some_and(Other::answers);
+    match (holder, other) {
+        (None, None) => None,
+        (None, Some(other)) if !other.is_of(paths, None) => Some((other.refusal(), answers)),
+        (None, Some(other)) => Some((already_running(other.pid), answers)),
+        // It may be in another network namespace.
+        (Some(pid), _) => Some((already_running(pid), answers || is_answered(paths).await)),
     }
 }
 
-fn foreground(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
+/// Whether there is an agent behind the control socket.
+async fn is_answered(paths: &Paths) -> bool {
+    let client = Client::new(paths.socket());
+    matches!(timeout(ANSWER, client.show(Show::Targets)).await, Ok(Ok(_) | Err(ClientError::Refused { .. })))
+}
+
+fn foreground(typed: &Launch, passwords: &[Password], paths: &Paths) -> anyhow::Result<()> {
     if typed.detached {
         nix::unistd::setsid().context("cannot start a session")?;
     }
     logging::start(typed.log_level, typed.detached.then(|| paths.log()).as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
-    let configure = |settings: &Settings| meant::config(typed, settings, &hostname());
-    let result = runtime.block_on(run::run(typed.settings(), configure, paths.clone()));
+    let configure = |settings: &Settings| meant::config(typed, settings, passwords, &hostname());
+    let settings = typed.settings();
+    let said = Settings { password: settings.password.or((!passwords.is_empty()).then_some(true)), ..settings };
+    let result = runtime.block_on(run::run(said, configure, paths.clone()));
     // A verb that hangs (a Docker that does not answer) must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn background(typed: &Launch, paths: &Paths) -> anyhow::Result<()> {
+async fn background(typed: &Launch, passwords: &[Password], paths: &Paths) -> anyhow::Result<()> {
     std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot create {}", paths.run.display()))?;
     let log_path = paths.log();
     // One at a time: whoever waited finds the agent of the one before, and each tail of the log is of one start.
     let _turn = Flock::lock(open_log(&log_path)?, FlockArg::LockExclusive);
-    refuse_a_second(paths)?;
+    refuse_a_second(paths).await?;
     let mut log = open_log(&log_path)?;
     let from = log.seek(SeekFrom::End(0))?;
-    let mut child = spawn(typed, paths, &log)?;
+    let mut child = spawn(typed, passwords, paths, &log)?;
     progress("starting the agent ");
     let client = Client::new(paths.socket());
     let (ready, unresolved) = tokio::join!(ready(&mut child, &client), unresolved(typed));
@@ -113,17 +145,25 @@ fn open_log(path: &Path) -> anyhow::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// The same program with the same words, in a session of its own.
-fn spawn(typed: &Launch, paths: &Paths, log: &File) -> anyhow::Result<Child> {
+/// The same program with the same words, in a session of its own. Passwords go where no other process sees them.
+fn spawn(typed: &Launch, passwords: &[Password], paths: &Paths, log: &File) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(&program);
     command.arg("--run-dir").arg(&paths.run).arg("--state-dir").arg(&paths.state);
-    command.args(["launch", "--foreground", "--detached"]).args(words(typed));
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
-    command.spawn().with_context(|| format!("cannot start {}", program.display()))
+    command.args(["launch", "--foreground", "--detached"]).args(words(typed, !passwords.is_empty()));
+    command.env_remove(secret::VARIABLE);
+    let stdin = if passwords.is_empty() { Stdio::null() } else { Stdio::piped() };
+    command.stdin(stdin).stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let lines: String = passwords.iter().map(|password| format!("{}\n", password.as_str())).collect();
+        // They fit into any pipe. If the agent has ended already, its log says why.
+        let _ = stdin.write_all(lines.as_bytes());
+    }
+    Ok(child)
 }
 
-fn words(typed: &Launch) -> Vec<String> {
+fn words(typed: &Launch, has_passwords: bool) -> Vec<String> {
     let mut words = vec![format!("--log-level={}", typed.log_level)];
     let settings = typed.settings();
     let said = [
@@ -134,6 +174,8 @@ fn words(typed: &Launch) -> Vec<String> {
         ("--no-discovery", settings.no_discovery.map(|no| no.to_string())),
         ("--conn-limit", settings.conn_limit.map(|limit| limit.to_string())),
         ("--mtu", settings.mtu.map(|mtu| mtu.to_string())),
+        ("--password-file", has_passwords.then(|| "-".to_owned())),
+        ("--trusted-subnets", settings.trusted_subnets),
         ("--ipalloc-range", settings.ipalloc_range),
         ("--ipalloc-default-subnet", settings.ipalloc_default_subnet),
         ("--ipalloc-init", settings.ipalloc_init),
@@ -145,6 +187,7 @@ fn words(typed: &Launch) -> Vec<String> {
         ("--resolv-conf", settings.resolv_conf.map(|file| file.display().to_string())),
     ];
     words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));
+    words.extend(typed.no_password.then(|| "--no-password".to_owned()));
     words.push("--".to_owned());
     words.extend(typed.peers.iter().cloned());
     words
@@ -252,13 +295,25 @@ mod tests {
     #[test]
     fn the_agent_in_the_background_is_told_all_that_was_typed() {
         let line = "--name 02:00:00:00:00:07 --nickname web1 --port 7000 --host 10.0.0.1 --no-discovery --conn-limit 3 --mtu 1400 \
-                    --log-level debug h2 h3:7000";
+                    --log-level debug --trusted-subnets 10.0.0.0/8 h2 h3:7000";
         let first = typed(&line.split_whitespace().collect::<Vec<_>>());
-        let again = words(&first);
+        let again = words(&first, false);
         let second = typed(&again.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
         assert_eq!(format!("{:?}", typed(&[])), format!("{:?}", typed(&["--"])));
-        assert_eq!(words(&typed(&["--no-discovery=false"])), ["--log-level=INFO", "--no-discovery=false", "--"]);
+        assert_eq!(words(&typed(&["--no-discovery=false"]), false), ["--log-level=INFO", "--no-discovery=false", "--"]);
+        assert_eq!(words(&typed(&["--no-password"]), false), ["--log-level=INFO", "--no-password", "--"]);
+    }
+
+    #[test]
+    fn a_password_is_neither_in_the_words_of_the_agent_in_the_background_nor_printed() {
+        let typed = typed(&["--password", "correct horse", "--password=battery staple", "--trusted-subnets", "10.0.0.0/8"]);
+        assert_eq!(words(&typed, true), ["--log-level=INFO", "--password-file=-", "--trusted-subnets=10.0.0.0/8", "--"]);
+        assert!(!format!("{typed:?}").contains("horse"));
+        let read = typed.passwords.read().unwrap();
+        assert_eq!(read.iter().map(Password::as_str).collect::<Vec<_>>(), ["correct horse", "battery staple"]);
+        let short = Launch { passwords: Default::default(), ..typed }.passwords;
+        assert_eq!(secret::PasswordFlags { password: vec!["x".to_owned().into()], ..short }.read().unwrap_err().to_string(), "--password");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What is meant by what was typed.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::args::Launch;
 use crate::config::{CONN_LIMIT, Config, Dns, Ipalloc, MESH_PORT, Settings};
 use crate::io::api::{self, Wanted, body};
 use crate::io::targets::Typed;
 use crate::ipam::{DEFAULT_RANGE, Init};
+use crate::password::Password;
 
 /// Words that mean nothing, and what would.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,15 @@ pub enum Unclear {
     /// Not a way to begin.
     #[error("--ipalloc-init {0:?} will not do: say consensus, consensus=NUMBER_OF_HOSTS, seed=PEER_NAME,…, or observer")]
     Init(String),
+    /// Not a list of IPv4 networks.
+    #[error("--trusted-subnets {0:?} is not a list of IPv4 networks: say for example 10.0.0.0/8,192.168.0.0/16")]
+    Trusted(String),
+    /// The last agent had one, and this one would be in clear.
+    #[error(
+        "this agent had a password when it ran last, and passwords are not kept: say it again with --password-file, --password or \
+         WEAVE_PASSWORD, or --no-password if the network has none any more"
+    )]
+    PasswordWanted,
     /// No container.
     #[error("{0:?} is an address: the container comes last, for example `weave-agent attach 10.32.1.1/16 web`")]
     NoTarget(String),
@@ -62,10 +72,13 @@ pub fn cidrs(words: &[String]) -> Result<Vec<IpNet>, Unclear> {
 }
 
 /// The settings of `launch`.
-pub fn config(typed: &Launch, settings: &Settings, hostname: &str) -> anyhow::Result<Config> {
+pub fn config(typed: &Launch, settings: &Settings, passwords: &[Password], hostname: &str) -> anyhow::Result<Config> {
     let port = settings.port.unwrap_or(MESH_PORT);
     for peer in &typed.peers {
         Typed::parse(peer, port)?;
+    }
+    if settings.password == Some(true) && passwords.is_empty() {
+        return Err(Unclear::PasswordWanted.into());
     }
     let config = Config {
         name: typed.name,
@@ -75,12 +88,19 @@ pub fn config(typed: &Launch, settings: &Settings, hostname: &str) -> anyhow::Re
         discovery: !settings.no_discovery.unwrap_or_default(),
         conn_limit: settings.conn_limit.unwrap_or(CONN_LIMIT),
         mtu: settings.mtu.filter(|mtu| *mtu != 0),
+        passwords: passwords.to_vec(),
+        trusted_subnets: trusted(settings.trusted_subnets.as_deref().unwrap_or_default())?,
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
         ipalloc: ipalloc(settings)?,
         dns: dns(settings),
         datapath: settings.datapath.unwrap_or_default(),
     };
     Ok(config.checked()?)
+}
+
+fn trusted(text: &str) -> Result<Vec<Ipv4Net>, Unclear> {
+    let parsed = |net: &str| net.parse().map_err(|_| Unclear::Trusted(net.to_owned()));
+    text.split(',').filter(|net| !net.is_empty()).map(parsed).collect()
 }
 
 /// The `--dns-…` flags.
@@ -179,6 +199,34 @@ mod tests {
         assert!(read("10.32", "consensus").unwrap_err().to_string().contains("--ipalloc-range \"10.32\""));
         for bad in ["", "consensus=0", "consensus=x", "seed=h1", "observe", "observer=1"] {
             assert!(read("10.32.0.0/12", bad).unwrap_err().to_string().contains("--ipalloc-init"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_had_a_password_is_not_started_in_clear_by_leaving_it_out() {
+        use clap::Parser;
+
+        use crate::cli::args::{Args, Command};
+        let before = Settings { password: Some(true), ..Settings::default() };
+        let config = |words: &[&str], passwords: &str| {
+            let typed = match Args::try_parse_from([&["weave-agent", "launch"], words].concat()).unwrap().command {
+                Command::Launch(launch) => *launch,
+                other => panic!("{other:?}"),
+            };
+            let passwords = crate::password::lines(passwords).unwrap_or_default();
+            config(&typed, &typed.settings().or(before.clone()), &passwords, "h1").map(|config| config.passwords.len())
+        };
+        assert_eq!(config(&[], "correct horse").unwrap(), 1);
+        assert_eq!(config(&["--no-password"], "").unwrap(), 0);
+        assert!(config(&[], "").unwrap_err().to_string().contains("this agent had a password when it ran last"));
+    }
+
+    #[test]
+    fn trusted_subnets_are_ipv4_networks() {
+        assert_eq!(trusted("").unwrap(), []);
+        assert_eq!(trusted("10.0.0.0/8,192.168.0.0/16").unwrap().len(), 2);
+        for bad in ["10.0.0.0", "fd00::/8", "10.0.0.0/8,x"] {
+            assert!(trusted(bad).unwrap_err().to_string().contains("--trusted-subnets"), "{bad}");
         }
     }
 

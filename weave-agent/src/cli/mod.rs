@@ -4,6 +4,7 @@ pub mod args;
 pub mod launch;
 pub mod meant;
 pub mod render;
+pub mod secret;
 pub mod stop;
 
 mod absent;
@@ -41,6 +42,7 @@ fn carry_out(args: &Args) -> anyhow::Result<()> {
         Command::Stop => block_on(stop::stop(&args.paths())),
         Command::Reset => block_on(stop::reset(&args.paths())),
         Command::Connect { replace, peers } => block_on(change::connect(&client, peers, *replace)),
+        Command::Passwords(flags) => block_on(change::passwords(&client, flags)),
         Command::Forget { peers } => block_on(change::forget(&client, peers)),
         Command::Attach { words, name, json } => block_on(change::attach(&client, words, name.clone(), *json)),
         Command::Detach { words, json } => block_on(change::detach(&client, words, *json)),

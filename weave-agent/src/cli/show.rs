@@ -75,7 +75,10 @@ pub(super) async fn dns_lookup(client: &Client, name: &str, json: bool) -> anyho
 pub(super) async fn dns_args(client: &Client) -> anyhow::Result<()> {
     let dns: Option<Dns> = client.parse(&client.show(Show::Dns).await?)?;
     match dns {
-        Some(dns) => print(&format!("--dns={NAMESERVER} --dns-search={}\n", dns.names.domain)),
+        Some(dns) => {
+            let domain = dns.names.domain.to_string();
+            print(&format!("--dns={NAMESERVER} --dns-search={}\n", domain.trim_end_matches('.')))
+        }
         None => print("\n"),
     }
 }

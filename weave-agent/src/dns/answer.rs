@@ -1,7 +1,7 @@
 //! A query becomes an answer, or is somebody else's to answer.
 //!
-//! Ours are: names in the domain, single words (they get the domain appended and are never asked elsewhere), and the addresses that have
-//! names. Ours are answered with authority; unknown names and types with the domain's SOA, so that resolvers keep that too (RFC 2308).
+//! Ours are: names in the domain, single words (they get the domain appended and are never asked elsewhere), the addresses that have
+//! names, and those that are given out. Ours are answered with authority; unknown names and types with the domain's SOA, so that resolvers keep that too (RFC 2308).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,6 +14,7 @@ use domain::rdata::{A, Aaaa, Ptr, Soa};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use super::reverse::Reverse;
 use super::zone::{Addresses, Zone, parent};
 
 /// Largest answer over UDP, bytes, whatever the client offers: what passes every path unfragmented (DNS flag day 2020). Clients that offer
@@ -157,7 +158,7 @@ impl<'a> Query<'a> {
                 let full = [&wire[..wire.len() - 1], zone.suffix()].concat();
                 Answer::Reply(self.by_name(zone, &full, &[0], rng))
             }
-            Place::Reverse(address) => self.by_address(zone, address),
+            Place::Reverse(asked) => self.by_address(zone, &asked, &wire),
             Place::Elsewhere => Answer::Forward,
         }
     }
@@ -202,16 +203,18 @@ impl<'a> Query<'a> {
         }
     }
 
-    fn by_address(&self, zone: &Zone, address: IpAddr) -> Answer {
-        let names = zone.names(address);
-        if names.len() == 0 {
-            return Answer::Forward;
-        }
-        let qtype = self.question.qtype();
-        if !matches!(qtype, Rtype::PTR | Rtype::ANY) {
-            let mut apex = Vec::with_capacity(80);
-            let Ok(()) = self.question.qname().compose_canonical(&mut apex);
-            return Answer::Reply(self.nothing(zone, &apex, Rcode::NOERROR));
+    /// Ours are the addresses that have names, and those of the ranges that are given out: nobody else knows of them.
+    fn by_address(&self, zone: &Zone, asked: &Reverse, wire: &[u8]) -> Answer {
+        let range = zone.range_of(asked.net);
+        let names = asked.address().map(|address| zone.names(address)).filter(|names| names.len() > 0);
+        let apex = range.map_or(wire, |range| asked.apex(wire, range));
+        let Some(names) = names else {
+            // Above an address there may be others with names.
+            let rcode = if asked.address().is_some() { Rcode::NXDOMAIN } else { Rcode::NOERROR };
+            return range.map_or(Answer::Forward, |_| Answer::Reply(self.nothing(zone, apex, rcode)));
+        };
+        if !matches!(self.question.qtype(), Rtype::PTR | Rtype::ANY) {
+            return Answer::Reply(self.nothing(zone, apex, Rcode::NOERROR));
         }
         let ttl = Ttl::from_secs(zone.ttl());
         Answer::Reply(self.reply(|answer| {
@@ -244,6 +247,7 @@ impl<'a> Query<'a> {
         fill(&mut answer);
         self.end(answer.additional())
     }
+
     fn begin(&self) -> Builder {
         let Ok(mut builder) = MessageBuilder::from_target(Target::new(Vec::with_capacity(MIN_UDP)));
         let header = builder.header_mut();
@@ -285,8 +289,8 @@ enum Place {
     Domain,
     /// We: it is a single word.
     Word,
-    /// We, if we know the address.
-    Reverse(IpAddr),
+    /// We, if we know the address, or give it out.
+    Reverse(Reverse),
     /// Others.
     Elsewhere,
 }
@@ -304,42 +308,7 @@ impl Place {
         if wire.len() > 1 && parent(wire) == [0] {
             return Self::Word;
         }
-        reverse(wire).map_or(Self::Elsewhere, Self::Reverse)
-    }
-}
-
-/// The address that a name below in-addr.arpa or ip6.arpa is about (RFC 1035, 3.5; RFC 3596, 2.5).
-fn reverse(wire: &[u8]) -> Option<IpAddr> {
-    if let Some(labels) = wire.strip_suffix(b"\x07in-addr\x04arpa\0") {
-        let parts: Vec<u8> = labels_of(labels).map(decimal).collect::<Option<_>>()?;
-        let [d, c, b, a] = parts[..] else { return None };
-        return Some(Ipv4Addr::new(a, b, c, d).into());
-    }
-    let nibbles: Vec<u8> = labels_of(wire.strip_suffix(b"\x03ip6\x04arpa\0")?).map(nibble).collect::<Option<_>>()?;
-    let address = nibbles.iter().rev().fold(0, |all, nibble| all << 4 | u128::from(*nibble));
-    (nibbles.len() == 32).then(|| Ipv6Addr::from(address).into())
-}
-
-fn labels_of(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = wire;
-    std::iter::from_fn(move || {
-        let length = usize::from(*rest.first()?);
-        let label = rest.get(1..=length)?;
-        rest = &rest[1 + length..];
-        Some(label)
-    })
-}
-
-fn decimal(label: &[u8]) -> Option<u8> {
-    let canonical = matches!(label, [b'0'] | [b'1'..=b'9', ..]);
-    if canonical { std::str::from_utf8(label).ok()?.parse().ok() } else { None }
-}
-
-fn nibble(label: &[u8]) -> Option<u8> {
-    match label {
-        [digit @ b'0'..=b'9'] => Some(digit - b'0'),
-        [letter @ b'a'..=b'f'] => Some(letter - b'a' + 10),
-        _ => None,
+        Reverse::of(wire).map_or(Self::Elsewhere, Self::Reverse)
     }
 }
 

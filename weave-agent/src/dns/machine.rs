@@ -14,7 +14,7 @@ use crate::Time;
 use crate::mesh::View;
 use crate::peer::PeerName;
 
-/// Changes this close together go in one message, and one zone.
+/// Changes this close together go in one message; zones are at least so far apart.
 pub(super) const BATCH: Time = Time::from_millis(20);
 /// Making a zone takes some time per entry: a large one is made less often, so that it never takes more than a small part of a core.
 const ZONE_PER_ENTRY: Time = Time::from_micros(10);
@@ -41,7 +41,9 @@ pub struct Dns {
     /// What somebody has missed.
     pub(super) insisted: BTreeSet<Key>,
     pub(super) tell: Option<Time>,
+    /// When to make the next zone, and when the last one was made.
     zone: Option<Time>,
+    made: Option<Time>,
     answered: Option<Arc<Zone>>,
     full: Time,
     sweep: Time,
@@ -67,6 +69,7 @@ impl Dns {
             insisted: BTreeSet::new(),
             tell: None,
             zone: None,
+            made: None,
             answered: None,
             full: Time::ZERO,
             sweep: Time::ZERO,
@@ -119,6 +122,7 @@ impl Dns {
         }
         if self.zone.is_some_and(|due| due <= now) {
             self.zone = None;
+            self.made = Some(now);
             self.make_zone();
         }
     }
@@ -228,10 +232,11 @@ impl Dns {
         self.renew(now);
     }
 
-    /// The zone is out of date.
+    /// The zone is out of date: there is another at once, unless the last one is too young.
     pub(super) fn renew(&mut self, now: Time) {
         let entries = u32::try_from(self.replica.iter().len()).unwrap_or(u32::MAX);
-        self.zone.get_or_insert(now + BATCH + ZONE_PER_ENTRY * entries);
+        let rested = self.made.map_or(now, |made| made + BATCH + ZONE_PER_ENTRY * entries);
+        self.zone.get_or_insert(rested.max(now));
     }
 
     fn by_hand(&self) -> Vec<Kept> {
@@ -255,7 +260,7 @@ impl Dns {
         let reached: BTreeSet<&Name> = known().filter(|key| self.reaches(key.origin)).map(|key| &key.name).collect();
         let entries = known().filter(|key| self.reaches(key.origin) || !reached.contains(&key.name));
         let entries = entries.map(|key| (key.name.clone(), key.address));
-        let zone = Arc::new(Zone::new(self.config.domain.clone(), self.config.ttl, entries));
+        let zone = Arc::new(Zone::new(self.config.domain.clone(), self.config.ttl, entries).giving_out(self.config.ranges.clone()));
         if self.answered.as_ref() != Some(&zone) {
             self.answered = Some(zone.clone());
             self.out.push_back(Output::Zone(zone));

@@ -17,6 +17,7 @@ mod machine;
 mod message;
 mod name;
 mod replica;
+mod reverse;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use answer::{Answer, MAX_UDP, Transport, answer, servfail, truncated, udp_room};
@@ -56,14 +58,16 @@ pub struct Config {
     pub ttl: u32,
     /// How long entries of ours that others still hold from before a restart may wait for [`Input::Settled`].
     pub grace: Time,
+    /// Which addresses are given out here: nobody else can know what they are called.
+    pub ranges: Vec<IpNet>,
     /// What the last [`Output::Keep`] said.
     pub kept: Vec<Kept>,
 }
 
 impl Config {
-    /// The defaults: `weave.local.`, 1 s, 10 s of grace, nothing kept.
+    /// The defaults: `weave.local.`, 1 s, 10 s of grace, no range, nothing kept.
     pub fn new(name: PeerName) -> Self {
-        Self { name, domain: Domain::default(), ttl: 1, grace: Time::from_secs(10), kept: Vec::new() }
+        Self { name, domain: Domain::default(), ttl: 1, grace: Time::from_secs(10), ranges: Vec::new(), kept: Vec::new() }
     }
 }
 

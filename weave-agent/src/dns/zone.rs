@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 use super::name::{Domain, Name};
 
 /// Names, addresses, and the way back. Look-ups take O(log n); nothing in it changes, so that it can be shared without a lock.
@@ -15,6 +17,8 @@ pub struct Zone {
     /// By name on the wire, in lower case. Also names that only others are below (RFC 8020), with no address.
     names: BTreeMap<Vec<u8>, Addresses>,
     addresses: BTreeMap<IpAddr, BTreeSet<Name>>,
+    /// What is given out: addresses of these without a name are nobody's, whatever others say.
+    ranges: Vec<IpNet>,
 }
 
 /// Sorted, each once.
@@ -35,6 +39,11 @@ impl Zone {
         }
         zone.names.entry(zone.suffix.clone()).or_default();
         zone
+    }
+
+    /// The same, with authority for the addresses of these ranges.
+    pub fn giving_out(self, ranges: Vec<IpNet>) -> Self {
+        Self { ranges, ..self }
     }
 
     fn add(&mut self, name: Name, address: IpAddr) {
@@ -78,6 +87,11 @@ impl Zone {
     pub fn names(&self, address: IpAddr) -> impl ExactSizeIterator<Item = &Name> {
         static NONE: BTreeSet<Name> = BTreeSet::new();
         self.addresses.get(&address).unwrap_or(&NONE).iter()
+    }
+
+    /// The range that all these addresses are in.
+    pub(super) fn range_of(&self, net: IpNet) -> Option<IpNet> {
+        self.ranges.iter().copied().find(|range| range.contains(&net))
     }
 
     /// By name on the wire, in lower case.

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::api::{Answer, Call, Refusal, Request, Show, answer, body};
+use super::api::{Call, Refusal, Request, Show, answer, body};
 use super::asks::{Ask, Asks, Told};
 use super::carrier::Carrier;
 use super::clock::Clock;
@@ -23,10 +23,13 @@ use super::hands::Hands;
 use super::links::Links;
 use super::logging;
 use super::names::Names;
+use super::naming::{self, NameChange, named_as};
 use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
 use super::notices::Notices;
+use super::passwords;
 use super::report::Snapshot;
 use super::signals::{Signal, Signals};
+use super::sleeve::Sleeve;
 use super::store::{self, State};
 use super::targets::{self, Typed};
 use super::troubles::Troubles;
@@ -34,7 +37,7 @@ use crate::config::Config;
 use crate::datapath::{Action, Op, PortId, Source, Upcall};
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
-use crate::{Time, dns, ipam, switch};
+use crate::{Time, dns, ipam, sleeve, switch};
 
 /// How often flows are read for their age.
 const FLOWS: Duration = Duration::from_secs(2);
@@ -51,6 +54,8 @@ pub struct Parts {
     pub router: Router,
     /// Who carries frames.
     pub carrier: Carrier,
+    /// Who carries what the kernel's tunnel cannot, if that could be started.
+    pub sleeve: Option<Sleeve>,
     /// Why it is not the one that would be better.
     pub chosen: Option<String>,
     /// Who changes the host's network.
@@ -81,6 +86,8 @@ pub struct Inbox {
     pub upcalls: Upcalls,
     /// From the kernel's routes, neighbours and addresses.
     pub changes: mpsc::Receiver<UnderlayEvent>,
+    /// From the sleeve's threads.
+    pub heard: mpsc::Receiver<sleeve::Heard>,
     /// From whoever wants an end.
     pub signals: Signals,
 }
@@ -91,6 +98,7 @@ pub struct Agent {
     clock: Clock,
     router: Router,
     carrier: Carrier,
+    sleeve: Option<Sleeve>,
     chosen: Option<String>,
     hands: Hands,
     underlay: Underlay,
@@ -119,7 +127,8 @@ pub struct Agent {
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } = parts;
+        let Parts { config, clock, router, carrier, sleeve, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } =
+            parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {
@@ -127,6 +136,7 @@ impl Agent {
             clock,
             router,
             carrier,
+            sleeve,
             chosen,
             hands,
             underlay,
@@ -213,6 +223,7 @@ impl Agent {
                     Some(batch) => self.upcalls(batch),
                     None => bail!("all upcall rings have failed"),
                 },
+                Some(heard) = inbox.heard.recv() => self.input(Input::Sleeve(heard)),
                 change = inbox.changes.recv() => match change {
                     Some(change) => self.changed(change),
                     None => bail!("the watch over routes and addresses has ended"),
@@ -268,8 +279,11 @@ impl Agent {
                 Output::Answer { request, result } => self.asks.end(self.clock.now(), request, result),
                 Output::Store { number, snapshot } => self.store(number, &snapshot),
                 Output::Zone(zone) => drop(self.zone.send_replace(zone)),
-                // Until it is wired.
-                Output::Sleeve(_) => {}
+                Output::Sleeve(op) => {
+                    if let Some(sleeve) = &self.sleeve {
+                        sleeve.apply(&op);
+                    }
+                }
                 Output::Keep(kept) => drop(self.by_hand.send_replace(kept)),
             }
         }
@@ -354,6 +368,10 @@ impl Agent {
                 self.mesh(mesh::Input::Closed { link, error });
             }
             Event::Connect { targets, replace, done } => self.connect(targets, replace, done),
+            Event::Passwords { psks, done } => {
+                self.mesh(mesh::Input::Passwords(psks));
+                drop(done.send(Ok(())));
+            }
             Event::Resolved(target) => self.mesh(mesh::Input::Resolved(target)),
             // Nobody may wait for the answer any more: what was asked is done all the same.
             Event::Plug { port, name, redirect_peer, done } => drop(done.send(self.plug(port, name, redirect_peer))),
@@ -483,14 +501,21 @@ impl Agent {
                 let our_port = self.config.port;
                 spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
             }
+            Request::Passwords(asked) => spawn_answer(to, async move { passwords::change(&hands, asked).await }),
             Request::Forget(asked) => drop(to.send(self.forget(asked))),
             Request::Attach(asked) => spawn_answer(to, async move { hands.attach(asked).await }),
             Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),
             Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
             Request::Hide(asked) => spawn_answer(to, async move { hands.hide(asked).await }),
             Request::Rmpeer(asked) => spawn_answer(to, async move { hands.rmpeer(asked).await }),
-            Request::DnsAdd(asked) => drop(to.send(self.dns_add(&asked))),
-            Request::DnsRemove(asked) => drop(to.send(self.dns_remove(&asked))),
+            Request::DnsAdd(asked) => {
+                let changed = self.dns_add(&asked);
+                spawn_answer(to, async move { hands.dns_changed(changed, true).await });
+            }
+            Request::DnsRemove(asked) => {
+                let changed = self.dns_remove(&asked);
+                spawn_answer(to, async move { hands.dns_changed(changed, false).await });
+            }
             Request::DnsLookup(asked) => drop(to.send(hands.dns_lookup(&asked))),
             Request::Prime => spawn_answer(to, async move { hands.prime().await }),
             Request::Reset => spawn_answer(to, async move { hands.leave().await }),
@@ -501,29 +526,31 @@ impl Agent {
         }
     }
 
-    fn dns_add(&mut self, asked: &body::DnsChange) -> Answer {
+    fn dns_add(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
         let name = self.hands.qualified(&asked.name)?;
         if asked.addresses.is_empty() {
             return Err(Refusal::bad_request(format!("no address for {name}: say which")));
         }
-        self.names(dns::Input::Register { owner: dns::Owner::external(), name, addresses: asked.addresses.clone() });
-        answer(&serde_json::json!({}))
+        naming::findable(&asked.addresses).map_err(Refusal::bad_request)?;
+        let addresses = asked.addresses.clone();
+        self.names(dns::Input::Register { owner: dns::Owner::external(), name: name.clone(), addresses: addresses.clone() });
+        Ok(NameChange { name, addresses })
     }
 
-    fn dns_remove(&mut self, asked: &body::DnsChange) -> Answer {
+    /// Whoever gave the name: `dns-add`, or `attach` and `expose`, after which it would come back with the next agent.
+    fn dns_remove(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
         let name = self.hands.qualified(&asked.name)?;
-        let kept: Vec<IpAddr> = self.by_hand.borrow().iter().filter(|kept| kept.name == name.as_str()).map(|kept| kept.address).collect();
-        if kept.is_empty() {
-            return Err(Refusal::not_found(format!("nobody gave anything the name {name} by hand on this host")));
+        let status = self.router.status(self.clock.now());
+        let entries: Vec<dns::EntryStatus> =
+            status.dns.into_iter().flat_map(|dns| dns.entries).filter(|entry| !entry.dead && entry.name == name).collect();
+        let me = self.state.borrow().name;
+        let addresses = naming::removable(me, &name, &entries, &asked.addresses).map_err(Refusal::not_found)?;
+        for address in &addresses {
+            self.names(dns::Input::Unregister { owner: None, name: Some(name.clone()), address: Some(*address) });
         }
-        if let Some(unknown) = asked.addresses.iter().find(|address| !kept.contains(address)) {
-            return Err(Refusal::not_found(format!("{name} does not have the address {unknown} by hand")));
-        }
-        for address in if asked.addresses.is_empty() { kept } else { asked.addresses.clone() } {
-            let (owner, name, address) = (Some(dns::Owner::external()), Some(name.clone()), Some(address));
-            self.names(dns::Input::Unregister { owner, name, address });
-        }
-        answer(&serde_json::json!({}))
+        let left = naming::left(me, &entries, &addresses);
+        self.state.send_modify(|state| naming::forget(&mut state.names, &name, &left));
+        Ok(NameChange { name, addresses })
     }
 
     /// A typing error would otherwise look like a success.
@@ -548,14 +575,10 @@ impl Agent {
             datapath: self.chosen.clone().map_or_else(|| self.carrier.describe(), |why| format!("{}: {why}", self.carrier.describe())),
             flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
             counters: self.carrier.counters(),
+            sleeve: self.sleeve.as_ref().map(Sleeve::status),
             notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),
         }
     }
-}
-
-/// Who a name belongs to that is a port's.
-fn named_as(port: &str) -> Option<dns::Owner> {
-    if port == EXPOSE_PORT { Some(dns::Owner::expose()) } else { port.parse().ok() }
 }
 
 /// Without a range every address is somebody's own choice.

@@ -78,6 +78,11 @@ impl Carrier {
         self.datapath.set_vxlan(ifindex)
     }
 
+    /// The sleeve's device is this one.
+    pub fn set_sleeve(&mut self, ifindex: u32) {
+        self.tried("sleeve", |tables| tables.set_sleeve(ifindex));
+    }
+
     /// The kernel's way to a neighbour has changed.
     pub fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) {
         self.tried("next-hop", |datapath| datapath.set_next_hop(remote, next_hop));

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::asks::{Ask, Told};
 use crate::datapath::PortId;
 use crate::dns;
-use crate::mesh::{LinkId, Target};
+use crate::mesh::{LinkId, Psk, Target};
 
 /// Events that may wait for the loop; whoever has one more waits with it.
 pub const WAITING: usize = 1024;
@@ -49,6 +49,13 @@ pub enum Event {
         targets: Vec<Target>,
         /// Forget all earlier ones first.
         replace: bool,
+        /// Told when it is done.
+        done: Done,
+    },
+    /// Other passwords of the network, stretched.
+    Passwords {
+        /// The first is what is dialled with, all are accepted.
+        psks: Vec<Psk>,
         /// Told when it is done.
         done: Done,
     },

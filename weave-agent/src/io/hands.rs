@@ -13,6 +13,7 @@ use super::asks::Ask;
 use super::event::{Event, Events};
 use super::leases::{Lease, Leases};
 use super::names::Names;
+use super::naming::NameChange;
 use super::net::docker::Docker;
 use super::net::{
     self, AttachError, AttachSpec, Attached, CONTAINER_IFNAME, DetachError, Detached, Known, Netlink, Netns, Port, PortKind, Target,
@@ -154,6 +155,15 @@ impl Hands {
         names.config.domain.qualify(text).map_err(Refusal::bad_request)
     }
 
+    /// `POST /dns/add`, `POST /dns/remove`: answered when it is answered so.
+    pub async fn dns_changed(&self, changed: Result<NameChange, Refusal>, there: bool) -> Answer {
+        let NameChange { name, addresses } = changed?;
+        if let Some(names) = &self.names {
+            names.answered(&name, &addresses, there).await;
+        }
+        answer(&serde_json::json!({}))
+    }
+
     /// `POST /dns/lookup`
     pub fn dns_lookup(&self, asked: &body::DnsLookup) -> Answer {
         let zone = self.names.as_ref().map(|names| names.zone.borrow().clone()).unwrap_or_default();
@@ -181,12 +191,24 @@ impl Hands {
         Ok(self.docker.name_of(&asked.target).await.ok().and_then(|name| self.qualified(&name).ok()))
     }
 
-    /// A name answers while its port is there; an agent that starts again knows it.
+    /// A name answers while its port is there; it does when this returns.
     pub(super) async fn register(&self, port: &str, name: Option<dns::Name>, addresses: &[IpNet]) {
         let Some(name) = name else { return };
+        self.tell_name(port, name.clone(), addresses).await;
+        if let Some(names) = &self.names {
+            names.answered(&name, &bare(addresses), true).await;
+        }
+    }
+
+    /// An agent that starts again knows it.
+    async fn tell_name(&self, port: &str, name: dns::Name, addresses: &[IpNet]) {
         let owner = if port == EXPOSE_PORT { Ok(dns::Owner::expose()) } else { port.parse() };
         let Ok(owner) = owner else { return };
-        self.state.send_modify(|state| drop(state.names.insert(port.to_owned(), name.clone())));
+        self.state.send_modify(|state| {
+            let names = state.names.entry(port.to_owned()).or_default();
+            names.retain(|other| *other != name);
+            names.push(name.clone());
+        });
         // An agent that is just ending finds it in its state.
         let _ = self.events.send(Event::Register { owner, name, addresses: bare(addresses) }).await;
     }
@@ -194,8 +216,10 @@ impl Hands {
     /// At the start: names of what is there, and the way to the name server.
     pub async fn name_again(&self, ports: &[Port]) {
         for port in ports {
-            let name = self.state.borrow().names.get(&port.made_as).cloned();
-            self.register(&port.made_as, name, &port.addrs).await;
+            let names = self.state.borrow().names.get(&port.made_as).cloned().unwrap_or_default();
+            for name in names {
+                self.tell_name(&port.made_as, name, &port.addrs).await;
+            }
         }
         let _ = self.events.send(Event::Registered).await;
         let Some(names) = &self.names else { return };

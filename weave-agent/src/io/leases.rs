@@ -121,7 +121,9 @@ impl Leases {
 fn refused(error: ipam::Error) -> Refusal {
     use ipam::Error as E;
     match error {
-        E::Outside { .. } | E::NotASubnet(_) | E::NotAHost(_) | E::Myself(_) | E::Ambiguous { .. } => Refusal::bad_request(error),
+        E::Outside { .. } | E::Wider { .. } | E::NotASubnet(_) | E::NotAHost(_) | E::Myself(_) | E::Ambiguous { .. } => {
+            Refusal::bad_request(error)
+        }
         E::UnknownPeer { .. } => Refusal::not_found(error),
         E::NotStored => Refusal::internal(error),
         _ => Refusal::conflict(error),

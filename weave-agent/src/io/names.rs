@@ -1,20 +1,24 @@
 //! Names: the server, and the place where containers reach it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::dns::{self, Server};
 use super::net::{NAMESERVER, NAMESERVER_6, Nameserver, Netlink, Netns, Port, lead_to_nameserver, nameserver_mac};
 use crate::addr::Mac;
 use crate::config::Dns;
-use crate::dns::Zone;
+use crate::dns::{Name, Zone};
 use crate::peer::PeerName;
 
 /// Where every resolver asks.
 const PORT: u16 = 53;
+/// For a change of a name to be answered: it takes as long as it takes to look at all names.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What answers queries. Copies are the same server, which ends with the last of them.
 #[derive(Clone, Debug)]
@@ -61,6 +65,19 @@ impl Names {
         }
         if let Err(error) = lead_to_nameserver(container, ifname, self.mac).await {
             tracing::warn!(%error, "{} cannot reach the name server", container.name());
+        }
+    }
+
+    /// Waits until a name is answered with these addresses, or with none of them: whoever is told that a name is there, or gone, may ask
+    /// for it at once. An agent that is busy is not waited for forever.
+    pub async fn answered(&self, name: &Name, addresses: &[IpAddr], there: bool) {
+        let mut zone = self.zone.clone();
+        let is_so = |zone: &Arc<Zone>| {
+            let found = zone.addresses(name);
+            addresses.iter().all(|address| found.contains(address) == there)
+        };
+        if timeout(PATIENCE, zone.wait_for(is_so)).await.is_err() {
+            tracing::debug!(%name, "the change of a name is not answered yet");
         }
     }
 

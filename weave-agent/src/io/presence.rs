@@ -149,6 +149,11 @@ impl Other {
         self.said.as_ref().map_or_else(|| self.pid.is_some() && holder == Some(self.pid), same)
     }
 
+    /// Whether it lives: one that is being killed, or hangs, says nothing.
+    pub fn answers(&self) -> bool {
+        self.said.is_some()
+    }
+
     /// Where it keeps what it keeps, if that is elsewhere.
     pub fn other_state(&self, paths: &Paths) -> Option<&Path> {
         self.said.as_ref().map(|said| said.state.as_path()).filter(|state| !is_same(state, &paths.state))

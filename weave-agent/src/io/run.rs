@@ -1,11 +1,12 @@
 //! The agent's life: set up, run, end. The data plane outlives it where the kernel is the data plane.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rand::rngs::{StdRng, SysRng};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -22,17 +23,20 @@ use super::leases::Leases;
 use super::names::Names;
 use super::net::docker::Docker;
 use super::net::{self, Known, Netlink, Port, PortWatch, Underlay, VxlanWatch, ports};
+use super::passwords;
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
 use super::presence::{Doing, Presence};
 use super::signals::Signals;
+use super::sleeve::{self as sleeve_io, Sleeve};
 use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
 use super::{connect, follow, mounts};
 use crate::config::{Config, Settings};
+use crate::mesh::Psk;
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
-use crate::{dns, ipam, mesh, switch};
+use crate::{dns, ipam, mesh, sleeve, switch};
 
 /// What is still on its way out when the agent ends has this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -65,7 +69,14 @@ async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<C
     let mut rng = StdRng::try_from_rng(&mut SysRng).context("the system has no randomness")?;
     let (store, state) = Store::open(paths, &mut rng)?;
     let settings = said.or(state.settings.clone());
-    let config = configure(&settings)?;
+    let mut config = configure(&settings)?;
+    let is_as_before = settings.ipalloc_range == state.settings.ipalloc_range;
+    if let Some(warning) = overlap(&config, is_as_before).await? {
+        tracing::warn!("{warning}");
+        store.notices().set("range", warning);
+    }
+    // The agent needs only what becomes of them.
+    let passwords = passwords::stretch(std::mem::take(&mut config.passwords)).await?;
     let state = remembered(&config, &store, state, &mut rng)?;
     let listener = connect::listen(config.host, config.port).await?;
     let (state, kept) = watch::channel(state);
@@ -87,13 +98,28 @@ async fn serve(said: Settings, configure: impl Fn(&Settings) -> anyhow::Result<C
         tracing::warn!("{}", mounts::PRIVATE);
         store.notices().set("mounts", mounts::PRIVATE.to_owned());
     }
-    let kept = Kept { store, state, settings, snapshots, by_hand };
+    let kept = Kept { store, state, settings, passwords, snapshots, by_hand };
     let ran = Box::pin(start(config, paths, listener, kept, (events, received), rng)).await;
     // The last senders have gone with the agent: what is not on disk yet is being written.
     if timeout(LAST_WORDS, keepers).await.is_err() {
         tracing::warn!("the latest settings may not be on disk");
     }
     ran
+}
+
+/// Refuses a range that the host uses itself. An agent that comes back to containers that have addresses of it is better than none:
+/// then it is a warning.
+///
+/// # Errors
+/// Says who uses it.
+pub async fn overlap(config: &Config, is_as_before: bool) -> anyhow::Result<Option<String>> {
+    let Some(ipalloc) = &config.ipalloc else { return Ok(None) };
+    let host = Netlink::here()?;
+    match net::unused_range(&host, &ipalloc.ranges).await {
+        Err(error @ net::RangeError::Kernel(_)) => Err(error.into()),
+        Err(error) if is_as_before && net::is_inhabited(&host).await? => Ok(Some(format!("no container gets an address: {error}"))),
+        looked => Ok(looked.map(|()| None)?),
+    }
 }
 
 /// What an earlier agent kept, and what the user says now.
@@ -122,6 +148,8 @@ struct Kept {
     state: watch::Sender<State>,
     /// For the next agent, once this one is known to work with them.
     settings: Settings,
+    /// Not kept.
+    passwords: Vec<Psk>,
     snapshots: watch::Sender<store::Snapshot>,
     by_hand: watch::Sender<Vec<dns::Kept>>,
 }
@@ -134,15 +162,19 @@ async fn start(
     (events, received): (Events, mpsc::Receiver<Event>),
     mut rng: StdRng,
 ) -> anyhow::Result<()> {
-    let Kept { store, state, settings, snapshots, by_hand } = kept;
+    let Kept { store, state, settings, passwords, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
     let Opened { datapath, upcalls, vxlan, why } = choice::open(config.datapath, &host, &paths.pins(), config.tunnel_port()).await?;
-    let carrier = Carrier::new(datapath);
+    let mut carrier = Carrier::new(datapath);
+    let (sleeve, heard) = start_sleeve(&config, &store).await;
+    if let Some(sleeve) = &sleeve {
+        carrier.set_sleeve(sleeve.ifindex());
+    }
     let clock = Clock::new();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
-    let router_config = router::Config { ipam, dns, ..router_config(&config, &state.borrow(), &mut rng)? };
-    let router = Router::new(router_config, rng.random());
+    let router_config = router::Config { ipam, dns, ..router_config(&config, passwords, &state.borrow(), sleeve.as_ref(), &mut rng)? };
+    let router = Router::new(router_config, secret_seed()?);
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(Vec::new());
     let (zone, answered) = watch::channel(Arc::default());
@@ -169,6 +201,7 @@ async fn start(
         clock,
         router,
         carrier,
+        sleeve,
         chosen: why,
         hands: hands.clone(),
         underlay,
@@ -188,11 +221,32 @@ async fn start(
     hands.state.send_if_modified(|state| std::mem::replace(&mut state.settings, settings.clone()) != settings);
     let (calls, called) = mpsc::channel(CALLS);
     let mut tasks = background(&config, tcp, hands, (port_watch, vxlan_watch), events, adopted);
-    let inbox = Inbox { events: received, calls: called, upcalls, changes, signals: Signals::new()? };
+    let inbox = Inbox { events: received, calls: called, upcalls, changes, heard, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     ran
+}
+
+/// The sleeve, on the mesh's port number. Without it the network works as long as the kernel's tunnel does.
+async fn start_sleeve(config: &Config, store: &Store) -> (Option<Sleeve>, mpsc::Receiver<sleeve::Heard>) {
+    let listen = SocketAddrV4::new(config.host.unwrap_or(Ipv4Addr::UNSPECIFIED), config.port);
+    match Sleeve::start(&sleeve_io::Options { listen, ..sleeve_io::Options::on_port(config.port) }).await {
+        Ok((sleeve, heard)) => (Some(sleeve), heard),
+        Err(error) => {
+            let notice = format!("no sleeve, and so no way where UDP {} is blocked or encryption is wanted: {error}", config.tunnel_port());
+            tracing::error!("{notice}");
+            store.notices().set("sleeve", notice);
+            (None, mpsc::channel(1).1)
+        }
+    }
+}
+
+/// Of everything secret: from nothing that stays in memory.
+fn secret_seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).context("the system has no randomness")?;
+    Ok(seed)
 }
 
 /// Who answers names, if anybody shall.
@@ -275,7 +329,8 @@ async fn watch_vxlan(mut watch: VxlanWatch, events: Events) {
 /// The settings of the keeper of names.
 fn dns_config(config: &Config, name: PeerName, kept: Vec<dns::Kept>) -> Option<dns::Config> {
     let dns = config.dns.as_ref()?;
-    Some(dns::Config { domain: dns.domain.clone(), ttl: dns.ttl, kept, ..dns::Config::new(name) })
+    let ranges = config.ipalloc.as_ref().map(|ipalloc| ipalloc.ranges.clone()).unwrap_or_default();
+    Some(dns::Config { domain: dns.domain.clone(), ttl: dns.ttl, ranges, kept, ..dns::Config::new(name) })
 }
 
 type Addresses = (ipam::Config, Option<ipam::Snapshot>);
@@ -303,7 +358,13 @@ fn has_aes() -> bool {
     return false;
 }
 
-fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Result<router::Config> {
+fn router_config(
+    config: &Config,
+    passwords: Vec<Psk>,
+    state: &State,
+    sleeve: Option<&Sleeve>,
+    rng: &mut StdRng,
+) -> anyhow::Result<router::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
     let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
     let mesh = mesh::Config {
@@ -313,10 +374,10 @@ fn router_config(config: &Config, state: &State, rng: &mut StdRng) -> anyhow::Re
         short: Some(short),
         port: config.port,
         tunnel_port: config.tunnel_port(),
-        sleeve_port: config.port,
+        sleeve_port: sleeve.map_or(0, |sleeve| sleeve.local().port()),
         aes: has_aes(),
-        passwords: Vec::new(),
-        trusted_subnets: Vec::new(),
+        passwords,
+        trusted_subnets: config.trusted_subnets.clone(),
         discovery: config.discovery,
         connection_limit: config.conn_limit,
         targets: typed.map(|typed| typed.unresolved()).collect(),

@@ -85,7 +85,7 @@ impl Ipam {
     /// Space for a subnet in which we have none that is free.
     fn goal(&self, subnet: ipnet::IpNet) -> Option<Goal> {
         let (range, block) = self.part_of(subnet)?;
-        let lacking = self.spaces[range].lowest(self.config.name, subnet).is_none();
+        let lacking = self.spaces[range].next(self.config.name, subnet).is_none();
         lacking.then_some(Goal { range, block, all: false })
     }
 
@@ -160,12 +160,22 @@ impl Ipam {
 
     /// Whether there is nothing to be hoped for in a subnet: all who own some of it have said that it is full.
     pub(super) fn hopeless(&self, subnet: ipnet::IpNet) -> bool {
+        self.all_others(subnet, |_| false)
+    }
+
+    /// Whether there is nothing to be hoped for of those who are in reach: the other owners have said that it is full.
+    pub(super) fn is_spent(&self, subnet: ipnet::IpNet) -> bool {
+        self.all_others(subnet, |peer| !self.reachable(peer))
+    }
+
+    /// Whether all other owners of a part of a subnet have said that it is full, or are excused.
+    fn all_others(&self, subnet: ipnet::IpNet, is_excused: impl Fn(PeerName) -> bool) -> bool {
         let Some((range, block)) = self.part_of(subnet) else { return true };
         if !self.has_ring() || self.barred(range, block) {
             return false;
         }
         let full = self.wants.get(&Goal { range, block, all: false }).map(|want| &want.full);
-        self.others(range, block).keys().all(|peer| full.is_some_and(|full| full.contains(peer)))
+        self.others(range, block).keys().all(|peer| is_excused(*peer) || full.is_some_and(|full| full.contains(peer)))
     }
 
     /// Who refused to hand over an address, and who uses it there.

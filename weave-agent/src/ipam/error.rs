@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use super::Foreign;
 use super::config::list;
 use crate::peer::PeerName;
 
@@ -44,6 +45,13 @@ fn first(peers: &[Named]) -> String {
     peers.first().map(ToString::to_string).unwrap_or_default()
 }
 
+fn strangers(foreign: &[Foreign]) -> String {
+    if foreign.is_empty() {
+        return "check `weave-agent status connections`".to_owned();
+    }
+    foreign.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 fn by(owner: &Option<String>) -> String {
     owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default()
 }
@@ -53,13 +61,25 @@ fn by(owner: &Option<String>) -> String {
 pub enum Error {
     /// The first ring is not there yet.
     #[error(
-        "the hosts have not agreed yet on who hands out which addresses: {votes} of {wanted} hosts that must take part did; check `weave-agent status connections`"
+        "the hosts have not agreed yet on who hands out which addresses: {votes} of {wanted} hosts that must take part did; {}",
+        strangers(foreign)
     )]
     NoRing {
         /// Hosts heard, ourselves included.
         votes: usize,
         /// How many are a majority.
         wanted: usize,
+        /// Hosts that do not take part, for they have another range or came to be apart.
+        foreign: Vec<Foreign>,
+    },
+    /// The same for a host without a vote.
+    #[error(
+        "no other host has shared out the range yet, and this one has no part in that (--ipalloc-init observer); {}",
+        strangers(foreign)
+    )]
+    NothingToObserve {
+        /// Hosts that have another range or came to be apart.
+        foreign: Vec<Foreign>,
     },
     /// All who could have one were asked.
     #[error("no address free in {subnet}: all of them are in use; free some, or use another subnet")]
@@ -69,8 +89,12 @@ pub enum Error {
     },
     /// Those who have some cannot be asked.
     #[error(
-        "no address free in {subnet}: {} peers that own {percent} % are unreachable ({}); if they are gone for good run `weave-agent rmpeer {}`",
-        peers.len(), names(peers), first(peers)
+        "no address free in {subnet}: {} {percent} % {} unreachable ({}); if {} gone for good run `weave-agent rmpeer {}`",
+        if peers.len() == 1 { "1 peer that owns".to_owned() } else { format!("{} peers that own", peers.len()) },
+        if peers.len() == 1 { "is" } else { "are" },
+        names(peers),
+        if peers.len() == 1 { "it is" } else { "they are" },
+        first(peers)
     )]
     Unreachable {
         /// In what.
@@ -90,8 +114,10 @@ pub enum Error {
     },
     /// The state on disk may be older than what we did.
     #[error(
-        "no address free in {subnet} yet: this host's state may be old, and its own addresses are used again only after {} told what they know; if they are gone for good run `weave-agent rmpeer {}`",
+        "no address free in {subnet} yet: this host's state may be old, and its own addresses are used again only after {} told what {}; if {} gone for good run `weave-agent rmpeer {}`",
         names(waiting),
+        if waiting.len() == 1 { "it knows" } else { "they know" },
+        if waiting.len() == 1 { "it is" } else { "they are" },
         first(waiting)
     )]
     Quarantined {
@@ -107,6 +133,14 @@ pub enum Error {
         subnet: IpNet,
         /// What there is.
         ranges: Vec<IpNet>,
+    },
+    /// Most of it could not be given out.
+    #[error("net:{subnet} is larger than the range {range} that addresses are given out from: say net:{range}, or a part of it")]
+    Wider {
+        /// What was asked for.
+        subnet: IpNet,
+        /// What there is.
+        range: IpNet,
     },
     /// Not a network with addresses for containers.
     #[error("{0} will not do: give the start of a network with at least 4 addresses, such as 10.32.1.0/24")]
@@ -174,7 +208,7 @@ pub enum Error {
     PeerReachable(Named),
     /// Others may have got some of its space.
     #[error(
-        "the addresses of {peer} can be taken over only after {} told what they got from it: run `weave-agent rmpeer {peer}` again when they are reachable; if they are gone for good as well run `weave-agent rmpeer {}` now and then this again",
+        "the addresses of {peer} can be taken over only after {} told what came from it: run `weave-agent rmpeer {peer}` again when all of these are reachable; if one is gone for good as well run `weave-agent rmpeer {}` now and then this again",
         names(waiting),
         first(waiting)
     )]
@@ -208,7 +242,9 @@ pub enum Error {
     #[error("the address is not wanted any more")]
     Cancelled,
     /// The disk takes too long.
-    #[error("the address state could not be written to disk in time; check the state directory and try again")]
+    #[error(
+        "the address state could not be written to disk in time: `weave-agent status` warns of what is wrong with the state directory; mend that and try again"
+    )]
     NotStored,
     /// No range was given.
     #[error("this agent gives out no addresses (its --ipalloc-range is empty): say which one, for example 10.32.1.1/16")]
@@ -229,6 +265,9 @@ mod tests {
         let text = Error::Unreachable { subnet, peers: peers.clone(), percent: 50 }.to_string();
         let expected = "no address free in 10.32.0.0/12: 2 peers that own 50 % are unreachable (h3, h4); if they are gone for good run `weave-agent rmpeer h3`";
         assert_eq!(text, expected);
+        let one = Error::Unreachable { subnet, peers: peers[..1].to_vec(), percent: 25 }.to_string();
+        let expected = "no address free in 10.32.0.0/12: 1 peer that owns 25 % is unreachable (h3); if it is gone for good run `weave-agent rmpeer h3`";
+        assert_eq!(one, expected);
         let waits = Error::RemovalWaits { peer: peers[0].clone(), waiting: peers[1..].to_vec() }.to_string();
         assert!(waits.contains("of h3") && waits.contains("rmpeer h4"));
         let nameless = Named { name: peers[0].name, nickname: String::new() };

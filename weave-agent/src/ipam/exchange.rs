@@ -126,7 +126,7 @@ impl Ipam {
         match self.removable(given) {
             Err(error) => self.out.refuse(request, error),
             Ok(peer) => {
-                self.wish(request, deadline, Wish::Remove { peer });
+                self.wish(now, request, deadline, Wish::Remove { peer });
                 if self.pending.contains_key(&request) {
                     self.removals.insert(peer, now.max(deadline) + BELIEF);
                     // What was answered before may have been said before the peer's last words were heard.

@@ -97,7 +97,11 @@ impl Ipam {
     }
 
     pub(super) fn undecided(&self) -> Error {
+        let foreign = self.foreign.values().cloned().collect();
+        if self.is_observer() {
+            return Error::NothingToObserve { foreign };
+        }
         let (votes, wanted) = self.turnout();
-        Error::NoRing { votes, wanted }
+        Error::NoRing { votes, wanted, foreign }
     }
 }

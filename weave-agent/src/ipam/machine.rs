@@ -58,6 +58,8 @@ pub struct Ipam {
     pub(super) began: Option<Time>,
     /// Until when our own space waits for other owners' word.
     pub(super) held: Option<Time>,
+    /// Until when peers that have just come into reach may still bring news.
+    pub(super) expected: Option<Time>,
     /// Bits of their numbers of free addresses, by range.
     pub(super) levels: BTreeMap<PeerName, Vec<u8>>,
     pub(super) pending: BTreeMap<u64, Pending>,
@@ -114,6 +116,7 @@ impl Ipam {
             resumed: false,
             began: None,
             held: None,
+            expected: None,
             levels: BTreeMap::new(),
             pending: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -190,14 +193,14 @@ impl Ipam {
     pub fn handle(&mut self, now: Time, input: Input) {
         self.hold(now);
         match input {
-            Input::Allocate { request, owner, subnets, deadline } => self.allocate(request, owner, subnets, deadline),
-            Input::Claim { request, owner, address, deadline } => self.claim(request, owner, address, deadline),
+            Input::Allocate { request, owner, subnets, deadline } => self.allocate(now, request, owner, subnets, deadline),
+            Input::Claim { request, owner, address, deadline } => self.claim(now, request, owner, address, deadline),
             Input::Free { owner } => self.free(&owner),
             Input::FreeAddress { owner, address } => self.free_address(&owner, address),
             Input::Reconcile { present } => self.reconcile(present),
             Input::Remove { request, peer, deadline } => self.remove(now, request, peer, deadline),
             Input::Leave { request, deadline } => self.leave(request, deadline),
-            Input::Prime { request, deadline } => self.prime(request, deadline),
+            Input::Prime { request, deadline } => self.prime(now, request, deadline),
             Input::View(view) => self.view_changed(now, view),
             Input::Targets(count) => self.targets = count,
             Input::Delivered { from, payload } => self.delivered(now, from, &payload),
@@ -218,10 +221,10 @@ impl Ipam {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next; a time that has passed means at once.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let pending = self.pending.values().map(|pending| pending.deadline);
+        let pending = self.pending.values().map(|pending| pending.hopes.unwrap_or(pending.deadline).min(pending.deadline));
         let wants = self.wants.values().map(Want::due);
         let exchange = self.exchange.as_ref().map(|exchange| exchange.due);
-        let single = [self.held, self.ballot, self.announce, self.gossip, exchange, self.out.deadline()];
+        let single = [self.held, self.expected, self.ballot, self.announce, self.gossip, exchange, self.out.deadline()];
         pending.chain(wants).chain(self.owed.values().copied()).chain(single.into_iter().flatten()).min()
     }
 

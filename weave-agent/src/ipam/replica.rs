@@ -135,6 +135,16 @@ impl Ipam {
         let held = since.map(|since| since + PATIENCE).filter(|until| *until > now);
         self.stirred |= self.held.is_some() && held.is_none();
         self.held = held;
+        self.expect(now);
+    }
+
+    /// Peers that have just come into reach may bring space, or know who has some.
+    fn expect(&mut self, now: Time) {
+        let is_silent = |peer: &PeerName| !self.heard.contains_key(peer) && !self.foreign.contains_key(peer);
+        let silent = self.reached.iter().filter(|(peer, _)| is_silent(peer)).map(|(_, since)| *since + PATIENCE).max();
+        let expected = silent.filter(|until| *until > now);
+        self.stirred |= self.expected.is_some() && expected.is_none();
+        self.expected = expected;
     }
 
     fn reached(&self) -> BTreeSet<PeerName> {

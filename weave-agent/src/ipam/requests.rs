@@ -7,15 +7,22 @@ use ipnet::IpNet;
 
 use super::block::{Block, Family, number};
 use super::machine::Ipam;
+use super::space::Space;
 use super::{Answer, Error};
 use crate::Time;
 use crate::peer::PeerName;
+
+/// How long a request that nobody in reach can fulfil waits for others: a link that has just broken may be there again, and one that
+/// is just being made be up.
+const HOPE: Time = Time::from_millis(700);
 
 /// A request without an answer yet.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
     pub(super) wish: Wish,
     pub(super) deadline: Time,
+    /// Until when somebody may come into reach who has what is wanted; `None` once that was.
+    pub(super) hopes: Option<Time>,
 }
 
 /// What is requested.
@@ -42,11 +49,11 @@ impl Wish {
 }
 
 impl Ipam {
-    pub(super) fn allocate(&mut self, request: u64, owner: String, subnets: Vec<IpNet>, deadline: Time) {
+    pub(super) fn allocate(&mut self, now: Time, request: u64, owner: String, subnets: Vec<IpNet>, deadline: Time) {
         let subnets = if subnets.is_empty() { self.spaces.iter().map(|space| space.subnet).collect() } else { subnets };
         match subnets.iter().find_map(|subnet| self.objection(*subnet)) {
             Some(error) => self.out.refuse(request, error),
-            None => self.wish(request, deadline, Wish::Allocate { owner, subnets }),
+            None => self.wish(now, request, deadline, Wish::Allocate { owner, subnets }),
         }
     }
 
@@ -56,29 +63,33 @@ impl Ipam {
             return Some(Error::NotASubnet(subnet));
         }
         let outside = || Error::Outside { subnet, ranges: self.config.ranges.clone() };
-        self.part_of(subnet).is_none().then(outside)
+        let Some((index, _)) = self.part_of(subnet) else { return Some(outside()) };
+        let Space { range, subnet: default, .. } = self.spaces[index];
+        // A default subnet may be wider than the range: the rest of it is given by hand.
+        let wider = subnet.prefix_len() < range.prefix_len() && subnet != default;
+        wider.then_some(Error::Wider { subnet, range })
     }
 
-    pub(super) fn claim(&mut self, request: u64, owner: String, address: IpNet, deadline: Time) {
+    pub(super) fn claim(&mut self, now: Time, request: u64, owner: String, address: IpNet, deadline: Time) {
         if is_edge(address) {
             return self.out.refuse(request, Error::NotAHost(address));
         }
-        self.wish(request, deadline, Wish::Claim { owner, address });
+        self.wish(now, request, deadline, Wish::Claim { owner, address });
     }
 
-    pub(super) fn prime(&mut self, request: u64, deadline: Time) {
-        self.wish(request, deadline, Wish::Prime);
+    pub(super) fn prime(&mut self, now: Time, request: u64, deadline: Time) {
+        self.wish(now, request, deadline, Wish::Prime);
     }
 
     /// Fulfils a wish now, or keeps it.
-    pub(super) fn wish(&mut self, request: u64, deadline: Time, wish: Wish) {
+    pub(super) fn wish(&mut self, now: Time, request: u64, deadline: Time, wish: Wish) {
         if self.pending.contains_key(&request) || self.out.waits(request) {
             return self.out.refuse(request, Error::Duplicate(request));
         }
         if self.left {
             return self.out.refuse(request, Error::Left);
         }
-        self.pending.insert(request, Pending { wish, deadline });
+        self.pending.insert(request, Pending { wish, deadline, hopes: Some(now + HOPE) });
         self.attempt(request);
     }
 
@@ -99,6 +110,8 @@ impl Ipam {
             Wish::Prime => self.has_ring().then_some(Ok(Answer::Done)),
             Wish::Remove { .. } => None,
         };
+        let hopeless = || pending.hopes.is_none() && self.is_beyond_reach(&pending.wish);
+        let result = result.or_else(|| hopeless().then(|| Err(self.explain(&pending.wish))));
         match result {
             None => return,
             Some(Ok(answer)) => self.out.answer(request, pending.deadline, pending.wish.owner(), answer),
@@ -113,7 +126,7 @@ impl Ipam {
         for subnet in subnets {
             if let Some(address) = self.owned_in(owner, *subnet) {
                 all.push(address);
-            } else if let Some(address) = self.lowest(*subnet) {
+            } else if let Some(address) = self.next_free(*subnet) {
                 self.record(owner, address);
                 new.push(address);
                 all.push(address);
@@ -133,10 +146,10 @@ impl Ipam {
         self.owned.get(owner)?.iter().find(|address| subnet.contains(&address.addr())).copied()
     }
 
-    fn lowest(&self, subnet: IpNet) -> Option<IpNet> {
+    fn next_free(&self, subnet: IpNet) -> Option<IpNet> {
         let (index, _) = self.part_of(subnet)?;
         let space = &self.spaces[index];
-        let address = space.family.address(space.lowest(self.config.name, subnet)?);
+        let address = space.family.address(space.next(self.config.name, subnet)?);
         IpNet::new(address, subnet.prefix_len()).ok()
     }
 
@@ -167,7 +180,7 @@ impl Ipam {
         self.users.insert(net.addr(), owner.to_owned());
         self.owned.entry(owner.to_owned()).or_default().push(net);
         if let Some(index) = self.space_of(net.addr()) {
-            self.spaces[index].used.insert(number(net.addr()));
+            self.spaces[index].take(number(net.addr()));
         }
         true
     }
@@ -187,7 +200,7 @@ impl Ipam {
             }
         }
         if let Some(index) = self.space_of(address) {
-            self.spaces[index].used.remove(number(address));
+            self.spaces[index].put_back(number(address));
         }
     }
 
@@ -207,6 +220,9 @@ impl Ipam {
     pub(super) fn free_address(&mut self, owner: &str, address: IpAddr) {
         if self.users.get(&address).is_some_and(|user| user == owner) {
             self.forget(owner, address);
+            if let Some(index) = self.space_of(address) {
+                self.spaces[index].rest(number(address));
+            }
             self.out.changed();
             self.stirred = true;
         }
@@ -259,8 +275,30 @@ impl Ipam {
         self.conflicts.retain(|address, conflict| self.displaced.contains(address) || conflict.peer.name == me);
     }
 
+    /// Of which subnets an owner has no address and there is none free here.
+    fn lacking(&self, owner: &str, subnets: &[IpNet]) -> impl Iterator<Item = IpNet> {
+        subnets.iter().copied().filter(move |subnet| self.owned_in(owner, *subnet).is_none() && self.next_free(*subnet).is_none())
+    }
+
+    /// Whether only peers that are out of reach have what is wanted: one that came into reach would be asked.
+    fn is_beyond_reach(&self, wish: &Wish) -> bool {
+        let waits = self.held.is_some() || self.expected.is_some() || !self.has_ring();
+        !waits
+            && match wish {
+                Wish::Allocate { owner, subnets } => self.lacking(owner, subnets).any(|subnet| self.is_spent(subnet)),
+                Wish::Claim { address, .. } => {
+                    let holder = self.space_of(address.addr()).and_then(|index| self.spaces[index].owner(number(address.addr())));
+                    holder.is_some_and(|holder| holder != self.config.name && !self.reachable(holder))
+                }
+                Wish::Remove { .. } | Wish::Prime => false,
+            }
+    }
+
     /// Requests whose time has come say what they waited for.
     pub(super) fn expire(&mut self, now: Time) {
+        for pending in self.pending.values_mut() {
+            self.stirred |= pending.hopes.take_if(|until| *until <= now).is_some();
+        }
         let late: Vec<u64> = self.pending.iter().filter(|(_, pending)| pending.deadline <= now).map(|(request, _)| *request).collect();
         for request in late {
             // Perhaps it became possible in this very moment.
@@ -293,8 +331,10 @@ impl Ipam {
     }
 
     fn explain_allocation(&self, owner: &str, subnets: &[IpNet]) -> Error {
-        let lacking = |subnet: &&IpNet| self.owned_in(owner, **subnet).is_none() && self.lowest(**subnet).is_none();
-        let Some(subnet) = subnets.iter().find(lacking).or(subnets.first()).copied() else { return Error::Cancelled };
+        // That nobody in reach can help counts more than that somebody has not yet.
+        let mut lacking: Vec<IpNet> = self.lacking(owner, subnets).collect();
+        lacking.sort_by_key(|subnet| !self.is_spent(*subnet));
+        let Some(subnet) = lacking.first().or(subnets.first()).copied() else { return Error::Cancelled };
         let Some((index, part)) = self.part_of(subnet) else {
             return Error::Outside { subnet, ranges: self.config.ranges.clone() };
         };

@@ -61,7 +61,7 @@ pub struct RangeStatus {
 /// This host's part of a range. Counts are of addresses; large ones are text, because JSON readers round large numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OwnStatus {
-    /// Free to be handed out or given away.
+    /// Free to be handed out or given away; not the ends of the range, which no container can have.
     pub free: String,
     /// In use.
     pub used: u64,
@@ -230,10 +230,10 @@ impl Ipam {
         let space = &self.spaces[index];
         let me = self.config.name;
         let owners = space.ring.iter().flat_map(super::ring::Ring::owners).map(|owner| self.owner_status(index, owner)).collect();
-        let quarantined: u128 = space.quarantined(me, space.block()).map(|block| block.size() - space.used.count(block)).sum();
+        let quarantined: u128 = space.quarantined(me, space.hosts()).map(|block| block.size() - space.count_used(block)).sum();
         let own = OwnStatus {
-            free: space.count_free(me, space.block()).to_string(),
-            used: u64::try_from(space.used.count(space.block())).unwrap_or(u64::MAX),
+            free: space.count_free(me, space.hosts()).to_string(),
+            used: u64::try_from(space.count_used(space.block())).unwrap_or(u64::MAX),
             quarantined: quarantined.to_string(),
         };
         RangeStatus { range: space.range, subnet: space.subnet, owners, own }

@@ -181,6 +181,14 @@ fn an_observer_gets_addresses_and_has_no_vote() {
 }
 
 #[test]
+fn an_observer_alone_says_why_it_has_none() {
+    let mut table = Table::new(vec![config(0, &[RANGE], Init::Observer)]);
+    table.input(0, allocate(1, &[]));
+    table.run(11);
+    assert!(table.error(1).contains("--ipalloc-init observer"), "{}", table.error(1));
+}
+
+#[test]
 fn both_families_at_once() {
     let range = &[RANGE, "fd00:10:32::/64"];
     let mut table = Table::new((0..2).map(|host| config(host, range, Init::Seed(vec![name(0), name(1)]))).collect());
@@ -228,6 +236,14 @@ fn subnets_that_cannot_work_are_refused() {
     table.input(0, allocate(2, &["10.32.0.1/24"]));
     assert_eq!(table.error(1), "10.99.0.0/24 lies outside the range 10.32.0.0/24");
     assert!(table.error(2).starts_with("10.32.0.1/24 will not do"));
+    table.input(0, allocate(3, &["10.32.0.0/16"]));
+    assert!(table.error(3).starts_with("net:10.32.0.0/16 is larger than the range 10.32.0.0/24"), "{}", table.error(3));
+    // Unless it is the default: the rest of it is given by hand.
+    let mut wide = config(0, &[RANGE], Init::Seed(vec![name(0)]));
+    wide.subnets = nets(&["10.32.0.0/16"]);
+    let mut table = Table::new(vec![wide]);
+    table.input(0, allocate(4, &["10.32.0.0/16"]));
+    assert_eq!(table.addresses(4), "10.32.0.1/16");
 }
 
 #[test]
@@ -240,9 +256,53 @@ fn whoever_has_none_left_says_who_has() {
         table.input(0, allocate(request, &["10.32.0.0/24"]));
     }
     assert_eq!((table.addresses(126), table.answers.contains_key(&127)), ("10.32.0.127/24".to_owned(), false));
-    table.run(11);
+    // Nobody in reach can help: that need not be waited for.
+    table.run(1);
     let expected = "no address free in 10.32.0.0/24: 2 peers that own 50 % are unreachable (h1, h2); if they are gone for good run `weave-agent rmpeer h1`";
     assert_eq!(table.error(127), expected);
+    table.input(0, claim(200, "10.32.0.200/24"));
+    table.run(1);
+    assert!(table.error(200).contains("in the space of peer h2, which is unreachable"), "{}", table.error(200));
+}
+
+#[test]
+fn whoever_comes_back_in_time_is_asked_and_whoever_is_full_is_not_waited_for() {
+    let mut table = Table::new(seeded(3));
+    table.run(1);
+    table.leave(2);
+    table.leave(1);
+    for request in 0..128 {
+        table.input(0, allocate(request, &["10.32.0.0/24"]));
+    }
+    // It comes back just before the last one is given up.
+    table.now += Time::from_millis(600);
+    table.away = vec![2];
+    table.look();
+    table.run(1);
+    assert!(table.addresses(127).starts_with("10.32.0."));
+    for request in 200..400 {
+        let deadline = table.now + Time::from_secs(10);
+        let input = Input::Allocate { request, owner: format!("c{request}"), subnets: nets(&["10.32.0.0/24"]), deadline };
+        table.input(1, input);
+        table.run(2);
+        if let Err(error) = &table.answers[&request] {
+            assert!(error.to_string().contains("1 peer that owns 25 % is unreachable (h2)"), "{error}");
+            return;
+        }
+    }
+    panic!("there is no end to the addresses");
+}
+
+#[test]
+fn what_was_just_freed_is_not_what_the_next_one_gets() {
+    let mut table = Table::new(seeded(1));
+    for request in 0..3 {
+        table.input(0, allocate(request, &[]));
+        table.input(0, Input::Free { owner: format!("c{request}") });
+    }
+    assert_eq!([0, 1, 2].map(|n| table.addresses(n)), ["10.32.0.1/24", "10.32.0.2/24", "10.32.0.3/24"]);
+    // 256 without the first and the last one, which nobody can have.
+    assert_eq!(table.status(0).ranges[0].own.free, "254");
 }
 
 #[test]
@@ -318,6 +378,20 @@ fn replicas_of_other_ranges_or_seeds_are_named_and_ignored() {
     table.input(0, allocate(1, &[]));
     assert_eq!(table.addresses(1), "10.32.0.1/24");
     assert!(table.status(0).counters.foreign > 0);
+}
+
+#[test]
+fn whoever_waits_for_hosts_of_another_range_is_told_both() {
+    let range = |host, range| config(host, &[range], Init::ConsensusOf(2));
+    let mut table = Table::new(vec![range(0, RANGE), range(1, "10.40.0.0/16")]);
+    table.run(1);
+    table.input(0, allocate(1, &[]));
+    table.run(11);
+    assert!(
+        table.error(1).contains("peer h1 (02:00:00:00:00:02) has the range 10.40.0.0/16, this host 10.32.0.0/24"),
+        "{}",
+        table.error(1)
+    );
 }
 
 #[test]

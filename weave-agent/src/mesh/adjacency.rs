@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::dialler::Linked;
+use super::link::Link;
 use super::message::{Connection, Hello, MAX_PEERS};
 use super::ration::Cause;
 use super::{LinkId, Mesh, Neighbour, Output};
@@ -50,7 +51,7 @@ impl Mesh {
             port: hello.tunnel_port,
             sleeve_port: hello.sleeve_port,
             aes: hello.aes && self.config.aes,
-            sealed: self.secret() && (!hello.trusts || !self.trusts(*link.remote.ip())),
+            sealed: link.is_sealed() && !self.both_trust(link, hello),
             outbound: link.outbound,
         };
         if self.ration.allows(now, Cause::Up) {
@@ -63,8 +64,13 @@ impl Mesh {
     }
 
     /// Whether the network has a password.
-    fn secret(&self) -> bool {
+    pub(super) fn secret(&self) -> bool {
         !self.config.passwords.is_empty()
+    }
+
+    /// Whether both ends trust the network between them.
+    pub(super) fn both_trust(&self, link: &Link, hello: &Hello) -> bool {
+        hello.trusts && self.trusts(*link.remote.ip())
     }
 
     /// Whether the user trusts the network between us and an address.

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddrV4;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use super::dialler::Ending;
-use super::frame;
-use super::link::{Link, PROBE, Phase};
+use super::frame::{self, Mode, ProtocolError};
+use super::link::{Keys, Link, PROBE, Phase};
 use super::machine::connection_id;
 use super::message::{Feature, Heartbeat, Hello, Message, Reason, Reject, Welcome};
 use super::ration::Cause;
-use super::{LinkId, Mesh, Output};
+use super::{LinkId, Mesh, Output, Psk, noise};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid};
 
@@ -16,6 +19,8 @@ use crate::peer::{PeerName, PeerUid};
 const UNFINISHED_PER_SOURCE: usize = 16;
 /// Unfinished inbound links in all.
 const UNFINISHED: usize = 256;
+/// A link that lived so long and then ended for another password is dialled again at once.
+const LIVED: Time = Time::from_secs(1);
 /// What we can do beyond the protocol version: passing on channels that we know nothing about.
 pub(super) const FEATURES: [&str; 1] = ["surrogate"];
 
@@ -32,6 +37,11 @@ enum Verdict {
 impl Mesh {
     pub(super) fn accepted(&mut self, now: Time, id: LinkId, local: SocketAddrV4, remote: SocketAddrV4) {
         let unfinished = || self.links.values().filter(|link| !link.outbound && link.peer().is_none());
+        if self.failures.bars(now, *remote.ip()) {
+            self.counters.barred += 1;
+            self.outputs.extend([Output::Send { link: id, bytes: frame::preamble(Mode::Barred) }, Output::Close { link: id }]);
+            return;
+        }
         let from_there = unfinished().filter(|link| link.remote.ip() == remote.ip()).count();
         if from_there >= UNFINISHED_PER_SOURCE || unfinished().count() >= UNFINISHED {
             self.counters.refused += 1;
@@ -48,8 +58,43 @@ impl Mesh {
 
     fn open(&mut self, now: Time, id: LinkId, local: SocketAddrV4, remote: SocketAddrV4, outbound: bool) {
         let connection = connection_id(&mut self.rng);
-        self.links.insert(id, Link::new(now, local, remote, outbound, connection));
-        self.outputs.push_back(Output::Send { link: id, bytes: frame::preamble() });
+        let keys = self.secret().then(|| Keys { psks: self.config.passwords.clone(), seed: self.handshake_seed() });
+        let link = Link::new(now, (local, remote), outbound, connection, keys);
+        self.outputs.push_back(Output::Send { link: id, bytes: frame::preamble(link.mode()) });
+        self.links.insert(id, link);
+    }
+
+    /// Nobody who sees our memory later can make it again, and with it the keys of links that are gone: the generator goes on from
+    /// another draw, as it were a new one.
+    fn handshake_seed(&mut self) -> [u8; 32] {
+        let seed = self.rng.random();
+        self.rng = StdRng::from_seed(self.rng.random());
+        seed
+    }
+
+    /// The network's passwords change. Who dials with one that is not among them fails from now on, and who failed may try again.
+    pub(super) fn passwords(&mut self, now: Time, passwords: Vec<Psk>) {
+        self.config.passwords = passwords;
+        self.failures.clear();
+        let stale: Vec<_> = self.links.iter().filter(|(_, link)| !link.is_of(&self.config.passwords)).map(|(id, _)| *id).collect();
+        for id in stale {
+            self.reject(now, id, reject(Reason::Password, "the network's passwords have changed".into()));
+        }
+        self.dialler.hurry(now);
+        self.redial = true;
+    }
+
+    /// The two ends do not agree on a password.
+    pub(super) fn disagree(&mut self, now: Time, id: LinkId, error: &ProtocolError) {
+        let Some(link) = self.links.get(&id) else { return };
+        if !link.outbound {
+            self.counters.wrong_passwords += 1;
+            self.failures.note(now, link.remote, error.to_string());
+        }
+        if *error == ProtocolError::WrongPassword {
+            self.outputs.push_back(Output::Send { link: id, bytes: noise::REFUSAL });
+        }
+        self.end(now, id, &error.to_string(), Some(Reason::Password), true);
     }
 
     pub(super) fn greet(&mut self, now: Time, id: LinkId) {
@@ -218,7 +263,7 @@ impl Mesh {
     /// Tells the other end why, and closes.
     pub(super) fn reject(&mut self, now: Time, id: LinkId, reject: Reject) {
         let (reason, error) = (reject.reason, reject.text.clone());
-        if self.links.get(&id).is_some_and(|link| !matches!(link.phase, Phase::Preamble)) {
+        if self.links.get(&id).is_some_and(Link::can_speak) {
             self.send(now, id, &Message::Reject(reject));
         }
         self.end(now, id, &error, Some(reason), true);
@@ -238,14 +283,7 @@ impl Mesh {
         if close {
             self.outputs.push_back(Output::Close { link: id });
         }
-        let cause = match (&link.phase, link.outbound) {
-            (Phase::Up(..), _) => Cause::Down,
-            (_, true) => Cause::Dialled,
-            (_, false) => Cause::Stranger,
-        };
-        if self.ration.allows(now, cause) {
-            tracing::info!(remote = %link.remote, outbound = link.outbound, error, "link ended");
-        }
+        self.tell_of_end(now, &link, error, reason);
         self.counters.terminations += u64::from(reason != Some(Reason::Myself));
         self.note_ending(now, id, &link, error, reason);
         self.redial = true;
@@ -255,7 +293,24 @@ impl Mesh {
                 self.resume(now, hello.name);
             }
             Phase::Held(hello) => self.stop_probe(hello.name),
-            Phase::Preamble | Phase::Hello | Phase::Welcomed(_) => {}
+            Phase::Preamble | Phase::Keys(..) | Phase::Keyed | Phase::Hello | Phase::Welcomed(_) => {}
+        }
+    }
+
+    fn tell_of_end(&mut self, now: Time, link: &Link, error: &str, reason: Option<Reason>) {
+        let cause = match (&link.phase, link.outbound) {
+            (Phase::Up(..), _) => Cause::Down,
+            _ if reason == Some(Reason::Password) => Cause::Password,
+            (_, true) => Cause::Dialled,
+            (_, false) => Cause::Stranger,
+        };
+        if !self.ration.allows(now, cause) {
+            return;
+        }
+        if cause == Cause::Password {
+            tracing::warn!(remote = %link.remote, outbound = link.outbound, error, "no link");
+        } else {
+            tracing::info!(remote = %link.remote, outbound = link.outbound, error, "link ended");
         }
     }
 
@@ -268,6 +323,7 @@ impl Mesh {
         let ending = match (reason, link.lived(now)) {
             (Some(Reason::Myself), _) => Ending::Myself,
             (Some(Reason::Collision), _) => Ending::Collision,
+            (Some(Reason::Password), Some(lived)) if link.is_sealed() && lived > LIVED => Ending::Rekeyed,
             (_, Some(lived)) => Ending::Lived(lived),
             (_, None) => Ending::Failed,
         };

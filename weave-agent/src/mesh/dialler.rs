@@ -66,6 +66,8 @@ pub(super) enum Ending {
     Collision,
     /// It was us.
     Myself,
+    /// The network has other passwords now.
+    Rekeyed,
 }
 
 impl Dialler {
@@ -94,6 +96,11 @@ impl Dialler {
             }
         }
         self.add(targets);
+    }
+
+    /// What kept us from links may be gone: no back-off goes on.
+    pub(super) fn hurry(&mut self, now: Time) {
+        self.attempts.values_mut().filter(|attempt| attempt.state != State::Myself).for_each(|attempt| attempt.hurry(now));
     }
 
     fn add(&mut self, targets: Vec<Target>) {
@@ -194,6 +201,7 @@ impl Dialler {
         match ending {
             Ending::Myself => attempt.state = State::Myself,
             Ending::Collision => attempt.state = State::Refused(now + LAST),
+            Ending::Rekeyed => attempt.hurry(now),
             Ending::Lived(time) if time > LIVED => (attempt.interval, attempt.state) = (FIRST, State::Waiting(now)),
             Ending::Failed | Ending::Lived(_) => attempt.back_off(now, rng),
         }

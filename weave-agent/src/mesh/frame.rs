@@ -1,4 +1,5 @@
-//! Bytes of a link to frames and back: a preamble of magic and versions, then a u32 BE length, a tag byte, a body.
+//! Bytes of a link to frames and back: a preamble of magic, versions and whether what follows is in clear
+//! or in records (see [`super::noise`]), then a u32 BE length, a tag byte, a body.
 //!
 //! Nothing here panics on what was received, and the buffer never holds more than one frame and what came with it,
 //! unless its owner stops asking for frames (see [`Decoder::buffered`]).
@@ -16,7 +17,18 @@ pub(super) const MAX_FRAME: usize = 4 << 20;
 /// Longest frame before the handshake is done: anyone can open a link, so what it may make us hold is little.
 pub(super) const MAX_FIRST_FRAME: usize = 16 << 10;
 
-const PREAMBLE: usize = MAGIC.len() + 2;
+const PREAMBLE: usize = MAGIC.len() + 3;
+
+/// How a link goes on after the preamble. Both ends must say the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// In clear: there is no password.
+    Clear = 0,
+    /// With a Noise handshake, and then in its records.
+    Noise = 1,
+    /// Not at all: too many attempts from that address have failed.
+    Barred = 2,
+}
 
 /// Why a link's bytes make no sense. The link is closed with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,12 +45,37 @@ pub(super) enum ProtocolError {
     OutOfTurn(&'static str),
     #[error("{0} bytes before the handshake was done")]
     TooEarly(usize),
+    #[error("the link's mode is {0} there; this version knows 0 (clear) and 1 (encrypted)")]
+    Mode(u8),
+    #[error("it has no password and this host has one: launch it with the network's --password or --password-file")]
+    NoPasswordThere,
+    #[error("its network has a password and this host has none: launch with --password or --password-file")]
+    NoPasswordHere,
+    #[error("it has another password: launch both with the network's --password, or give one of them both with `weave-agent passwords`")]
+    WrongPassword,
+    #[error(
+        "it does not accept our password: launch both with the network's --password, or give one of them both with `weave-agent passwords`"
+    )]
+    Refused,
+    #[error("too many attempts from our address had a wrong password: it listens again in 10 s")]
+    Barred,
+    #[error("what it sent is not sealed with this link's keys: somebody altered it on its way")]
+    Altered,
+    #[error("cannot seal: {0}")]
+    Sealing(String),
+}
+
+impl ProtocolError {
+    /// The two do not agree on a password.
+    pub(super) fn concerns_password(&self) -> bool {
+        matches!(self, Self::NoPasswordThere | Self::NoPasswordHere | Self::WrongPassword | Self::Refused | Self::Barred | Self::Altered)
+    }
 }
 
 /// What we begin every link with.
-pub(super) fn preamble() -> Bytes {
+pub(super) fn preamble(mode: Mode) -> Bytes {
     let [a, b, c, d] = MAGIC;
-    Bytes::copy_from_slice(&[a, b, c, d, MIN_VERSION, MAX_VERSION])
+    Bytes::copy_from_slice(&[a, b, c, d, MIN_VERSION, MAX_VERSION, mode as u8])
 }
 
 /// The newest version that both speak.
@@ -76,16 +113,31 @@ impl Decoder {
         self.buffer.len()
     }
 
-    /// Takes the preamble, once it is there, and answers with the version to speak. A wrong first byte is seen at once.
-    pub(super) fn preamble(&mut self) -> Result<Option<u8>, ProtocolError> {
+    /// Takes the preamble, once it is there, and answers with it, the version to speak and the mode. A wrong first byte is seen at once.
+    pub(super) fn preamble(&mut self) -> Result<Option<(Bytes, u8, Mode)>, ProtocolError> {
         if !MAGIC.iter().zip(&self.buffer).all(|(a, b)| a == b) {
             return Err(ProtocolError::NotWeave);
         }
         if self.buffer.len() < PREAMBLE {
             return Ok(None);
         }
-        let preamble = self.buffer.split_to(PREAMBLE);
-        negotiate(preamble[4], preamble[5]).map(Some)
+        let preamble = self.buffer.split_to(PREAMBLE).freeze();
+        let version = negotiate(preamble[4], preamble[5])?;
+        let mode = [Mode::Clear, Mode::Noise, Mode::Barred].into_iter().find(|mode| *mode as u8 == preamble[6]);
+        mode.map(|mode| Some((preamble.clone(), version, mode))).ok_or(ProtocolError::Mode(preamble[6]))
+    }
+
+    /// Takes the next record, once it is there: a Noise message of at most `limit` bytes.
+    pub(super) fn record(&mut self, limit: usize) -> Result<Option<Bytes>, ProtocolError> {
+        let Some(length) = self.buffer.first_chunk().map(|bytes| usize::from(u16::from_be_bytes(*bytes))) else { return Ok(None) };
+        if length > limit {
+            return Err(ProtocolError::FrameLength { length, limit });
+        }
+        if self.buffer.len() < 2 + length {
+            return Ok(None);
+        }
+        self.buffer.advance(2);
+        Ok(Some(self.buffer.split_to(length).freeze()))
     }
 
     /// Takes the next frame, once it is there: its tag and its body. An empty one is skipped.
@@ -114,8 +166,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_preamble_is_magic_and_two_versions() {
-        assert_eq!(preamble()[..], *b"WVAG\x01\x01");
+    fn the_preamble_is_magic_two_versions_and_the_mode() {
+        assert_eq!(preamble(Mode::Clear)[..], *b"WVAG\x01\x01\x00");
+        assert_eq!(preamble(Mode::Noise)[..], *b"WVAG\x01\x01\x01");
+        assert_eq!(preamble(Mode::Barred)[..], *b"WVAG\x01\x01\x02");
+    }
+
+    #[test]
+    fn a_mode_of_a_later_version_is_an_error_that_names_it() {
+        let mut decoder = Decoder::default();
+        decoder.push(b"WVAG\x01\x01\x03");
+        assert_eq!(decoder.preamble(), Err(ProtocolError::Mode(3)));
+    }
+
+    #[test]
+    fn a_record_over_the_limit_is_refused_before_it_is_buffered() {
+        let mut decoder = Decoder::default();
+        decoder.push(&[0, 48, 7]);
+        assert_eq!(decoder.record(48), Ok(None));
+        assert_eq!(decoder.record(47), Err(ProtocolError::FrameLength { length: 48, limit: 47 }));
     }
 
     #[test]
@@ -155,7 +224,7 @@ mod tests {
             bodies in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..40)), 0..8),
             chunk in 1..50_usize,
         ) {
-            let mut stream = preamble().to_vec();
+            let mut stream = preamble(Mode::Clear).to_vec();
             for (tag, body) in &bodies {
                 stream.extend(encode(*tag, body));
             }

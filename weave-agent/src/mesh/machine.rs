@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::adjacency::Edge;
+use super::barred::Failures;
 use super::channels::Channels;
 use super::collision::Collisions;
 use super::dialler::{Dialler, Ending, Linked};
@@ -90,6 +91,8 @@ pub struct Mesh {
     pub(super) channels: Channels,
     pub(super) dialler: Dialler,
     pub(super) collisions: Collisions,
+    /// Of who dialled us with another password.
+    pub(super) failures: Failures,
     pub(super) counters: Counters,
     pub(super) ration: Ration,
 }
@@ -131,6 +134,7 @@ impl Mesh {
             publisher,
             garbage: None,
             collisions: Collisions::default(),
+            failures: Failures::default(),
             counters: Counters::default(),
             ration: Ration::default(),
         }
@@ -150,6 +154,7 @@ impl Mesh {
             Input::Connect { targets, replace } => self.retarget(|dialler| dialler.connect(now, targets, replace)),
             Input::Forget { targets } => self.retarget(|dialler| dialler.forget(&targets)),
             Input::Resolved(target) => self.retarget(|dialler| dialler.resolved(target)),
+            Input::Passwords(passwords) => self.passwords(now, passwords),
             Input::Tunnel { peer, up } => self.tunnel(now, peer, up),
             Input::Broadcast { channel, payload } => self.broadcast(now, channel, payload),
             Input::Unicast { channel, to, payload } => self.unicast(now, channel, to, payload),

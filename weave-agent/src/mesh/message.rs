@@ -128,6 +128,8 @@ pub(super) enum Reason {
     Protocol,
     /// The address belongs to someone else than was expected.
     Unexpected,
+    /// The network's passwords have changed, and this link's is none of them any more: dial again.
+    Password,
 }
 
 /// Records of peers: all that are known, or those that changed. Merged one by one, so it can be cut anywhere.

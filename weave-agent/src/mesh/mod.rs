@@ -2,6 +2,7 @@
 
 mod adjacency;
 mod admission;
+mod barred;
 mod channels;
 mod collision;
 mod dialler;
@@ -11,6 +12,7 @@ mod harness;
 mod link;
 mod machine;
 mod message;
+mod noise;
 mod password;
 mod publisher;
 mod ration;
@@ -18,6 +20,8 @@ mod receiver;
 mod routes;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod secret_scenarios;
 mod short_ids;
 mod status;
 mod topology;
@@ -25,7 +29,9 @@ mod view;
 
 pub use machine::{Config, Mesh};
 pub use password::Psk;
-pub use status::{CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, PeerStatus, RouteStatus, Status, TargetStatus};
+pub use status::{
+    CollisionStatus, ConnectionState, ConnectionStatus, Counters, EdgeStatus, Encryption, PeerStatus, RouteStatus, Status, TargetStatus,
+};
 pub use view::{Neighbour, PeerView, View};
 
 use std::net::SocketAddrV4;
@@ -96,6 +102,8 @@ pub enum Input {
     },
     /// A target's name was resolved again, perhaps to other addresses.
     Resolved(Target),
+    /// Other passwords from now on (see [`Config::passwords`]): links whose password is none of them are closed and dialled again.
+    Passwords(Vec<Psk>),
     /// The tunnel to a neighbour began to work (or stopped): its edge is (not) part of the data plane.
     Tunnel {
         /// Which neighbour.

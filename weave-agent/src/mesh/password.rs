@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A password stretched to a pre-shared key (by `io`, for that takes a tenth of a second). It is never printed.
+/// A password stretched to a pre-shared key (by `io`, for that takes a fifth of a second). It is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Psk(pub [u8; 32]);
 

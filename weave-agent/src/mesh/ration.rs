@@ -15,6 +15,8 @@ pub(super) enum Cause {
     Stranger,
     /// One of ours that never came up.
     Dialled,
+    /// One that never came up because its ends do not agree on a password.
+    Password,
     /// A link came up.
     Up,
     /// A link that had been up ended.

@@ -29,6 +29,7 @@ impl Mesh {
             match link.next() {
                 Ok(Some(event)) => self.event(now, id, event),
                 Ok(None) => return,
+                Err(error) if error.concerns_password() => self.disagree(now, id, &error),
                 Err(error) => {
                     self.counters.bad_input += 1;
                     self.reject(now, id, Reject { reason: Reason::Protocol, uid: None, text: error.to_string() });
@@ -39,6 +40,7 @@ impl Mesh {
 
     fn event(&mut self, now: Time, id: LinkId, event: Event) {
         match event {
+            Event::Say(bytes) => self.outputs.push_back(Output::Send { link: id, bytes }),
             Event::Greet => self.greet(now, id),
             Event::Hello(hello) => self.meet(now, id, hello),
             Event::Welcome => self.admit(now, id),
@@ -73,7 +75,10 @@ impl Mesh {
     pub(super) fn send(&mut self, now: Time, id: LinkId, message: &Message) {
         if let Some(link) = self.links.get_mut(&id) {
             link.sent(now);
-            self.outputs.push_back(Output::Send { link: id, bytes: message.encode() });
+            match link.seal(message.encode()) {
+                Ok(bytes) => self.outputs.push_back(Output::Send { link: id, bytes }),
+                Err(error) => self.close(now, id, &error.to_string()),
+            }
         }
     }
 

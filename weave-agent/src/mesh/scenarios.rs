@@ -445,7 +445,7 @@ fn a_stranger_that_speaks_something_else_is_hung_up_on() {
 fn handshake(link: LinkId) -> Vec<u8> {
     let mut mesh = Mesh::new(config(7, &[]), [7; 32]);
     mesh.handle(seconds(0), Input::Accepted { link, local: address(7), remote: address(0) });
-    mesh.handle(seconds(0), Input::Received { link, bytes: super::frame::preamble() });
+    mesh.handle(seconds(0), Input::Received { link, bytes: super::frame::preamble(super::frame::Mode::Clear) });
     let mut stream = Vec::new();
     while let Some(output) = mesh.poll_output() {
         if let Output::Send { bytes, .. } = output {

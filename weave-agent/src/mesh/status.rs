@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 use serde::Serialize;
 
 use super::admission::FEATURES;
+use super::barred::Failure;
 use super::collision::Report;
 use super::dialler::{Attempt, State};
 use super::link::{Link, Phase};
@@ -29,6 +30,8 @@ pub struct Status {
     pub version: String,
     /// Version of our own topology record.
     pub record_version: u64,
+    /// The network has a password.
+    pub encrypted: bool,
     /// What we were told to connect to.
     pub targets: Vec<TargetStatus>,
     /// Links, dials and addresses to retry.
@@ -85,6 +88,18 @@ pub struct ConnectionStatus {
     pub peer: Option<String>,
     /// Its nickname.
     pub nickname: Option<String>,
+    /// What protects the link and its tunnel, if there is a password.
+    pub encryption: Option<Encryption>,
+}
+
+/// What a password does for a neighbour. The link itself is encrypted in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Frames are encrypted, too.
+    Encrypted,
+    /// Frames may go in clear: both ends trust the network between them.
+    Trusted,
 }
 
 /// A peer and what it says of itself.
@@ -156,6 +171,10 @@ pub struct Counters {
     pub trailing_bytes: u64,
     /// Links closed for what was received on them.
     pub bad_input: u64,
+    /// Links that somebody opened and that ended because the two do not agree on a password.
+    pub wrong_passwords: u64,
+    /// Links closed at once because too many from their source had ended so.
+    pub barred: u64,
     /// Links closed at once because their source had too many unfinished ones.
     pub refused: u64,
     /// Unicasts and broadcasts without a way, or too long.
@@ -181,6 +200,7 @@ impl Mesh {
             short: me.short.get(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             record_version: me.version,
+            encrypted: self.secret(),
             targets: self.dialler.all().map(TargetStatus::new).collect(),
             connections: self.connection_status(now),
             peers: self.topology.records().map(|record| self.peer_status(record)).collect(),
@@ -193,13 +213,15 @@ impl Mesh {
     fn connection_status(&self, now: Time) -> Vec<ConnectionStatus> {
         let links = self.links.values().map(|link| self.link_status(link));
         let open = self.dialler.open(&self.linked).map(|(address, attempt)| self.attempt_status(now, address, attempt));
-        links.chain(open).collect()
+        links.chain(open).chain(self.failures.recent(now).map(Self::failure_status)).collect()
     }
 
     fn link_status(&self, link: &Link) -> ConnectionStatus {
         let tunnel = link.peer().is_some_and(|peer| self.edges.get(&peer.name).is_some_and(|edge| edge.tunnel));
         let (state, info) = match &link.phase {
-            Phase::Preamble | Phase::Hello | Phase::Welcomed(_) => (ConnectionState::Pending, "handshake".to_owned()),
+            Phase::Preamble | Phase::Keys(..) | Phase::Keyed | Phase::Hello | Phase::Welcomed(_) => {
+                (ConnectionState::Pending, "handshake".to_owned())
+            }
             Phase::Held(_) => (ConnectionState::Pending, "asking whether an older link lives".to_owned()),
             Phase::Up(..) if !tunnel => (ConnectionState::Pending, "no tunnel yet".to_owned()),
             Phase::Up(hello, _) => (ConnectionState::Established, common_features(hello)),
@@ -212,6 +234,24 @@ impl Mesh {
             retry_in: None,
             peer: link.claimed().map(|hello| hello.name.to_string()),
             nickname: link.claimed().map(|hello| hello.nickname.clone()),
+            encryption: link.peer().filter(|_| link.is_sealed()).map(|hello| match self.both_trust(link, hello) {
+                true => Encryption::Trusted,
+                false => Encryption::Encrypted,
+            }),
+        }
+    }
+
+    /// Whoever dialled us last and has another password.
+    fn failure_status(failure: &Failure) -> ConnectionStatus {
+        ConnectionStatus {
+            address: failure.remote,
+            outbound: false,
+            state: ConnectionState::Failed,
+            info: failure.text.clone(),
+            retry_in: None,
+            peer: None,
+            nickname: None,
+            encryption: None,
         }
     }
 
@@ -229,6 +269,7 @@ impl Mesh {
             retry_in: attempt.due().map(|due| due.saturating_sub(now).as_secs_f64()),
             peer: attempt.peer.map(|peer| peer.to_string()),
             nickname: attempt.nickname.clone(),
+            encryption: None,
         }
     }
 

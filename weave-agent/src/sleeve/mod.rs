@@ -3,7 +3,15 @@
 //! A session is one direction. Its receiver makes number and key (as with an IPsec SPI), accepts datagrams with it and
 //! tells the sender over the link. So no key is ever used by two senders, nor by two incarnations of one.
 
+pub mod batch;
+pub mod codec;
+pub mod fragment;
+pub mod offload;
+pub mod prefix;
+pub mod seal;
+pub mod segment;
 mod sessions;
+pub mod window;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -15,6 +15,8 @@ use crate::wire::{HostId, Noise};
 pub(crate) struct Setting {
     /// Of everything random in the run.
     pub(crate) seed: u64,
+    /// The hosts have a password; their tunnels are in clear all the same.
+    pub(crate) secret: bool,
     pub(crate) hosts: usize,
     /// Pairs of hosts without a wire.
     pub(crate) absent: BTreeSet<(HostId, HostId)>,
@@ -144,6 +146,7 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
     }
     Setting {
         seed,
+        secret: seed.is_multiple_of(2),
         hosts,
         absent,
         targets,

@@ -19,6 +19,8 @@ pub(crate) struct State {
     pub(crate) name: PeerName,
     pub(crate) short: ShortId,
     pub(crate) targets: Vec<String>,
+    /// It has the password.
+    pub(crate) secret: bool,
 }
 
 /// A running agent.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use bytes::Bytes;
+use ipnet::Ipv4Net;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use weave_agent::datapath::{PortId, Upcall};
+use weave_agent::mesh::Psk;
 use weave_agent::peer::{PeerName, PeerUid, ShortId};
 use weave_agent::router::{Config, Input, Router};
 use weave_agent::{Time, mesh, switch};
@@ -367,7 +369,7 @@ fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
     };
     let targets = setting.targets.get(id).into_iter().flatten().map(|to| address(*to).to_string()).collect();
     Host {
-        state: State { name, short, targets },
+        state: State { name, short, targets, secret: setting.secret },
         kernel: Kernel::new(address(id), !setting.via_stack.contains(&id), id.is_multiple_of(2), setting.fault),
         agent: None,
         incarnation: 0,
@@ -399,8 +401,8 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         // There is none in here yet.
         sleeve_port: 0,
         aes: true,
-        passwords: Vec::new(),
-        trusted_subnets: Vec::new(),
+        passwords: state.secret.then_some(Psk([7; 32])).into_iter().collect(),
+        trusted_subnets: Ipv4Net::new(address(0), 8).into_iter().collect(),
         discovery: true,
         connection_limit: 0,
         targets: state.targets.iter().map(|name| target(name)).collect(),

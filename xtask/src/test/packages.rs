@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use vm_tests::process::{self, debian_package};
 
-const PROGRAMS: [&str; 9] = ["ip", "tc", "nft", "ping", "iperf3", "tcpdump", "dig", "musl-gcc", "busybox"];
+const PROGRAMS: [&str; 10] = ["ip", "tc", "nft", "conntrack", "ping", "iperf3", "tcpdump", "dig", "musl-gcc", "busybox"];
 
 /// Installs what is missing; touches nothing if nothing is.
 pub(super) fn install_missing() -> Result<((), String)> {

@@ -7,6 +7,10 @@ use crate::status::{Attachment, Connection, FdbEntry, Flow, FlowAction, FlowKey,
 
 /// `status connections`
 pub fn connections(all: &[Connection]) -> String {
+    if all.is_empty() {
+        return "no connections: nobody has connected to this host, and it was not told of another; `weave-agent connect HOST` does that\n"
+            .to_owned();
+    }
     let rows: Vec<[String; 8]> = all.iter().map(connection).collect();
     table(["", "ADDRESS", "STATE", "PEER", "TUNNEL", "MTU", "RTT", ""], &rows)
 }
@@ -27,13 +31,13 @@ fn connection(connection: &Connection) -> [String; 8] {
 
 fn note(connection: &Connection) -> String {
     let retry = connection.retry.map(|seconds| format!("retry in {}", ago(seconds.max(0.0))));
-    connection.info.clone().into_iter().chain(retry).collect::<Vec<_>>().join(", ")
+    connection.encryption.clone().into_iter().chain(connection.info.clone()).chain(retry).collect::<Vec<_>>().join(", ")
 }
 
 fn way(tunnel: &Tunnel) -> String {
     let via = tunnel.via.as_ref().map(|via| format!(" via {via}")).unwrap_or_default();
     let since = tunnel.since.map(|seconds| format!(" for {}", ago(seconds))).unwrap_or_default();
-    let reason = tunnel.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason = tunnel.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{}{via}{since}{reason}", tunnel.kind)
 }
 
@@ -69,6 +73,9 @@ pub fn targets(all: &[Target]) -> String {
         [] => "(not resolved)".to_owned(),
         addresses => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
     };
+    if all.is_empty() {
+        return "no targets: `weave-agent connect HOST` adds one; other hosts may connect to this one all the same\n".to_owned();
+    }
     let rows: Vec<[String; 2]> = all.iter().map(|target| [target.name.clone(), means(target)]).collect();
     table(["TARGET", "ADDRESSES"], &rows)
 }
@@ -154,8 +161,8 @@ mod tests {
 
     fn wanted(state: &str) -> Connection {
         let address = "10.0.0.2:6783".parse().unwrap();
-        let (peer, nickname, tunnel, info, retry) = Default::default();
-        Connection { outbound: true, address, state: state.into(), peer, nickname, tunnel, info, retry }
+        let (peer, nickname, encryption, tunnel, info, retry) = Default::default();
+        Connection { outbound: true, address, state: state.into(), peer, nickname, encryption, tunnel, info, retry }
     }
 
     fn tunnel(kind: &str) -> Tunnel {
@@ -176,16 +183,24 @@ mod tests {
             ..wanted("established")
         };
         let failed = |retry| Connection { info: Some("connection refused".into()), retry, ..wanted("failed") };
-        let all = [known(direct), known(relayed), known(down), wanted("connecting"), failed(Some(2.5)), failed(None)];
+        let sealed = Connection { encryption: Some("encrypted".into()), ..known(direct.clone()) };
+        let all = [known(direct), sealed, known(relayed), known(down), wanted("connecting"), failed(Some(2.5)), failed(None)];
         insta::assert_snapshot!(connections(&all), @r"
             ADDRESS        STATE        PEER                   TUNNEL                            MTU  RTT
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  vxlan                            1450  0.2ms
+        <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  vxlan                            1450  0.2ms  encrypted
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  relay via 02:00:00:00:00:03(h3)     -  -
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  down for 61s (no answer)            -  -
         ->  10.0.0.2:6783  connecting   -                      -                                   -  -
         ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused, retry in 2.5s
         ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused
         ");
+    }
+
+    #[test]
+    fn a_lonely_host_is_told_how_to_find_others() {
+        assert!(connections(&[]).contains("no connections: ") && connections(&[]).contains("`weave-agent connect HOST`"));
+        assert!(targets(&[]).contains("no targets: ") && targets(&[]).contains("`weave-agent connect HOST`"));
     }
 
     #[test]

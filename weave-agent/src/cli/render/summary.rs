@@ -28,6 +28,7 @@ fn mesh(status: &Summary) -> Vec<String> {
     vec![
         line("Ports", format!("{} tcp (mesh), {} udp (tunnel)", status.port, status.tunnel_port)),
         line("PeerDiscovery", if status.discovery { "enabled" } else { "disabled" }),
+        line("Encryption", if status.encrypted { "enabled" } else { "disabled" }),
         line("Targets", status.targets),
         line("Connections", connections(&status.connections)),
         line("Peers", format!("{} ({} reachable)", status.peers, status.reachable)),
@@ -77,6 +78,7 @@ mod tests {
             port: 6783,
             tunnel_port: 6784,
             discovery: true,
+            encrypted: false,
             datapath: "ebpf".into(),
             mtu: 1450,
             targets: 2,
@@ -98,6 +100,7 @@ mod tests {
 
                 Ports: 6783 tcp (mesh), 6784 udp (tunnel)
         PeerDiscovery: enabled
+           Encryption: disabled
               Targets: 2
           Connections: 3 (2 established, 1 retrying)
                 Peers: 3 (2 reachable)

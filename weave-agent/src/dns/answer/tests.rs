@@ -22,7 +22,8 @@ fn zone() -> Zone {
         entries.push(("many.weave.local.".into(), Ipv4Addr::new(10, 32, 1, n).into()));
         entries.push(("many.weave.local.".into(), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, n.into()).into()));
     }
-    Zone::new(Domain::default(), 1, entries.into_iter().map(|(name, address)| (name.parse().unwrap(), address)))
+    let entries = entries.into_iter().map(|(name, address)| (name.parse().unwrap(), address));
+    Zone::new(Domain::default(), 1, entries).giving_out(vec!["10.32.0.0/15".parse().unwrap()])
 }
 
 struct Ask {
@@ -135,8 +136,22 @@ fn an_address_has_its_names_and_others_are_asked_elsewhere() {
     assert!(sorted(&ask(v6, Rtype::PTR).reply())[0].ends_with("PTR web.weave.local."));
     let none = ask("1.0.32.10.in-addr.arpa", Rtype::A).reply();
     assert_eq!((none.header().rcode(), none.header_counts().nscount()), (Rcode::NOERROR, 1));
-    for elsewhere in ["9.9.9.9.in-addr.arpa", "01.0.32.10.in-addr.arpa", "0.32.10.in-addr.arpa", "x.ip6.arpa", "www.example.com"] {
+    for elsewhere in
+        ["9.9.9.9.in-addr.arpa", "01.0.32.10.in-addr.arpa", "1.0.34.10.in-addr.arpa", "10.in-addr.arpa", "x.ip6.arpa", "www.example.com"]
+    {
         assert_eq!(ask(elsewhere, Rtype::PTR).raw(), Answer::Forward, "{elsewhere}");
+    }
+}
+
+#[test]
+fn what_is_given_out_and_has_no_name_is_nobodys_and_never_asked_elsewhere() {
+    for (name, rcode) in [("9.9.33.10.in-addr.arpa", Rcode::NXDOMAIN), ("9.33.10.in-addr.arpa", Rcode::NOERROR)] {
+        for qtype in [Rtype::PTR, Rtype::TXT] {
+            let reply = ask(name, qtype).reply();
+            assert_eq!((reply.header().rcode(), reply.header().aa(), reply.header_counts().ancount()), (rcode, true, 0), "{name}");
+            let soa = texts(reply.authority().unwrap());
+            assert_eq!(soa, ["33.10.in-addr.arpa SOA ns.weave.local. hostmaster.weave.local. 1 3600 600 86400 1"], "{name}");
+        }
     }
 }
 

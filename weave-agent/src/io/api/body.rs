@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Wanted;
+use crate::password::Given;
 
 /// `POST /connect`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,21 @@ pub struct Connected {
 pub struct Forget {
     /// As they were given to `connect`.
     pub peers: Vec<String>,
+}
+
+/// `POST /passwords`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passwords {
+    /// All that are accepted from now on, the one to dial with first.
+    pub passwords: Vec<Given>,
+}
+
+/// What `POST /passwords` is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PasswordsAccepted {
+    /// How many there are now.
+    pub accepted: usize,
 }
 
 /// `POST /attach`

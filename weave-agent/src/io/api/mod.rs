@@ -5,7 +5,7 @@
 //! | | |
 //! |---|---|
 //! | `GET /status`, `/status/connections`, `/peers`, `/targets`, `/flows`, `/fdb`, `/status/ipam`, `/status/dns`, `/ps`, `/report` | [`crate::status`] |
-//! | `POST /connect`, `/forget`, `/attach`, `/detach`, `/expose`, `/hide`, `/rmpeer`, `/dns/add`, `/dns/remove`, `/dns/lookup` | [`body`] |
+//! | `POST /connect`, `/forget`, `/passwords`, `/attach`, `/detach`, `/expose`, `/hide`, `/rmpeer`, `/dns/add`, `/dns/remove`, `/dns/lookup` | [`body`] |
 //! | `POST /prime` | answered when addresses can be given out |
 //! | `POST /stop`, `/reset` | the agent ends; `/reset` before its traces are removed |
 
@@ -29,6 +29,8 @@ pub enum Request {
     Connect(body::Connect),
     /// Targets no more.
     Forget(body::Forget),
+    /// Other passwords.
+    Passwords(body::Passwords),
     /// A container joins.
     Attach(body::Attach),
     /// A container leaves.
@@ -41,7 +43,7 @@ pub enum Request {
     Rmpeer(body::Rmpeer),
     /// A name by hand.
     DnsAdd(body::DnsChange),
-    /// A name by hand no more.
+    /// A name that was given here no more.
     DnsRemove(body::DnsChange),
     /// What a name or an address has.
     DnsLookup(body::DnsLookup),

@@ -90,6 +90,7 @@ fn routes(calls: Calls) -> Router {
     shown
         .route("/connect", posts(Request::Connect))
         .route("/forget", posts(Request::Forget))
+        .route("/passwords", posts(Request::Passwords))
         .route("/attach", posts(Request::Attach))
         .route("/detach", posts(Request::Detach))
         .route("/expose", posts(Request::Expose))

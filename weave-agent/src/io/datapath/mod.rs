@@ -74,10 +74,11 @@ pub trait Datapath: Send {
     /// When it cannot be used.
     fn set_vxlan(&mut self, ifindex: u32) -> Result<()>;
 
-    /// The sleeve's TAP device: what it brings is taken, and slots whose tunnel is the sleeve point there.
+    /// The sleeve's TAP device has this index: peers whose [`PeerRoute`](crate::datapath::PeerRoute) says so are reached
+    /// through it, each frame behind a [`weave_ebpf::sleeve::Prefix`], and frames come from it so.
     ///
     /// # Errors
-    /// When the interface is gone or the kernel refuses.
+    /// When it cannot be used.
     fn set_sleeve(&mut self, ifindex: u32) -> Result<()>;
 
     /// An address of ours has gone.

@@ -27,7 +27,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use counters::Counts;
@@ -49,7 +49,11 @@ pub struct Config {
     pub in_flight: usize,
     /// TCP connections at a time; more are closed at once.
     pub connections: usize,
-    /// How long a TCP connection may be silent.
+    /// The same of one client, so that others are left some.
+    pub connections_of_one: usize,
+    /// How long a TCP connection may be silent before its first query: who means to ask does so at once.
+    pub first: Duration,
+    /// How long it may be silent after that.
     pub idle: Duration,
 }
 
@@ -60,6 +64,8 @@ impl Default for Config {
             timeout: Duration::from_secs(2),
             in_flight: 1024,
             connections: 256,
+            connections_of_one: 32,
+            first: Duration::from_secs(2),
             idle: Duration::from_secs(10),
         }
     }
@@ -99,7 +105,8 @@ struct Shared {
     zone: watch::Receiver<Arc<Zone>>,
     forwarder: Forwarder,
     counters: Arc<Counters>,
-    connections: Arc<Semaphore>,
+    places: tcp::Places,
+    first: Duration,
     idle: Duration,
 }
 
@@ -107,10 +114,10 @@ impl Server {
     /// A server that listens nowhere yet. To be called inside a runtime.
     pub fn new(zone: watch::Receiver<Arc<Zone>>, config: Config) -> Self {
         let counters = Arc::<Counters>::default();
-        let connections = Arc::new(Semaphore::new(config.connections));
-        let idle = config.idle;
+        let places = tcp::Places::new(config.connections, config.connections_of_one);
+        let (first, idle) = (config.first, config.idle);
         let forwarder = Forwarder::new(config, counters.clone());
-        let shared = Shared { zone, forwarder, counters, connections, idle };
+        let shared = Shared { zone, forwarder, counters, places, first, idle };
         Self { shared: Arc::new(shared), listening: Mutex::default() }
     }
 

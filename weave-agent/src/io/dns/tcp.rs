@@ -1,7 +1,9 @@
 //! Queries over TCP: each with its length before it, many on one connection, answered in any order (RFC 7766).
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -22,21 +24,60 @@ const PIPELINE: usize = 64;
 /// What a listener that cannot accept is left alone for: it is out of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections there may be: so many, and so many of each client. Copies are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    clients: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    all: usize,
+    each: usize,
+}
+
+/// One connection's; dropping it makes room for another.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Places,
+    client: IpAddr,
+}
+
+impl Places {
+    pub(super) fn new(all: usize, each: usize) -> Self {
+        Self { clients: Arc::default(), all, each }
+    }
+
+    fn take(&self, client: IpAddr) -> Option<Place> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        // At most `all` entries.
+        let (total, has) = (clients.values().sum::<usize>(), clients.get(&client).copied().unwrap_or_default());
+        (total < self.all && has < self.each).then(|| clients.insert(client, has + 1))?;
+        Some(Place { places: self.clone(), client })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut clients = self.places.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(has) = clients.get_mut(&self.client) {
+            *has = has.saturating_sub(1);
+        }
+        clients.retain(|_, has| *has > 0);
+    }
+}
+
 /// Accepts until it is aborted; the connections end with it.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => match shared.connections.clone().try_acquire_owned() {
-                Ok(permit) => {
+            Ok((stream, client)) => match shared.places.take(client.ip()) {
+                Some(place) => {
                     let shared = shared.clone();
                     connections.spawn(async move {
                         // However it ended: the client knows best.
                         let _ = connection(stream, shared).await;
-                        drop(permit);
+                        drop(place);
                     });
                 }
-                Err(_) => count(&shared.counters.refused),
+                None => count(&shared.counters.refused),
             },
             Err(error) => {
                 tracing::debug!(%error, "cannot accept DNS connections");
@@ -61,7 +102,9 @@ async fn read(mut reader: BufReader<OwnedReadHalf>, shared: Arc<Shared>, replies
     let mut zone = Current::new(shared.zone.clone());
     let mut rng = super::generator();
     let mut waiting = JoinSet::new();
-    while let Some(query) = next(&mut reader, shared.idle).await {
+    let mut patience = shared.first;
+    while let Some(query) = next(&mut reader, patience).await {
+        patience = shared.idle;
         count(&shared.counters.tcp);
         let reply = match answer(&query, zone.get(), Transport::Tcp, &mut rng) {
             Answer::Reply(reply) => {

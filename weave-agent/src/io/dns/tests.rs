@@ -108,6 +108,32 @@ async fn connections_beyond_the_limit_are_closed_and_closing_a_place_closes_the_
 }
 
 #[tokio::test]
+async fn one_client_with_many_silent_connections_does_not_shut_others_out() {
+    let config = Config { connections_of_one: 3, first: Duration::from_millis(300), ..nowhere() };
+    let (server, address, _zones) = server(config).await;
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let from = |last| async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        // Who is refused may be cut off while it still writes.
+        let _ = stream.write_all(&framed(&query(7, "web.weave.local"))).await;
+        timeout(PATIENCE, stream.read_u16()).await.unwrap().is_ok()
+    };
+    assert!(from(2).await && !from(1).await);
+    assert_eq!(server.status().counts.refused, 8);
+    // Before its first query a connection is given less time.
+    for stream in &mut silent[..3] {
+        let ended = timeout(PATIENCE, stream.read(&mut [0])).await.unwrap();
+        assert!(matches!(ended, Ok(0) | Err(_)));
+    }
+    assert!(from(1).await);
+}
+
+#[tokio::test]
 async fn an_address_that_is_taken_or_not_ours_is_refused_with_advice() {
     let (server, address, _zones) = server(nowhere()).await;
     let error = server.listen(address).await.unwrap_err().to_string();

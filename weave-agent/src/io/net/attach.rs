@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::announce::announce;
+use super::detach::quoted;
 use super::known::Known;
 use super::link::{Link, Veth};
 use super::netns::Netns;
@@ -74,7 +75,7 @@ pub struct Attached {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// Nothing to add.
-    #[error("no address to attach {0:?} with")]
+    #[error("no address to attach {} with", quoted(.0))]
     NoAddress(String),
     /// Not an address that a container can have.
     #[error("{addr} cannot be a container's address: {why}")]
@@ -125,7 +126,7 @@ pub enum AttachError {
         device: String,
     },
     /// Its interface of that name is not ours.
-    #[error("{target:?} has an interface {ifname:?} that this host's weave-agent did not make")]
+    #[error("{} has an interface {ifname:?} that this host's weave-agent did not make", quoted(target))]
     ForeignInterface {
         /// The container.
         target: String,

@@ -88,7 +88,7 @@ pub(super) async fn no_route_of_its_own(target: &Netns, ours: Option<u32>, addrs
     Ok(())
 }
 
-fn name_of(links: &[Link], index: u32) -> &str {
+pub(super) fn name_of(links: &[Link], index: u32) -> &str {
     links.iter().find(|link| link.index == index).map_or("?", |link| &link.name)
 }
 

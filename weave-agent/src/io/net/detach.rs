@@ -34,15 +34,15 @@ pub enum DetachError {
     #[error("this host is not exposed: `weave-agent expose` exposes it")]
     NotExposed,
     /// It does not have this address.
-    #[error("{target:?} does not have the address {addr}")]
+    #[error("{} does not have the address {addr}", quoted(target))]
     NoSuchAddress {
-        /// The container.
+        /// The container, or the host.
         target: String,
         /// The address it does not have.
         addr: IpAddr,
     },
     /// Its interface of that name is not ours.
-    #[error("{target:?} has an interface {ifname:?} that this host's weave-agent did not make")]
+    #[error("{} has an interface {ifname:?} that this host's weave-agent did not make", quoted(target))]
     ForeignInterface {
         /// The container.
         target: String,
@@ -52,6 +52,14 @@ pub enum DetachError {
     /// The kernel refused some of it; all else was done.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Kernel(Vec<Error>),
+}
+
+/// What messages call the host; containers have names in quotes.
+pub(super) const THE_HOST: &str = "the host";
+
+/// A target in a message.
+pub(super) fn quoted(target: &str) -> String {
+    if target == THE_HOST { target.to_owned() } else { format!("{target:?}") }
 }
 
 impl From<Error> for DetachError {

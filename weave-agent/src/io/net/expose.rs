@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::announce::announce;
 use super::attach::{AttachError, Attached, ONE_AT_A_TIME, Pair, delete_on_failure, undone};
-use super::detach::{DetachError, Detached};
+use super::detach::{DetachError, Detached, THE_HOST};
 use super::known::Known;
 use super::link::Veth;
 use super::netns::Netns;
@@ -38,14 +38,14 @@ pub async fn hide(host: &Netlink, addrs: &[IpAddr]) -> Result<Detached, DetachEr
     let work = async move {
         let _turn = ONE_AT_A_TIME.lock().await;
         let pair = existing(&host).await?.ok_or(DetachError::NotExposed)?;
-        pair.remove("the host", &addrs).await
+        pair.remove(THE_HOST, &addrs).await
     };
     to_the_end("hiding", work).await
 }
 
 async fn expose_alone(host: &Netlink, addrs: &[IpNet], mtu: u32, known: &Known) -> Result<Attached, AttachError> {
     if addrs.is_empty() {
-        return Err(AttachError::NoAddress("the host".to_owned()));
+        return Err(AttachError::NoAddress(THE_HOST.to_owned()));
     }
     checks::possible(addrs)?;
     let existing = existing(host).await?;
@@ -71,7 +71,7 @@ async fn existing(host: &Netlink) -> Result<Option<Pair>, AttachError> {
     let Some(inner) = host.link_named(EXPOSE_IFNAME).await? else {
         return Ok(None);
     };
-    let foreign = || AttachError::ForeignInterface { target: "the host".to_owned(), ifname: EXPOSE_IFNAME.to_owned() };
+    let foreign = || AttachError::ForeignInterface { target: THE_HOST.to_owned(), ifname: EXPOSE_IFNAME.to_owned() };
     let outer = host.link_named(EXPOSE_PORT).await?;
     let outer = outer.filter(|outer| outer.peer == Some(inner.index)).ok_or_else(foreign)?;
     if outer.alias.is_empty() {

@@ -8,7 +8,7 @@ use libc::{c_int, sockaddr_ll, socklen_t};
 use socket2::{SockAddr, SockAddrStorage};
 
 /// An option of a socket that is an `int`.
-pub(in crate::io) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+pub(crate) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: `fd` is open for as long as it is borrowed; the kernel reads `size_of::<c_int>()` bytes at `&value`, which lives here.
     let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<c_int>() as socklen_t) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

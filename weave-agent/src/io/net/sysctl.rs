@@ -37,7 +37,7 @@ pub(super) fn settle_nameserver(ifname: &str) {
 }
 
 /// Settle the host side of a port, or the vxlan device.
-pub(super) fn settle_port(ifname: &str) {
+pub(in crate::io) fn settle_port(ifname: &str) {
     write_all(ifname, PORT);
 }
 

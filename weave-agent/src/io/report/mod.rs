@@ -9,11 +9,12 @@ use weave_ebpf::stats::DropReason;
 
 use super::api::{Answer, Show, answer};
 use super::hands::Hands;
+use super::sleeve;
 use crate::Time;
 use crate::addr::Mac;
 use crate::config::Config;
-use crate::datapath::{Action, FlowEntry, PortId};
-use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, TargetStatus};
+use crate::datapath::{Action, FlowEntry, PortId, TunnelKind};
+use crate::mesh::{ConnectionState, ConnectionStatus, EdgeStatus, Encryption, TargetStatus};
 use crate::peer::ShortId;
 use crate::router;
 use crate::status::{
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
     pub counters: Vec<(String, u64)>,
+    /// The sleeve's threads, if there are any.
+    pub sleeve: Option<sleeve::Status>,
     /// What somebody should look at, besides the router's own.
     pub notices: Vec<String>,
 }
@@ -73,6 +76,7 @@ impl Snapshot {
             dns: self.dns(hands),
             mesh: serde_json::to_value(&self.router.mesh.counters).unwrap_or_default(),
             switch: serde_json::to_value(self.router.switch.counters).unwrap_or_default(),
+            sleeve: serde_json::to_value(self.sleeve.as_ref()).unwrap_or_default(),
         }
     }
 
@@ -90,6 +94,7 @@ impl Snapshot {
             port: self.config.port,
             tunnel_port: self.config.tunnel_port(),
             discovery: self.config.discovery,
+            encrypted: mesh.encrypted,
             datapath: self.datapath.clone(),
             mtu,
             targets: mesh.targets.len(),
@@ -113,7 +118,12 @@ impl Snapshot {
 
     fn dns(&self, hands: &Hands) -> Option<Dns> {
         let server = serde_json::to_value(hands.names.as_ref()?.status()).unwrap_or_default();
-        Some(Dns { names: self.router.dns.clone()?, server })
+        let mut names = self.router.dns.clone()?;
+        // The keeper of names knows what others are called, and not what we are.
+        for entry in names.entries.iter_mut().filter(|entry| entry.nickname.is_empty()) {
+            entry.nickname = self.nickname(&entry.origin.to_string()).unwrap_or_default();
+        }
+        Some(Dns { names, server })
     }
 
     fn ipam(&self) -> Ipam {
@@ -125,6 +135,11 @@ impl Snapshot {
         let is_drop = |name: &str| DropReason::ALL.iter().any(|reason| reason.name() == name);
         let (mut drops, counters): (BTreeMap<_, _>, _) = self.counters.iter().cloned().partition(|(name, _)| is_drop(name));
         *drops.entry(DropReason::Switch.name().to_owned()).or_default() += self.router.switch.counters.dropped;
+        for (name, count) in self.sleeve.iter().flat_map(|sleeve| &sleeve.counters) {
+            if let Some(reason) = name.strip_prefix("dropped-").or_else(|| name.strip_prefix("refused-")) {
+                drops.insert(format!("sleeve-{reason}"), *count);
+            }
+        }
         drops.retain(|_, count| *count > 0);
         (drops, counters)
     }
@@ -149,6 +164,7 @@ impl Snapshot {
             state: word(connection.state).to_owned(),
             peer: connection.peer.clone(),
             nickname: connection.nickname.clone().filter(|nickname| !nickname.is_empty()),
+            encryption: connection.encryption.map(|encryption| protection(encryption).to_owned()),
             tunnel: switched.map(|peer| self.tunnel(peer)),
             info: Some(connection.info.clone()).filter(|info| !info.is_empty()),
             retry: connection.retry_in,
@@ -162,8 +178,9 @@ impl Snapshot {
     fn tunnel(&self, peer: &PeerStatus) -> Tunnel {
         let state = peer.tunnel.as_ref().map(|tunnel| tunnel.state);
         let down = state == Some(TunnelState::Down);
+        let by_sleeve = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.by == Some(TunnelKind::Sleeve));
         let (kind, via) = match peer.kind {
-            Kind::Direct => ("vxlan", None),
+            Kind::Direct => (if by_sleeve { "sleeve" } else { "vxlan" }, None),
             Kind::Relay(via) => ("relay", Some(self.called(&via.to_string()))),
             Kind::Stale if state == Some(TunnelState::Starting) => ("starting", None),
             Kind::Stale => ("down", None),
@@ -175,7 +192,7 @@ impl Snapshot {
             mtu: peer.route.map(|route| route.mtu),
             rtt: tunnel.filter(|_| !down).and_then(|tunnel| tunnel.rtt_us).map(|us| us as f64 / 1e3),
             since: tunnel.filter(|_| down).and_then(|tunnel| tunnel.last_answer_ms).map(|ms| ms as f64 / 1e3),
-            reason: down.then(|| "heartbeats are not answered".to_owned()),
+            reason: if down { Some("heartbeats are not answered".to_owned()) } else { tunnel.and_then(|tunnel| tunnel.why.clone()) },
         }
     }
 
@@ -259,6 +276,13 @@ impl Snapshot {
     }
 }
 
+fn protection(encryption: Encryption) -> &'static str {
+    match encryption {
+        Encryption::Encrypted => "encrypted",
+        Encryption::Trusted => "trusted",
+    }
+}
+
 fn word(state: ConnectionState) -> &'static str {
     match state {
         ConnectionState::Established => "established",
@@ -331,6 +355,8 @@ mod tests {
             discovery: true,
             conn_limit: 0,
             mtu: None,
+            passwords: vec![],
+            trusted_subnets: vec![],
             peers: None,
             ipalloc: None,
             dns: None,
@@ -346,6 +372,7 @@ mod tests {
             datapath: "ebpf (tcx)".into(),
             flows,
             counters,
+            sleeve: None,
             notices: vec![],
         }
     }

@@ -22,20 +22,33 @@ pub struct Snapshot {
     pub bytes: Bytes,
 }
 
-/// Writes a state whenever it changed; what fails is tried again every second. Ends when the last sender is gone, all written if
-/// it can be.
-pub async fn keep(store: Store, mut state: watch::Receiver<State>) {
+/// Writes a state whenever it changed. Ends when the last sender is gone, all written if it can be.
+pub async fn keep(store: Store, state: watch::Receiver<State>) {
+    let changes = |state: &State| Changes { state: Some(state.clone()), ..Changes::default() };
+    keep_latest(store, state, changes, "after a restart this agent will not know its latest settings").await;
+}
+
+/// The same with the names given by hand.
+pub async fn keep_names(store: Store, names: watch::Receiver<Vec<Kept>>) {
+    let changes = |names: &Vec<Kept>| {
+        let names = names.iter().map(|kept| (kept.name.clone(), kept.address)).collect();
+        Changes { names: Some(names), ..Changes::default() }
+    };
+    keep_latest(store, names, changes, "after a restart this agent will not know the latest names given by hand").await;
+}
+
+/// What fails is tried again every second.
+async fn keep_latest<T>(store: Store, mut latest: watch::Receiver<T>, changes: impl Fn(&T) -> Changes, or_else: &str) {
     let mut failed = String::new();
-    while state.changed().await.is_ok() {
+    while latest.changed().await.is_ok() {
         loop {
-            let changes = Changes { state: Some(state.borrow_and_update().clone()), ..Changes::default() };
-            let Err(error) = commit(&store, changes).await else { break };
-            let error = format!("{error:#}");
-            if error != failed {
-                tracing::error!("{error}: after a restart this agent will not know its latest settings");
-                failed = error;
-            }
-            if state.has_changed().is_err() {
+            let changes = changes(&latest.borrow_and_update());
+            let Err(error) = commit(&store, changes).await else {
+                failed.clear();
+                break;
+            };
+            complain(&mut failed, &error, or_else);
+            if latest.has_changed().is_err() {
                 return;
             }
             sleep(PAUSE).await;
@@ -47,25 +60,27 @@ pub async fn keep(store: Store, mut state: watch::Receiver<State>) {
 /// that come while one is being stored share the next transaction. What fails is tried again every second. Ends, all stored, when
 /// the last sender is gone.
 pub async fn keep_ipam<F: Future<Output = ()>>(store: Store, mut snapshots: watch::Receiver<Snapshot>, mut stored: impl FnMut(u64) -> F) {
+    let mut failed = String::new();
     while snapshots.changed().await.is_ok() {
         loop {
             let Snapshot { number, bytes } = snapshots.borrow_and_update().clone();
             match commit(&store, Changes { ipam: Some(bytes), ..Changes::default() }).await {
                 Ok(()) => break stored(number).await,
-                Err(error) => tracing::error!("{error:#}: no address is given out until this works"),
+                Err(error) => complain(&mut failed, &error, "no address is given out until this works"),
             }
             sleep(PAUSE).await;
         }
+        // Another failure is news.
+        failed.clear();
     }
 }
 
-/// Writes the names given by hand whenever they changed; ends, all written, when the last sender is gone.
-pub async fn keep_names(store: Store, mut names: watch::Receiver<Vec<Kept>>) {
-    while names.changed().await.is_ok() {
-        let names = names.borrow_and_update().iter().map(|kept| (kept.name.clone(), kept.address)).collect();
-        if let Err(error) = commit(&store, Changes { names: Some(names), ..Changes::default() }).await {
-            tracing::error!("{error:#}: after a restart this agent will not know the latest names given by hand");
-        }
+/// Says it once: a disk that is full stays so for hours, and `status` warns as long.
+fn complain(failed: &mut String, error: &anyhow::Error, or_else: &str) {
+    let error = format!("{error:#}");
+    if error != *failed {
+        tracing::error!("{error}: {or_else}");
+        *failed = error;
     }
 }
 

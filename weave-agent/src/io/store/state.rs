@@ -32,8 +32,8 @@ pub struct State {
     #[serde(default)]
     pub attached: BTreeMap<String, String>,
     /// What they are called in the network, by the port's interface.
-    #[serde(default)]
-    pub names: BTreeMap<String, dns::Name>,
+    #[serde(default, with = "one_or_many")]
+    pub names: BTreeMap<String, Vec<dns::Name>>,
     /// What the last `launch` that went well was told, and those before it.
     #[serde(default)]
     pub settings: Settings,
@@ -68,5 +68,57 @@ mod as_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PeerName, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Earlier versions knew one name per port, and wrote it as it is; they can still read what has no more.
+mod one_or_many {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::dns::Name;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Names {
+        One(Name),
+        Many(Vec<Name>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(all: &BTreeMap<String, Vec<Name>>, serializer: S) -> Result<S::Ok, S::Error> {
+        let written = |names: &Vec<Name>| match names.as_slice() {
+            [name] => Names::One(name.clone()),
+            names => Names::Many(names.to_vec()),
+        };
+        serializer.collect_map(all.iter().map(|(port, names)| (port, written(names))))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Vec<Name>>, D::Error> {
+        let read = |names| match names {
+            Names::One(name) => vec![name],
+            Names::Many(names) => names,
+        };
+        let all = BTreeMap::<String, Names>::deserialize(deserializer)?;
+        Ok(all.into_iter().map(|(port, names)| (port, read(names))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    #[test]
+    fn one_name_of_a_port_is_written_as_earlier_versions_did() {
+        let mut state = State::fresh(&mut StdRng::seed_from_u64(1));
+        let names = |all: &[&str]| all.iter().map(|name| name.parse().unwrap()).collect::<Vec<dns::Name>>();
+        state.names =
+            BTreeMap::from([("a".into(), names(&["web.weave.local."])), ("b".into(), names(&["x.weave.local.", "y.weave.local."]))]);
+        let json = serde_json::to_value(&state).unwrap();
+        assert_eq!(json["names"]["a"], "web.weave.local.");
+        assert_eq!(serde_json::from_value::<State>(json).unwrap(), state);
     }
 }

@@ -140,6 +140,28 @@ async fn what_cannot_be_written_is_a_notice_until_it_is() {
     assert_eq!(open(&paths, 2).1, state);
 }
 
+#[tokio::test]
+async fn names_that_could_not_be_written_are_once_they_can() {
+    let (_dir, paths) = paths();
+    let (store, _) = open(&paths, 1);
+    let (sender, receiver) = watch::channel(Vec::new());
+    let keeper = tokio::spawn(keep_names(store.clone(), receiver));
+    fs::remove_file(paths.latest()).unwrap();
+    fs::create_dir(paths.latest()).unwrap();
+    let kept = crate::dns::Kept { name: "db".into(), address: [10, 32, 0, 9].into() };
+    sender.send_replace(vec![kept.clone()]);
+    while store.notices().all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fs::remove_dir(paths.latest()).unwrap();
+    while !store.notices().all().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(sender);
+    keeper.await.unwrap();
+    assert_eq!(store.names().unwrap(), [(kept.name, kept.address)]);
+}
+
 #[test]
 fn two_agents_do_not_share_a_state_directory() {
     let (dir, ours) = paths();

@@ -307,7 +307,7 @@ fn with_deadline(input: Input, to: Time) -> Input {
 
 fn kind(error: &Error) -> &'static str {
     match error {
-        Error::NoRing { .. } => "no ring",
+        Error::NoRing { .. } | Error::NothingToObserve { .. } => "no ring",
         Error::Full { .. } => "full",
         Error::Unreachable { .. } => "unreachable",
         Error::NotInTime { .. } => "not in time",
