@@ -282,7 +282,10 @@ impl Ipam {
 
     /// Whether only peers that are out of reach have what is wanted: one that came into reach would be asked.
     fn is_beyond_reach(&self, wish: &Wish) -> bool {
-        let waits = self.held.is_some() || self.expected.is_some() || !self.has_ring();
+        let peers = || self.view.iter().flat_map(|view| view.peers.values());
+        // With a link but no tunnel: most often it is about to come up.
+        let arriving = || peers().any(|peer| peer.linked && peer.next_hop.is_none());
+        let waits = self.held.is_some() || self.expected.is_some() || !self.has_ring() || arriving();
         !waits
             && match wish {
                 Wish::Allocate { owner, subnets } => self.lacking(owner, subnets).any(|subnet| self.is_spent(subnet)),

@@ -285,6 +285,7 @@ impl Mesh {
                 nickname: record.nickname.clone(),
                 short: Some(record.short).filter(|short| owners.get(short) == Some(&record.name)),
                 next_hop: self.data.next_hops.get(&record.name).copied(),
+                linked: self.gossip.next_hops.contains_key(&record.name),
                 parent: branch.and_then(|branch| branch.parent),
                 hops: branch.map(|branch| branch.hops.clone()).unwrap_or_default(),
             };

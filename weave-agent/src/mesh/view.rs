@@ -27,6 +27,8 @@ pub struct PeerView {
     pub short: Option<ShortId>,
     /// The neighbour that unicast goes through (the peer itself if adjacent); `None` when there is no way.
     pub next_hop: Option<PeerName>,
+    /// Messages find a way to it, from link to link, whether frames do or not.
+    pub linked: bool,
     /// The neighbour that this peer's floods reach us through.
     pub parent: Option<PeerName>,
     /// The neighbours to which we pass this peer's floods on.
