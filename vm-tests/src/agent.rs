@@ -49,6 +49,7 @@ impl Host<'_> {
         launch
             .args(["launch", "--nickname", &self.place.to_string()])
             .args(&self.config.launch)
+            .args(self.config.launch_on.get(&self.number()).into_iter().flatten())
             .args(peers.iter().map(Ipv4Addr::to_string));
         // Not through a pipe: the agent that stays would hold its end, and reading it would never end.
         Running::start(launch, dir.join("launch.log"))?.finish().map(drop)

@@ -1,5 +1,6 @@
 //! What a lab is to be.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,9 @@ pub struct LabConfig {
     /// More words for `weave-agent launch`.
     #[serde(default)]
     pub launch: Vec<String>,
+    /// More of them for single hosts.
+    #[serde(default)]
+    pub launch_on: BTreeMap<u8, Vec<String>>,
     /// The `weave-agent` to run on every host; none for a lab of bare hosts.
     pub agent: Option<PathBuf>,
 }
@@ -55,6 +59,7 @@ impl LabConfig {
             mtu: 1550,
             attached: true,
             launch: Vec::new(),
+            launch_on: BTreeMap::new(),
             agent: Some(default_agent()),
         }
     }
@@ -62,6 +67,12 @@ impl LabConfig {
     /// Agents with these flags, and containers that are not attached yet.
     pub fn unattached(self, launch: &[&str]) -> Self {
         Self { attached: false, launch: launch.iter().map(ToString::to_string).collect(), ..self }
+    }
+
+    /// With these flags for the agent of one host.
+    pub fn launching(mut self, host: u8, launch: &[&str]) -> Self {
+        self.launch_on.entry(host).or_default().extend(launch.iter().map(ToString::to_string));
+        self
     }
 
     /// Bare hosts: for what is about the underlay only. Containers are there, attached to nothing.

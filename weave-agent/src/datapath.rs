@@ -1,7 +1,33 @@
 //! The contract between the switch and whatever carries frames for it: a flow cache with ports, peers and trees.
 //!
-//! The switch says [`Op`]s; the datapath says [`Upcall`]s and, when asked, lists its flows. The kernel's tables are a
-//! cache of the switch's decisions and never the truth.
+//! The switch says [`Op`]s; the datapath says [`Upcall`]s and, when asked, lists its flows. The datapath's tables are a
+//! cache of the switch's decisions and never the truth. `tests/datapath` holds every datapath to what follows.
+//!
+//! **Frames in.** A frame comes from an attached port, or from a neighbour: as VXLAN (RFC 7348) on the tunnel's UDP port, or
+//! through the sleeve's device. It is looked up under its [`FlowKey`]; a frame for another peer (the destination half of its
+//! VNI is not us) with both MACs zero. The host's own stack hears nothing of a port. VXLAN counts as from a neighbour only
+//! if its outer source is one ([`Op::SetSource`]), else it is a `stranger`'s; one that must be sealed is refused as
+//! `unsealed`; the source half of the VNI must be a peer that has a slot, and not us, or it is of an `unknown-peer`.
+//!
+//! **Hit.** A flow of the current epoch is obeyed and counts the frame: segments of a large one each, and its inner bytes.
+//! **Miss.** The frame comes up whole as [`Upcall::Miss`] and goes nowhere. A token bucket per port, and two per neighbour (the
+//! second for heartbeats), limit how often: `upcall-rate`. Every frame comes up, is carried on, or is counted under a
+//! [`DropReason`]; what came faster than a datapath in user space takes it is its counter `overrun`.
+//!
+//! **To a port**: as it came, large segments whole and checksums as unfinished as they were; never to the port it came from
+//! (`reflected`). **To a peer**: what its slot says at that moment, so that a changed slot moves traffic without a flow
+//! being touched. VXLAN with the VNI (peer, origin), DF, the TTL 64 and checksums finished; UDP checksum zero, except on
+//! datagrams that user space lets the kernel cut (Linux cuts no others). A frame that came from a neighbour never goes
+//! back there (`reflected`); the next TTL is 8 less than it had, and at 8 it ends (`hop-limit`). A frame larger than the slot's
+//! MTU comes up as [`Upcall::TooBig`] if it is IP and of a port, else it is counted (`too-big`).
+//!
+//! **Floods** go to all flood ports but the ingress and to the hops of the origin's tree. One from a neighbour counts only
+//! if it comes from the tree's parent (`wrong-upstream`). More than `MAX_FANOUT` hops or ports are the switch's to copy.
+//!
+//! **Heartbeats** (both inner MACs zero, VNI for us): a request from the neighbour itself is answered at once, whether
+//! anybody listens to upcalls or not; all else comes up as [`Upcall::Heartbeat`].
+//!
+//! **After a restart** of the agent a datapath either still has all it was told (`Adopted`), or nothing.
 
 use std::net::Ipv4Addr;
 

@@ -50,10 +50,15 @@ struct Transport<'a> {
 /// The `struct virtio_net_hdr` that makes the kernel treat a frame as it was: finish its checksum, cut it into segments.
 /// A checksum that is wrong, but not merely unfinished, is left alone; so are fragments and whatever is not understood.
 pub fn virtio_header(frame: &Frame) -> [u8; VIRTIO_HEADER_LEN] {
-    let Some(transport) = transport(&frame.bytes) else {
+    virtio_header_of(&frame.bytes, frame.gso_size)
+}
+
+/// The same for a frame that is borrowed.
+pub fn virtio_header_of(bytes: &[u8], gso_size: u16) -> [u8; VIRTIO_HEADER_LEN] {
+    let Some(transport) = transport(bytes) else {
         return [0; VIRTIO_HEADER_LEN];
     };
-    let segments = transport.segmentation(frame.gso_size);
+    let segments = transport.segmentation(gso_size);
     let Some(offset) = transport.unfinished_checksum(segments.is_some()) else {
         return [0; VIRTIO_HEADER_LEN];
     };
@@ -79,6 +84,16 @@ pub fn udp_segments(frame: &Frame) -> Option<Vec<Frame>> {
     let pieces = payload.chunks(usize::from(size)).zip(0..);
     let segments = pieces.map(|(piece, i)| Frame { bytes: transport.udp_segment(headers, piece, i).into(), gso_size: 0 });
     (kind == GSO_UDP_L4).then(|| segments.collect())
+}
+
+/// The payload per segment that lets a TCP frame through an MTU; 0 if it is none, or fits as it is.
+pub fn tcp_segments_for(bytes: &[u8], mtu: u32) -> u16 {
+    let fits = |transport: &Transport<'_>| (bytes.len() - transport.ip) as u64 <= mtu.into();
+    let Some(transport) = transport(bytes).filter(|transport| transport.protocol == TCP && !fits(transport)) else {
+        return 0;
+    };
+    let headers = transport.start - transport.ip + transport.bytes.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4);
+    u16::try_from(mtu as usize).unwrap_or(u16::MAX).saturating_sub(headers as u16)
 }
 
 /// A frame's bytes with its checksum finished, if it was not.

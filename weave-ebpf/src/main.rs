@@ -14,7 +14,7 @@ mod kernel;
 use aya_ebpf::bindings::TC_ACT_OK;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use weave_ebpf::fastpath;
+use weave_ebpf::fastpath::{self, HEARTBEAT_KIND};
 use weave_ebpf::packet::ETHERNET;
 use weave_ebpf::sleeve::PREFIX;
 use weave_ebpf::vxlan::OUTER;
@@ -43,7 +43,8 @@ pub fn from_underlay(ctx: TcContext) -> i32 {
     let Some(config) = CONFIG.get(0) else {
         return TC_ACT_OK;
     };
-    skb.linearize((OUTER + ETHERNET) as u32);
+    // A heartbeat's kind is behind the inner header.
+    skb.linearize((OUTER + HEARTBEAT_KIND + 1) as u32);
     let verdict = fastpath::from_underlay(&skb, &Maps, config);
     carry::from_underlay(&skb, config, verdict)
 }

@@ -16,3 +16,4 @@ mod speed;
 mod strangers;
 mod tampering;
 mod traces;
+mod userspace;

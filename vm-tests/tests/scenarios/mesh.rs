@@ -13,7 +13,7 @@ fn containers(lab: &Lab) -> Vec<String> {
     lab.config().places().iter().filter(|place| matches!(place, Place::Container(..))).map(Place::to_string).collect()
 }
 
-fn everyone_pings_everyone(lab: &Lab) -> Result<()> {
+pub(crate) fn everyone_pings_everyone(lab: &Lab) -> Result<()> {
     let names = containers(lab);
     let mut pings = Vec::new();
     for from in &names {
@@ -107,9 +107,12 @@ fn a_multicast_stream_reaches_every_member_once() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let lab = lab(LabConfig { hosts: 3, ..LabConfig::named("mcast") })?;
+    multicast_reaches_everybody_once(&lab(LabConfig { hosts: 3, ..LabConfig::named("mcast") })?)
+}
+
+pub(crate) fn multicast_reaches_everybody_once(lab: &Lab) -> Result<()> {
     let program = traffic()?;
-    let names: Vec<_> = containers(&lab).into_iter().filter(|name| name != "h2c1").collect();
+    let names: Vec<_> = containers(lab).into_iter().filter(|name| name != "h2c1").collect();
     let mut listeners = Vec::new();
     for name in &names {
         let on = lab.overlay_address(name)?.to_string();

@@ -86,7 +86,7 @@ fn with_a_password_nothing_is_on_the_wire_in_clear_and_nothing_forged_gets_in() 
     }
     let mut lab = Lab::scenario(secret("sealed").without_agents())?;
     let captured: PathBuf = lab_dir(&lab.config().name).join("captured");
-    let words = ["tcpdump", "-n", "-i", "any", "-U", "-s0", "-w", &captured.display().to_string()].map(str::to_owned);
+    let words = ["tcpdump", "-n", "-i", "eth0", "-U", "-s0", "-w", &captured.display().to_string()].map(str::to_owned);
     let capture = lab.host(1)?.spawn(words)?;
     wait_for("tcpdump to listen", SOON, || Ok(capture.written()?.contains("listening")))?;
     lab.start_agents(None)?;
@@ -109,7 +109,7 @@ fn with_a_password_nothing_is_on_the_wire_in_clear_and_nothing_forged_gets_in() 
     forge(&lab, &bytes)
 }
 
-/// UDP payloads to the sleeve's port in a capture of `any` (LINUX_SLL2, 20 bytes before IP).
+/// UDP payloads to the sleeve's port in a capture of an Ethernet interface.
 fn datagrams(capture: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = capture.get(24..).unwrap_or_default();
     let mut found = Vec::new();
@@ -117,7 +117,7 @@ fn datagrams(capture: &[u8]) -> Vec<Vec<u8>> {
         let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
         let Some((packet, next)) = after.split_at_checked(length) else { break };
         rest = next;
-        let Some(ip) = packet.get(20..).filter(|ip| ip.len() > 28 && ip[0] == 0x45 && ip[9] == 17) else { continue };
+        let Some(ip) = packet.get(14..).filter(|ip| ip.len() > 28 && ip[0] == 0x45 && ip[9] == 17) else { continue };
         let to = [u16::from_be_bytes([ip[20], ip[21]]), u16::from_be_bytes([ip[22], ip[23]])];
         if to == [SLEEVE; 2] {
             found.push(ip[28..].to_vec());

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::bpffs;
 use super::datapath::ebpf;
+use super::datapath::userspace::shield;
 use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX, nat, ports};
 use super::paths::Paths;
 
@@ -23,6 +24,7 @@ pub async fn remove_everything(paths: &Paths) -> Removed {
     let mut done = Removed::default();
     done.interfaces().await;
     done.nat().await;
+    done.shield();
     done.pins(&paths.pins());
     done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.log.1" | "agent.latest"));
     done.files(&paths.state, is_kept);
@@ -59,6 +61,15 @@ impl Removed {
             Ok(true) => self.removed.push(format!("nftables table {}", nat::TABLE)),
             Ok(false) => {}
             Err(error) => self.failures.push(format!("nftables table {}: {error}", nat::TABLE)),
+        }
+    }
+
+    fn shield(&mut self) {
+        let table = format!("nftables table netdev {}", shield::TABLE);
+        match shield::remove() {
+            Ok(true) => self.removed.push(table),
+            Ok(false) => {}
+            Err(error) => self.failures.push(format!("{table}: {error}")),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::Time;
 use crate::peer::PeerName;
 
 /// What a dial and a handshake take at most, usually.
-const COURTESY: Time = Time::from_millis(500);
+pub(super) const COURTESY: Time = Time::from_millis(500);
 
 /// A neighbour of ours. It is kept while its peer is known, even with both ways down: the tunnel may come back before
 /// the link does.
@@ -58,6 +58,7 @@ impl Mesh {
             tracing::info!(peer = %hello.name, nickname = hello.nickname, remote = %link.remote, "link up");
         }
         self.edges.insert(hello.name, edge);
+        self.suspects.clear(hello.name);
         self.outputs.push_back(Output::LinkUp(neighbour));
         self.redial = true;
         self.sync_edges(now);
@@ -104,7 +105,7 @@ impl Mesh {
         }
     }
 
-    fn sync_edges(&mut self, now: Time) {
+    pub(super) fn sync_edges(&mut self, now: Time) {
         let connections = self.edges.iter().filter(|(_, edge)| edge.counts()).map(|(peer, edge)| (*peer, edge.connection())).collect();
         if self.topology.me().connections != connections {
             self.edit_me(now, |me| me.connections = connections);

@@ -5,6 +5,7 @@ use std::net::SocketAddrV4;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::adjacency::COURTESY;
 use super::dialler::Ending;
 use super::frame::{self, Mode, ProtocolError};
 use super::link::{Keys, Link, PROBE, Phase};
@@ -74,13 +75,17 @@ impl Mesh {
 
     /// The network's passwords change. Who dials with one that is not among them fails from now on, and who failed may try again.
     pub(super) fn passwords(&mut self, now: Time, passwords: Vec<Psk>) {
-        self.config.passwords = passwords;
+        let before = std::mem::replace(&mut self.config.passwords, passwords);
         self.failures.clear();
+        self.dialler.hurry(now);
         let stale: Vec<_> = self.links.iter().filter(|(_, link)| !link.is_of(&self.config.passwords)).map(|(id, _)| *id).collect();
         for id in stale {
             self.reject(now, id, reject(Reason::Password, "the network's passwords have changed".into()));
         }
-        self.dialler.hurry(now);
+        // One more password makes nobody suspect: an agent that is down meanwhile keeps its tunnels.
+        if before.is_empty() || before.iter().any(|psk| !self.config.passwords.contains(psk)) {
+            self.suspect(now);
+        }
         self.redial = true;
     }
 
@@ -323,7 +328,11 @@ impl Mesh {
         let ending = match (reason, link.lived(now)) {
             (Some(Reason::Myself), _) => Ending::Myself,
             (Some(Reason::Collision), _) => Ending::Collision,
-            (Some(Reason::Password), Some(lived)) if link.is_sealed() && lived > LIVED => Ending::Rekeyed,
+            (Some(Reason::Password), Some(lived)) if link.is_sealed() && lived > LIVED => {
+                // Both ends dial again; the higher name gives the other time to, as always.
+                let first = link.peer().is_some_and(|peer| self.config.name < peer.name);
+                Ending::Rekeyed(if first { now } else { now + COURTESY })
+            }
             (_, Some(lived)) => Ending::Lived(lived),
             (_, None) => Ending::Failed,
         };

@@ -66,8 +66,8 @@ pub(super) enum Ending {
     Collision,
     /// It was us.
     Myself,
-    /// The network has other passwords now.
-    Rekeyed,
+    /// The network has other passwords now: dial again from this time on.
+    Rekeyed(Time),
 }
 
 impl Dialler {
@@ -201,7 +201,7 @@ impl Dialler {
         match ending {
             Ending::Myself => attempt.state = State::Myself,
             Ending::Collision => attempt.state = State::Refused(now + LAST),
-            Ending::Rekeyed => attempt.hurry(now),
+            Ending::Rekeyed(from) => (attempt.interval, attempt.state) = (FIRST, State::Waiting(from)),
             Ending::Lived(time) if time > LIVED => (attempt.interval, attempt.state) = (FIRST, State::Waiting(now)),
             Ending::Failed | Ending::Lived(_) => attempt.back_off(now, rng),
         }

@@ -13,6 +13,7 @@ use super::barred::Failures;
 use super::channels::Channels;
 use super::collision::Collisions;
 use super::dialler::{Dialler, Ending, Linked};
+use super::expulsion::Suspects;
 use super::link::{Due, Link};
 use super::message::{Heartbeat, MAX_NICKNAME, MAX_PEERS, Message, Record};
 use super::publisher::Publisher;
@@ -93,6 +94,8 @@ pub struct Mesh {
     pub(super) collisions: Collisions,
     /// Of who dialled us with another password.
     pub(super) failures: Failures,
+    /// Neighbours that may not have the passwords any more.
+    pub(super) suspects: Suspects,
     pub(super) counters: Counters,
     pub(super) ration: Ration,
 }
@@ -135,6 +138,7 @@ impl Mesh {
             garbage: None,
             collisions: Collisions::default(),
             failures: Failures::default(),
+            suspects: Suspects::default(),
             counters: Counters::default(),
             ration: Ration::default(),
         }
@@ -179,6 +183,7 @@ impl Mesh {
         if self.garbage.take_if(|at| *at <= now).is_some() {
             self.collect_garbage();
         }
+        self.expel(now);
         self.ration.close(now);
         self.settle(now);
         self.publish_due(now);
@@ -194,7 +199,8 @@ impl Mesh {
         let links = self.links.values().filter_map(Link::deadline).min();
         let first = self.redial.then_some(Time::ZERO).or_else(|| self.stale.then(|| self.computed.map_or(Time::ZERO, |at| at + BREATH)));
         let dial = self.room().and_then(|_| self.dialler.deadline(&self.linked));
-        [links, first, dial, self.topology.hold_until(), self.garbage, self.publisher.deadline()].into_iter().flatten().min()
+        let suspects = self.suspects.deadline();
+        [links, first, dial, self.topology.hold_until(), self.garbage, self.publisher.deadline(), suspects].into_iter().flatten().min()
     }
 
     fn address_gone(&mut self, now: Time, address: Ipv4Addr) {

@@ -6,6 +6,7 @@ mod barred;
 mod channels;
 mod collision;
 mod dialler;
+mod expulsion;
 mod frame;
 #[cfg(test)]
 mod harness;

@@ -107,6 +107,48 @@ fn a_mesh_changes_its_password_host_by_host_and_no_route_is_lost() {
 }
 
 #[test]
+fn who_was_left_out_when_the_password_changed_has_left_the_mesh_a_minute_later() {
+    let mut world = world(&[&[1], &[1], &[1]]);
+    world.run(seconds(5));
+    world.assert_full();
+    for passwords in [&[1, 2][..], &[2, 1], &[2]] {
+        for host in [0, 1] {
+            world.input(host, Input::Passwords(passwords.iter().map(|n| psk(*n)).collect()));
+            world.run(seconds(2));
+        }
+    }
+    // Its tunnels answer: it could be an agent that restarts.
+    assert_eq!(world.next_hop(0, 2), Some(name(2)));
+    world.run(seconds(65));
+    for host in [0, 1] {
+        assert!(!world.view(host).peers.contains_key(&name(2)), "host {host}");
+        assert_eq!(world.next_hop(host, 1 - host), Some(name(1 - host)));
+    }
+    // Whenever it has the password it is one of them again.
+    world.input(2, Input::Passwords(vec![psk(2)]));
+    world.run(seconds(5));
+
+    world.assert_full();
+}
+
+#[test]
+fn an_agent_that_is_down_when_a_password_is_added_keeps_its_tunnels() {
+    let mut world = world(&[&[1], &[1]]);
+    world.run(seconds(5));
+    let links: Vec<_> = world.pipes.keys().filter(|(host, _)| *host == 1).map(|(_, link)| *link).collect();
+    links.into_iter().for_each(|link| world.close(1, link));
+    world.pipes.clear();
+    world.cut.insert((0, 1));
+    world.run(seconds(15));
+    world.input(0, Input::Passwords(vec![psk(1), psk(2)]));
+    world.run(seconds(100));
+    assert_eq!((world.links(0), world.next_hop(0, 1)), (0, Some(name(1))));
+    world.input(0, Input::Passwords(vec![psk(2)]));
+    world.run(seconds(100));
+    assert_eq!(world.next_hop(0, 1), None);
+}
+
+#[test]
 fn passwords_tried_faster_than_a_host_would_are_not_even_looked_at() {
     let mut mesh = Mesh::new(secret(0, &[], &[1]), [0; 32]);
     let mut said = Vec::new();

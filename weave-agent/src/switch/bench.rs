@@ -165,7 +165,7 @@ impl Bench {
             match &output {
                 Output::Op(op) => self.obey(op.clone()),
                 Output::Sleeve(sleeve::Op::Probe { neighbour, heartbeat, datagram }) => {
-                    self.answer_sleeve(*neighbour, heartbeat, *datagram)
+                    self.answer_sleeve(*neighbour, heartbeat, *datagram);
                 }
                 _ => {}
             }

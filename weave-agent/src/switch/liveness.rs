@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use crate::Time;
 
-/// Between heartbeats.
-const INTERVAL: Time = Time::from_millis(500);
+/// Between heartbeats. A TCP stream tries again 0.2, 0.6, 1.4 and 3 s after a loss: a tunnel that is given up within 1.2 s
+/// costs it 1.4 s, one given up later 3.
+const INTERVAL: Time = Time::from_millis(300);
 /// The same while there is something to find out.
-const FAST: Time = Time::from_millis(100);
+const FAST: Time = Time::from_millis(30);
 /// How many of the first heartbeats are fast.
 const FIRST: u8 = 5;
 /// This many unanswered in a row, for at least as long as they take at the normal pace: down.
@@ -84,7 +85,10 @@ impl Liveness {
         if now < self.due {
             return false;
         }
-        self.give_up(now);
+        // Who was kept from looking for so long has answers waiting that he has not seen either.
+        if now < self.due + INTERVAL {
+            self.give_up(now);
+        }
         self.open.push_back(Open { sequence, sent: now });
         if self.open.len() > OPEN {
             self.open.pop_front();
@@ -152,16 +156,16 @@ mod tests {
     #[test]
     fn one_answer_makes_it_alive_and_the_first_requests_come_fast() {
         let mut liveness = Liveness::new(Time::ZERO);
-        assert_eq!(run(&mut liveness, 0, 1000, 20, |sent| sent >= 400).first(), Some(&420));
+        assert_eq!(run(&mut liveness, 0, 1000, 20, |sent| sent >= 400).first(), Some(&440));
         assert_eq!(liveness.rtt(), Some(ms(20)));
     }
 
     #[test]
-    fn silence_is_noticed_within_two_seconds() {
+    fn silence_is_noticed_within_1_2_seconds() {
         let mut liveness = Liveness::new(Time::ZERO);
         let alive = run(&mut liveness, 0, 20_000, 1, |sent| sent < 10_000);
         let last = alive.last().copied().unwrap();
-        assert!((11_000..=12_000).contains(&last), "{last}");
+        assert!((10_800..=11_200).contains(&last), "{last}");
     }
 
     #[test]
@@ -169,13 +173,13 @@ mod tests {
         let mut liveness = Liveness::new(Time::ZERO);
         let alive = run(&mut liveness, 0, 30_000, 1, |sent| !(10_000..20_000).contains(&sent));
         let back = alive.iter().copied().find(|&at| at > 15_000).unwrap();
-        assert!((21_000..21_600).contains(&back), "{back}");
+        assert!((20_600..21_200).contains(&back), "{back}");
     }
 
     #[test]
     fn two_lost_requests_or_a_long_round_trip_are_no_silence() {
         let mut liveness = Liveness::new(Time::ZERO);
-        assert_eq!(run(&mut liveness, 0, 60_000, 1, |sent| (sent / 500) % 3 == 0 || sent < 500).len(), 59_999);
+        assert_eq!(run(&mut liveness, 0, 60_000, 1, |sent| (sent / 300) % 3 == 0 || sent < 300).len(), 59_999);
         let mut liveness = Liveness::new(Time::ZERO);
         assert_eq!(run(&mut liveness, 0, 60_000, 1200, |_| true).len(), 58_800);
     }

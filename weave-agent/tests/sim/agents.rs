@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use weave_agent::datapath::Op;
 use weave_agent::router::{Input, Output};
-use weave_agent::{mesh, switch};
+use weave_agent::{mesh, sleeve, switch};
 
 use crate::wire::HostId;
 use crate::world::{Event, World};
@@ -20,7 +20,8 @@ impl World {
                 Output::Datapath(op) => self.apply(host, op),
                 Output::Mesh(output) => self.act(host, output),
                 // Hosts in here have addresses of their own choice.
-                Output::Answer { .. } | Output::Store { .. } | Output::Zone(_) | Output::Keep(_) | Output::Sleeve(_) => {}
+                Output::Answer { .. } | Output::Store { .. } | Output::Zone(_) | Output::Keep(_) => {}
+                Output::Sleeve(op) => self.order_sleeve(host, op),
             }
         }
         let (now, offset, incarnation) = (self.now, self.hosts[host].offset, self.hosts[host].incarnation);
@@ -51,6 +52,12 @@ impl World {
         self.hosts[host].kernel.now = self.clock(host);
         let effects = self.hosts[host].kernel.apply(op);
         self.effects(host, effects);
+    }
+
+    fn order_sleeve(&mut self, host: HostId, op: sleeve::Op) {
+        let local = self.hosts[host].kernel.address;
+        let probe = self.hosts[host].agent.as_mut().and_then(|agent| agent.sleeve.apply(local, op));
+        probe.into_iter().for_each(|packet| self.transmit(host, packet));
     }
 
     /// `io` looks up the route to each neighbour that the switch begins to talk to.

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use weave_agent::datapath::{Frame, PortId, Upcall};
 use weave_ebpf::fastpath::{self, TunnelKey, Verdict};
-use weave_ebpf::flow::{Ipv4, PeerSlot, upcall};
+use weave_ebpf::flow::{Ipv4, PeerSlot, slot, upcall};
 use weave_ebpf::packet::ethertype;
+use weave_ebpf::sleeve::Prefix;
 use weave_ebpf::stats::{Counter, DropReason};
-use weave_ebpf::vxlan::{self, Fields, OUTER};
+use weave_ebpf::vxlan::{self, Fields, OUTER, TTL};
 
 use crate::kernel::{Break, Kernel};
 
@@ -17,6 +18,8 @@ pub(crate) enum Effect {
     Deliver(PortId, Bytes),
     /// A packet on the underlay, from its outer Ethernet header on.
     Transmit(Bytes),
+    /// A frame for the sleeve.
+    Sleeve(Prefix, Bytes),
     /// A question to the agent.
     Upcall(Upcall),
 }
@@ -30,6 +33,8 @@ struct Passing<'a> {
     upstream: Ipv4,
     /// Outer headers it came with.
     outer: Option<&'a [u8; OUTER]>,
+    /// TTL it came out of the sleeve with.
+    ttl: Option<u8>,
     /// Seen by the underlay program: may yet be left to the stack.
     on_underlay: bool,
 }
@@ -38,7 +43,16 @@ impl Kernel {
     /// A container sent a frame.
     pub(crate) fn port_frame(&mut self, port: PortId, frame: &[u8]) -> Vec<Effect> {
         let verdict = fastpath::from_port(frame, self, &self.config, port.0);
-        let passing = Passing { frame, ingress: Some(port), upstream: [0; 4], outer: None, on_underlay: false };
+        let passing = Passing { frame, ingress: Some(port), upstream: [0; 4], outer: None, ttl: None, on_underlay: false };
+        self.carry(verdict, &passing)
+    }
+
+    /// A frame came out of the sleeve.
+    pub(crate) fn sleeve_frame(&mut self, prefix: &Prefix, frame: &[u8]) -> Vec<Effect> {
+        self.outer_src = prefix.neighbour;
+        let packet = [&prefix.bytes(ethertype(frame, 0).unwrap_or(0))[..], frame].concat();
+        let verdict = fastpath::from_sleeve(packet.as_slice(), self, &self.config, prefix);
+        let passing = Passing { frame, ingress: None, upstream: prefix.neighbour, outer: None, ttl: Some(prefix.ttl), on_underlay: false };
         self.carry(verdict, &passing)
     }
 
@@ -48,7 +62,7 @@ impl Kernel {
             return Vec::new();
         };
         self.outer_src = [outer[26], outer[27], outer[28], outer[29]];
-        let passing = Passing { frame, ingress: None, upstream: self.outer_src, outer: Some(outer), on_underlay: true };
+        let passing = Passing { frame, ingress: None, upstream: self.outer_src, outer: Some(outer), ttl: None, on_underlay: true };
         match fastpath::from_underlay(packet, self, &self.config) {
             Verdict::Pass => self.stack(&passing),
             verdict => self.carry(verdict, &passing),
@@ -127,23 +141,35 @@ impl Kernel {
     /// Outer headers for a frame that goes to `to`: new ones, or those it came with made to go on.
     fn copy_to_peer(&self, to: u32, origin: u32, passing: &Passing<'_>) -> Result<Effect, DropReason> {
         // What user space executes is not measured.
-        let executed = passing.ingress.is_none() && passing.outer.is_none();
+        let executed = passing.ingress.is_none() && passing.outer.is_none() && passing.ttl.is_none();
         let size = if executed { 0 } else { fastpath::network_size(passing.frame, 0) };
         let slot = fastpath::egress_of(size, self, to, passing.upstream)?;
         let vni = fastpath::tunnel_vni(to, origin);
+        if slot.flags & slot::SLEEVE != 0 {
+            return self.copy_to_sleeve(&slot, vni, passing);
+        }
         if !fastpath::encapsulates(&slot, ethertype(passing.frame, 0)) {
             self.add(Counter::ViaStack.index());
         }
-        let fields = match passing.outer {
-            Some(received) => Fields::relay(received.as_slice()).ok_or(DropReason::HopLimit)?,
-            None => Fields::new(passing.frame.len() as u32, hash(passing.frame)),
+        let new = Fields::new(passing.frame.len() as u32, hash(passing.frame));
+        let fields = match (passing.outer, passing.ttl) {
+            (Some(received), _) => Fields::relay(received.as_slice()).ok_or(DropReason::HopLimit)?,
+            (None, Some(ttl)) => Fields { ttl: vxlan::relay_ttl(ttl).ok_or(DropReason::HopLimit)?, ..new },
+            (None, None) => new,
         };
         Ok(transmit(&vxlan::headers(&slot, vni, fields), passing.frame))
     }
 
+    fn copy_to_sleeve(&self, slot: &PeerSlot, vni: u32, passing: &Passing<'_>) -> Result<Effect, DropReason> {
+        self.add(Counter::SleeveOut.index());
+        let received = passing.ttl.or(passing.outer.map(|outer| outer[22]));
+        let ttl = received.map_or(Some(TTL), vxlan::relay_ttl).ok_or(DropReason::HopLimit)?;
+        Ok(Effect::Sleeve(Prefix { ttl, neighbour: slot.remote, vni }, Bytes::copy_from_slice(passing.frame)))
+    }
+
     /// A frame of user space through the vxlan device, by mark.
     pub(crate) fn execute_to_peer(&self, to: u32, origin: u32, frame: &[u8]) -> Result<Effect, DropReason> {
-        self.copy_to_peer(to, origin, &Passing { frame, ingress: None, upstream: [0; 4], outer: None, on_underlay: false })
+        self.copy_to_peer(to, origin, &Passing { frame, ingress: None, upstream: [0; 4], outer: None, ttl: None, on_underlay: false })
     }
 
     fn reply(&self, to: u32, passing: &Passing<'_>) -> Option<Effect> {

@@ -30,6 +30,8 @@ pub(crate) struct Setting {
     /// Short ids are drawn from the first so many (few make collisions), but for those given.
     pub(crate) short_ids: u16,
     pub(crate) shorts: Vec<u16>,
+    /// With a password: they trust no network, and what they send each other is sealed.
+    pub(crate) sealed: bool,
     pub(crate) fault: Option<Break>,
     /// A frame whose way is printed.
     pub(crate) watch: Option<FrameId>,
@@ -45,6 +47,8 @@ pub(crate) enum Step {
     /// One direction only.
     CutOneWay(HostId, HostId),
     Mend(HostId, HostId),
+    /// VXLAN is dropped between two hosts, or (`false`) no longer.
+    Block(HostId, HostId, bool),
     /// A host alone.
     Isolate(HostId),
     /// The hosts below this one alone, and the others.
@@ -155,6 +159,7 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
         via_stack: (0..hosts).filter(|_| rng.random_range(0..4) == 0).collect(),
         short_ids: *pick(rng, &[4096, 4096, 16]),
         shorts: Vec::new(),
+        sealed: rng.random_range(0..4) == 0,
         fault,
         watch: None,
     }
@@ -188,7 +193,8 @@ fn step(rng: &mut StdRng, hosts: usize) -> Step {
         0..=3 => Step::Launch(host),
         4..=9 => Step::Crash(host),
         10..=12 => Step::Connect(host, other),
-        13..=19 => Step::Cut(host, other),
+        13..=16 => Step::Cut(host, other),
+        17..=19 => Step::Block(host, other, rng.random_range(0..3) > 0),
         20..=23 => Step::CutOneWay(host, other),
         24..=27 => Step::Mend(host, other),
         28..=29 => Step::Isolate(host),

@@ -12,6 +12,7 @@ use weave_ebpf::flow::{self, PeerSlot};
 use weave_ebpf::vxlan;
 
 use crate::kernel::{Kernel, TUNNEL_PORT};
+use crate::sleeve::Sleeve;
 
 /// What survives the agent: its state directory.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct State {
     pub(crate) targets: Vec<String>,
     /// It has the password.
     pub(crate) secret: bool,
+    /// It trusts no network.
+    pub(crate) sealed: bool,
 }
 
 /// A running agent.
@@ -30,6 +33,7 @@ pub(crate) struct Agent {
     pub(crate) wake: Option<Time>,
     /// Neighbours whose route MTU it was told.
     pub(crate) routes_told: BTreeSet<Ipv4Addr>,
+    pub(crate) sleeve: Sleeve,
 }
 
 /// A host.

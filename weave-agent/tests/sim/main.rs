@@ -21,6 +21,7 @@ mod run;
 mod scenarios;
 mod settle;
 mod shrink;
+mod sleeve;
 mod steps;
 mod stream;
 mod trace;

@@ -13,6 +13,8 @@ use crate::kernel::{Break, Kernel, Tree};
 
 /// Index of the one underlay interface.
 const UNDERLAY: u32 = 2;
+/// Index of the sleeve's device.
+const SLEEVE: u32 = 3;
 
 impl Kernel {
     /// Does what the switch says.
@@ -67,6 +69,9 @@ impl Kernel {
 
     /// The route with the kernel's own next hop filled in.
     fn slot(&self, route: &PeerRoute) -> PeerSlot {
+        if route.tunnel == TunnelKind::Sleeve {
+            return weave_ebpf::sleeve::slot(SLEEVE, route.remote.octets(), route.local.octets());
+        }
         let next_hop = self.direct.then(|| (UNDERLAY, underlay_mac(self.address), underlay_mac(route.remote)));
         vxlan::slot(&Path {
             local: route.local.octets(),

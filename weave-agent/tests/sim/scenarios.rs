@@ -16,6 +16,7 @@ fn setting(hosts: usize, absent: &[(usize, usize)]) -> Setting {
     Setting {
         seed: 7,
         secret: false,
+        sealed: false,
         hosts,
         absent: absent.iter().copied().collect(),
         targets: (0..hosts).map(|host| host.checked_sub(1).into_iter().collect::<BTreeSet<usize>>()).collect(),

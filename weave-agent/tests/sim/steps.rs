@@ -33,6 +33,7 @@ impl Run {
             Step::Cut(a, b) => self.cut(&[(*a, *b), (*b, *a)]),
             Step::CutOneWay(from, to) => self.cut(&[(*from, *to)]),
             Step::Mend(a, b) => self.mend(*a, *b),
+            Step::Block(a, b, blocked) => self.world.wires.block(*a, *b, *blocked),
             Step::Isolate(host) => self.separate(|other| other == *host),
             Step::Split(first) => self.separate(|other| other < *first),
             Step::Heal => self.heal(),

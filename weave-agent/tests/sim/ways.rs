@@ -28,6 +28,11 @@ impl World {
         Err(format!("h{from} to h{to}: loops"))
     }
 
+    /// Whether no host needs its agent to send to a peer.
+    pub(crate) fn is_carried_by_kernels(&self) -> bool {
+        self.hosts.iter().flat_map(|host| host.kernel.peers.values()).all(|slot| slot.flags & slot::SLEEVE == 0)
+    }
+
     /// Whether two hosts with a wire between them use it.
     pub(crate) fn direct(&self, from: HostId, to: HostId) -> Result<(), String> {
         let next = self.next_hop(from, self.hosts[to].kernel.config.short, [0; 4])?;

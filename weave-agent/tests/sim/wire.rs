@@ -31,6 +31,8 @@ pub(crate) struct Wires {
     absent: BTreeSet<(HostId, HostId)>,
     /// Directions cut for now: from, to.
     cut: BTreeSet<(HostId, HostId)>,
+    /// Pairs between which VXLAN is dropped, smaller first.
+    blocked: BTreeSet<(HostId, HostId)>,
     pub(crate) noise: Noise,
     /// Largest IP packet.
     pub(crate) mtu: usize,
@@ -44,7 +46,16 @@ impl Wires {
     /// All hosts wired to all but the `absent` pairs.
     pub(crate) fn new(absent: BTreeSet<(HostId, HostId)>, mtu: usize, latency: Time, seed: u64) -> Self {
         let noise = Noise::default();
-        Self { absent, cut: BTreeSet::new(), noise, mtu, route_mtu: 1500, latency, rng: StdRng::seed_from_u64(seed) }
+        Self {
+            absent,
+            cut: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            noise,
+            mtu,
+            route_mtu: 1500,
+            latency,
+            rng: StdRng::seed_from_u64(seed),
+        }
     }
 
     /// Whether a packet from one gets to the other.
@@ -75,8 +86,23 @@ impl Wires {
         self.cut.remove(&(b, a));
     }
 
+    /// A firewall that drops UDP 6784, or no longer.
+    pub(crate) fn block(&mut self, a: HostId, b: HostId, blocked: bool) {
+        if blocked {
+            self.blocked.insert((a.min(b), a.max(b)));
+        } else {
+            self.blocked.remove(&(a.min(b), a.max(b)));
+        }
+    }
+
+    /// Whether a firewall drops VXLAN between the two.
+    pub(crate) fn blocks(&self, a: HostId, b: HostId) -> bool {
+        self.blocked.contains(&(a.min(b), a.max(b)))
+    }
+
     /// Mends all.
     pub(crate) fn heal(&mut self) {
+        self.blocked.clear();
         self.cut.clear();
     }
 

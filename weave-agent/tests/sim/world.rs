@@ -12,6 +12,7 @@ use weave_agent::mesh::Psk;
 use weave_agent::peer::{PeerName, PeerUid, ShortId};
 use weave_agent::router::{Config, Input, Router};
 use weave_agent::{Time, mesh, switch};
+use weave_ebpf::sleeve::Prefix;
 
 use crate::carry::Effect;
 use crate::case::Setting;
@@ -20,6 +21,7 @@ use crate::host::{self, Agent, Host, State};
 use crate::kernel::{Kernel, TUNNEL_PORT};
 use crate::ledger::Ledger;
 use crate::properties::Violation;
+use crate::sleeve::{self, Received, SLEEVE_PORT};
 use crate::stream::{Segment, StreamId, Streams};
 use crate::trace::{self, Trace};
 use crate::wire::{Fate, HostId, Wires};
@@ -168,10 +170,44 @@ impl World {
 
     fn packet(&mut self, to: HostId, packet: &[u8]) {
         self.trace.note((to, packet));
+        if sleeve::is_for(packet) {
+            return self.datagram(to, packet);
+        }
         self.hosts[to].kernel.now = self.clock(to);
         let effects = self.hosts[to].kernel.packet(packet);
         self.follow_drop(to, frame::id_inside(packet));
         self.effects(to, effects);
+    }
+
+    /// The sleeve's port belongs to the agent.
+    fn datagram(&mut self, to: HostId, packet: &[u8]) {
+        let local = self.hosts[to].kernel.address;
+        let Some(agent) = &self.hosts[to].agent else { return };
+        match agent.sleeve.receive(local, packet) {
+            Received::Frame(prefix, frame) => {
+                self.hosts[to].kernel.now = self.clock(to);
+                let effects = self.hosts[to].kernel.sleeve_frame(&prefix, &frame);
+                self.follow_drop(to, frame::id_of(&frame));
+                self.effects(to, effects);
+            }
+            Received::Heard(heard) => {
+                let incarnation = self.hosts[to].incarnation;
+                let input = Box::new(Input::Sleeve(heard));
+                self.schedule(Time::from_micros(50), Event::Agent { host: to, incarnation, input });
+            }
+            Received::Answer(packet) => self.transmit(to, packet),
+            Received::Nothing => {}
+        }
+    }
+
+    /// What the kernel hands to the sleeve leaves it sealed, if somebody is there to do it.
+    fn into_sleeve(&mut self, host: HostId, prefix: &Prefix, frame: &[u8]) {
+        let local = self.hosts[host].kernel.address;
+        let id = frame::id_of(frame);
+        match self.hosts[host].agent.as_ref().and_then(|agent| agent.sleeve.carry(local, prefix, frame)) {
+            Some(packet) => self.transmit_frame(host, packet, id),
+            None => _ = id.map(|id| self.ledger.lost(id)),
+        }
     }
 
     /// A container sends a frame.
@@ -189,6 +225,7 @@ impl World {
             match effect {
                 Effect::Deliver(port, frame) => self.delivered(host, port, &frame),
                 Effect::Transmit(packet) => self.transmit(host, packet),
+                Effect::Sleeve(prefix, frame) => self.into_sleeve(host, &prefix, &frame),
                 Effect::Upcall(upcall) => self.ring(host, upcall),
             }
         }
@@ -227,13 +264,19 @@ impl World {
 
     /// Sends a packet (outer Ethernet header first) on the underlay. `from` may be a stranger: a number above all hosts'.
     pub(crate) fn transmit(&mut self, from: HostId, packet: Bytes) {
-        let destination = packet.get(30..34).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from);
         let id = frame::id_inside(&packet);
+        self.transmit_frame(from, packet, id);
+    }
+
+    /// The same, where what is inside cannot be seen.
+    fn transmit_frame(&mut self, from: HostId, packet: Bytes, id: Option<FrameId>) {
+        let destination = packet.get(30..34).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from);
         let fate = match destination.and_then(|address| self.host_at(address)) {
+            Some(to) if self.wires.blocks(from, to) && !sleeve::is_for(&packet) => (to, Fate::Lost),
             Some(to) => (to, self.wires.fate(from, to, packet.len() - 14)),
             None => (from, Fate::Lost),
         };
-        self.follow(id, || format!("h{from} sends it to h{} (VNI {:02x?}): {:?}", fate.0, &packet[46..49], fate.1));
+        self.follow(id, || format!("h{from} sends it to h{} (VNI {:02x?}): {:?}", fate.0, packet.get(46..49), fate.1));
         match fate {
             (_, Fate::Lost) => _ = id.map(|id| self.ledger.lost(id)),
             (to, Fate::Arrives(delay)) => self.schedule(delay, Event::Packet { to, packet }),
@@ -313,7 +356,7 @@ impl World {
         let entry = &mut self.hosts[host];
         entry.incarnation += 1;
         entry.ring = 0;
-        entry.agent = Some(Agent { router, wake: None, routes_told: Default::default() });
+        entry.agent = Some(Agent { router, wake: None, routes_told: Default::default(), sleeve: Default::default() });
         let incarnation = entry.incarnation;
         entry.kernel.now = clock;
         let flows = entry.kernel.dump();
@@ -369,7 +412,7 @@ fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
     };
     let targets = setting.targets.get(id).into_iter().flatten().map(|to| address(*to).to_string()).collect();
     Host {
-        state: State { name, short, targets, secret: setting.secret },
+        state: State { name, short, targets, secret: setting.secret, sealed: setting.sealed },
         kernel: Kernel::new(address(id), !setting.via_stack.contains(&id), id.is_multiple_of(2), setting.fault),
         agent: None,
         incarnation: 0,
@@ -398,11 +441,10 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         short: Some(state.short),
         port: CONTROL_PORT,
         tunnel_port: TUNNEL_PORT,
-        // There is none in here yet.
-        sleeve_port: 0,
+        sleeve_port: SLEEVE_PORT,
         aes: true,
         passwords: state.secret.then_some(Psk([7; 32])).into_iter().collect(),
-        trusted_subnets: Ipv4Net::new(address(0), 8).into_iter().collect(),
+        trusted_subnets: Ipv4Net::new(address(0), 8).into_iter().filter(|_| !state.sealed).collect(),
         discovery: true,
         connection_limit: 0,
         targets: state.targets.iter().map(|name| target(name)).collect(),

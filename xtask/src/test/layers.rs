@@ -114,6 +114,14 @@ const LAYERS: &[Layer] = &[
         work: cargo("test --package weave-agent --test programs"),
     },
     Layer {
+        name: "datapath",
+        what: "the datapaths' contract, on each of them",
+        root: true,
+        programs: true,
+        test: Some(("weave-agent", "datapath")),
+        work: cargo("test --package weave-agent --test datapath"),
+    },
+    Layer {
         name: "net",
         what: "what the agent does to a host's network, and real resolvers",
         root: true,

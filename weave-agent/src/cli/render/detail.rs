@@ -190,7 +190,7 @@ mod tests {
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  vxlan                            1450  0.2ms
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  vxlan                            1450  0.2ms  encrypted
         <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  relay via 02:00:00:00:00:03(h3)     -  -
-        <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  down for 61s (no answer)            -  -
+        <-  10.0.0.2:6783  established  02:00:00:00:00:02(h2)  down for 61s: no answer             -  -
         ->  10.0.0.2:6783  connecting   -                      -                                   -  -
         ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused, retry in 2.5s
         ->  10.0.0.2:6783  failed       -                      -                                   -  -      connection refused

@@ -9,7 +9,7 @@ use super::ebpf::{self, Ebpf};
 use super::userspace::{self, Userspace};
 use super::{Datapath, Upcalls};
 use crate::config::Choice;
-use crate::io::net::{self, Netlink, VxlanDevice, ports};
+use crate::io::net::{self, Netlink, VxlanDevice};
 use crate::io::{bpffs, object};
 
 /// What lies behind a refusal to load programs.
@@ -73,7 +73,7 @@ async fn open_ebpf(host: &Netlink, pins: &Path, tunnel_port: u16) -> Result<Open
     let options = ebpf::Options { pins: pins.to_owned(), vxlan_ifindex: vxlan.ifindex, tunnel_port, tcx: None };
     let (datapath, upcalls) = Ebpf::load(object, &options)?;
     // What user space left to itself is the programs' now.
-    ports::list(host).await?.iter().for_each(|port| userspace::unshield(port.id));
+    userspace::shield::remove().context("cannot remove the nftables table netdev weave-agent")?;
     Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: Some(vxlan), why: None })
 }
 

@@ -5,7 +5,6 @@ pub mod ebpf;
 pub mod userspace;
 
 mod entry;
-mod tc;
 
 use std::net::Ipv4Addr;
 

@@ -8,7 +8,7 @@ mod cut;
 mod outbox;
 mod plane;
 mod received;
-mod shield;
+pub mod shield;
 mod sockets;
 mod tables;
 mod view;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -44,7 +44,7 @@ pub struct Userspace {
     thread: Option<JoinHandle<()>>,
     frames: RawSender,
     heartbeats: Heartbeats,
-    /// The kernel has no filters: said once.
+    /// The kernel has no such chains: said once.
     unshielded: bool,
 }
 
@@ -77,30 +77,25 @@ impl Userspace {
         Ok((opened, upcalls))
     }
 
-    /// Takes the frames that the sleeve opened from its TAP device, and gives it frames.
-    ///
-    /// # Errors
-    /// When the interface is gone or the kernel refuses.
-    pub fn attach_sleeve(&mut self, ifindex: u32) -> Result<()> {
-        self.attach(ifindex, true)
-    }
-
     fn attach(&mut self, ifindex: u32, sleeve: bool) -> Result<()> {
+        self.shield(ifindex);
         let mut plane = self.shared.lock();
         if let Some(socket) = plane.add_port(ifindex, sleeve)? {
             listen(&self.shared.epoll, socket, ifindex.into())?;
         }
-        drop(plane);
+        Ok(())
+    }
+
+    fn shield(&mut self, ifindex: u32) {
         if let Err(error) = shield::raise(ifindex)
             && !std::mem::replace(&mut self.unshielded, true)
         {
             tracing::warn!(
                 %error,
-                "the host's own stack sees what containers send, too: the kernel has no filter that drops it \
-                 (`modprobe cls_matchall act_gact sch_ingress`)"
+                "the host's own stack hears what containers send, and may answer: it takes a kernel with nf_tables and its \
+                 family netdev (CONFIG_NF_TABLES_NETDEV) to keep it from it"
             );
         }
-        Ok(())
     }
 
     /// By each of the ways, whatever becomes of the others.
@@ -111,11 +106,6 @@ impl Userspace {
         });
         sent.fold(Ok(()), Result::and)
     }
-}
-
-/// Lets the host's stack have what comes in by a port again: another datapath takes it first.
-pub fn unshield(port: PortId) {
-    shield::lower(port.0);
 }
 
 impl Drop for Userspace {
@@ -208,8 +198,16 @@ impl Datapath for Userspace {
         Ok(())
     }
 
-    fn set_sleeve(&mut self, _: u32) -> Result<()> {
-        bail!("the sleeve cannot be used with the userspace datapath yet")
+    fn set_sleeve(&mut self, ifindex: u32) -> Result<()> {
+        let mut plane = self.shared.lock();
+        for before in plane.sleeves().into_iter().filter(|before| *before != ifindex) {
+            plane.remove_port(before);
+            shield::lower(before);
+        }
+        drop(plane);
+        self.attach(ifindex, true)?;
+        self.shared.lock().tables().set_sleeve(ifindex);
+        Ok(())
     }
 
     fn address_gone(&mut self, address: Ipv4Addr) {

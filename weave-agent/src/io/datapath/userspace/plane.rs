@@ -9,7 +9,7 @@ use bytes::Bytes;
 use socket2::Socket;
 use tokio::sync::mpsc::Sender;
 use weave_ebpf::fastpath::{self, HEARTBEAT_KIND, HEARTBEAT_REPLY, Tables as _, TunnelKey, Verdict, network_size, tunnel_vni};
-use weave_ebpf::flow::{FlowKey, Ipv4, PeerSlot, slot, upcall};
+use weave_ebpf::flow::{FlowKey, Ipv4, PeerSlot, short_ids, slot, upcall};
 use weave_ebpf::packet::Packet;
 use weave_ebpf::sleeve::{PREFIX, Prefix};
 use weave_ebpf::stats::{Counter, DropReason};
@@ -23,7 +23,7 @@ use super::tables::Tables;
 use super::view::{NO_UPSTREAM, Tunnelled, View, hash};
 use super::virtio::Virtio;
 use crate::datapath::{Frame, Upcall};
-use crate::frame::{VIRTIO_HEADER_LEN, virtio_header};
+use crate::frame::{VIRTIO_HEADER_LEN, tcp_segments_for, virtio_header, virtio_header_of};
 use crate::io::net::sys;
 use crate::peer::ShortId;
 
@@ -111,6 +111,11 @@ impl Plane {
         Ok(Some(&self.carry.ports.entry(ifindex).or_insert(port).socket))
     }
 
+    /// The interfaces that the sleeve's frames came by.
+    pub(super) fn sleeves(&self) -> Vec<u32> {
+        self.carry.ports.iter().filter(|(_, port)| port.sleeve).map(|(&ifindex, _)| ifindex).collect()
+    }
+
     pub(super) fn remove_port(&mut self, ifindex: u32) {
         self.carry.tables.remove_bucket(ifindex);
         if let Some(port) = self.carry.ports.remove(&ifindex) {
@@ -136,8 +141,8 @@ impl Plane {
             match sleeve {
                 _ if said.outgoing => {}
                 _ if said.truncated => self.carry.tables.drop(DropReason::TooBig),
-                true => self.carry.from_sleeve(&mut self.received, place, said.virtio),
-                false => self.carry.from_port(&mut self.received, ifindex, place, said.virtio),
+                true => self.carry.take_sleeve(&mut self.received, place, said.virtio),
+                false => self.carry.take_port(&mut self.received, ifindex, place, said.virtio),
             }
         }
         self.carry.end(&self.received);
@@ -151,7 +156,7 @@ impl Plane {
             let (mut rest, said) = self.received.datagram(i);
             let each = if said.each == 0 { rest.len } else { usize::from(said.each) };
             loop {
-                self.carry.from_tunnel(&mut self.received, rest.first(each), &said);
+                self.carry.take_tunnel(&mut self.received, rest.first(each), &said);
                 rest = rest.after(each);
                 if rest.len == 0 {
                     break;
@@ -166,14 +171,16 @@ impl Plane {
         let place = self.received.put(&frame.bytes).with_context(|| format!("a frame of {} bytes is too large", frame.bytes.len()))?;
         let virtio = Virtio::parse(virtio_header(frame));
         let moving = Moving { place, virtio, size: 0, upstream: NO_UPSTREAM, ttl: Some(TTL), ingress: 0 };
-        self.carry.to_peer(&mut self.received, moving, to.get().into(), origin.get().into());
+        if let Err(reason) = self.carry.send_to_peer(&mut self.received, moving, to.get().into(), origin.get().into()) {
+            self.carry.tables.drop(reason);
+        }
         self.carry.end(&self.received);
         Ok(())
     }
 }
 
 impl Carry {
-    fn from_port(&mut self, received: &mut Received, ingress: u32, place: Place, virtio: Virtio) {
+    fn take_port(&mut self, received: &mut Received, ingress: u32, place: Place, virtio: Virtio) {
         let frame = View { bytes: received.get(place), virtio };
         let verdict = fastpath::from_port(&frame, &self.tables, &self.tables.config, ingress);
         let size = network_size(&frame, 0);
@@ -181,11 +188,14 @@ impl Carry {
     }
 
     /// One datagram: as the programs see it on the underlay, and, if they leave it to the stack, as on the vxlan device.
-    fn from_tunnel(&mut self, received: &mut Received, place: Place, said: &Said) {
+    fn take_tunnel(&mut self, received: &mut Received, place: Place, said: &Said) {
         let (tables, port) = (&self.tables, self.tables.config.port as u16);
-        let packet = Tunnelled::new(received.get(place), said, port);
+        let mut packet = Tunnelled::new(received.get(place), said, port);
         let place = place.after(VXLAN);
-        let frame = View { bytes: received.get(place), virtio: Virtio::default() };
+        let bytes = received.get(place);
+        let virtio = unfinished(bytes, tables.peer(short_ids(packet.vni()).1));
+        packet.virtio = virtio;
+        let frame = View { bytes, virtio };
         let size = network_size(&frame, 0);
         let verdict = match fastpath::from_underlay(&packet, tables, &tables.config) {
             Verdict::Reply { to } => return self.reply(received, place, said, to),
@@ -199,11 +209,11 @@ impl Carry {
             },
             verdict => verdict,
         };
-        let moving = Moving { place, virtio: Virtio::default(), size, upstream: said.from, ttl: vxlan::relay_ttl(said.ttl), ingress: 0 };
+        let moving = Moving { place, virtio, size, upstream: said.from, ttl: vxlan::relay_ttl(said.ttl), ingress: 0 };
         self.obey(received, verdict, moving);
     }
 
-    fn from_sleeve(&mut self, received: &mut Received, place: Place, virtio: Virtio) {
+    fn take_sleeve(&mut self, received: &mut Received, place: Place, virtio: Virtio) {
         let whole = View { bytes: received.get(place), virtio };
         let Some(prefix) = Prefix::parse(&whole) else {
             return self.tables.drop(DropReason::Malformed);
@@ -218,12 +228,24 @@ impl Carry {
     fn obey(&mut self, received: &mut Received, verdict: Verdict, moving: Moving) {
         match verdict {
             Verdict::Drop(index) => self.tables.drop_index(index),
-            Verdict::Port { ifindex, .. } => self.to_port(received, moving, ifindex),
-            Verdict::Peer { to, origin } => self.to_peer(received, moving, to, origin),
+            Verdict::Port { ifindex, .. } => self.send_to_port(received, moving, ifindex),
+            Verdict::Peer { to, origin } => match self.send_to_peer(received, moving, to, origin) {
+                Ok(()) => {}
+                Err(DropReason::TooBig) if moving.ingress != 0 => self.too_big(received, moving),
+                Err(reason) => self.tables.drop(reason),
+            },
             Verdict::Flood { origin } => self.flood(received, moving, origin),
             Verdict::Upcall { kind, key } => self.ask(received, moving, kind, key),
             // Neither is said of a frame without its outer headers.
             Verdict::Pass | Verdict::Reply { .. } => {}
+        }
+    }
+
+    fn too_big(&mut self, received: &Received, moving: Moving) {
+        let frame = View { bytes: received.get(moving.place), virtio: moving.virtio };
+        match fastpath::too_big(&frame, &self.tables, &self.tables.config, moving.ingress) {
+            Verdict::Upcall { kind, key } => self.ask(received, moving, kind, key),
+            _ => self.tables.drop(DropReason::TooBig),
         }
     }
 
@@ -235,7 +257,7 @@ impl Carry {
         }
         for i in 0..self.tables.flood_ports.len() {
             match self.tables.flood_ports.get(i) {
-                Some(&port) if port != moving.ingress => self.to_port(received, moving, port),
+                Some(&port) if port != moving.ingress => self.send_to_port(received, moving, port),
                 _ => {}
             }
         }
@@ -243,13 +265,14 @@ impl Carry {
             return self.tables.drop(DropReason::HopLimit);
         }
         for i in 0..self.tables.hops(origin).len() {
-            if let Some(&hop) = self.tables.hops(origin).get(i) {
-                self.to_peer(received, moving, hop.into(), origin);
+            let Some(&hop) = self.tables.hops(origin).get(i) else { break };
+            if let Err(reason) = self.send_to_peer(received, moving, hop.into(), origin) {
+                self.tables.drop(reason);
             }
         }
     }
 
-    fn to_port(&mut self, received: &Received, moving: Moving, ifindex: u32) {
+    fn send_to_port(&mut self, received: &Received, moving: Moving, ifindex: u32) {
         let Some(port) = self.ports.get(&ifindex) else {
             return self.tables.drop(DropReason::Kernel);
         };
@@ -258,22 +281,15 @@ impl Carry {
         self.outbox.push(socket, &moving.virtio.bytes(), Body::Received(moving.place), None);
     }
 
-    fn to_peer(&mut self, received: &mut Received, mut moving: Moving, to: u32, origin: u32) {
-        let slot = match fastpath::egress_of(moving.size, &self.tables, to, moving.upstream) {
-            Ok(slot) => slot,
-            Err(reason) => return self.tables.drop(reason),
-        };
-        let Some(ttl) = moving.ttl else {
-            return self.tables.drop(DropReason::HopLimit);
-        };
+    fn send_to_peer(&mut self, received: &mut Received, mut moving: Moving, to: u32, origin: u32) -> Result<(), DropReason> {
+        let slot = fastpath::egress_of(moving.size, &self.tables, to, moving.upstream)?;
+        let ttl = moving.ttl.ok_or(DropReason::HopLimit)?;
         let vni = tunnel_vni(to, origin);
         if slot.flags & slot::SLEEVE != 0 {
-            return self.into_sleeve(received, moving, &slot, vni, ttl);
+            return self.send_to_sleeve(received, moving, &slot, vni, ttl);
         }
         // The port is in the template alone.
-        let Some(path) = vxlan::path(&slot) else {
-            return self.tables.drop(DropReason::NoRoute);
-        };
+        let path = vxlan::path(&slot).ok_or(DropReason::NoRoute)?;
         let datagram = Datagram { remote: slot.remote, port: path.port, local: slot.local, ttl, each: 0 };
         if moving.virtio.gso() != 0 {
             return self.send_cut(received, moving, vni, datagram);
@@ -282,14 +298,13 @@ impl Carry {
         self.make_room(received, 0);
         let socket = self.tunnel.sender(hash(received.get(moving.place)), false);
         self.outbox.push(socket, &vxlan_header(vni), Body::Received(moving.place), Some(datagram));
+        Ok(())
     }
 
     /// A large frame as segments, many of them in one piece for the kernel to take apart.
-    fn send_cut(&mut self, received: &Received, moving: Moving, vni: u32, datagram: Datagram) {
+    fn send_cut(&mut self, received: &Received, moving: Moving, vni: u32, datagram: Datagram) -> Result<(), DropReason> {
         let frame = received.get(moving.place);
-        let Some(cut) = Cut::new(frame, moving.virtio) else {
-            return self.tables.drop(DropReason::Kernel);
-        };
+        let cut = Cut::new(frame, moving.virtio).ok_or(DropReason::Kernel)?;
         let each = VXLAN + cut.segment_len();
         let most = if self.gso { (LARGEST / each).clamp(1, SEGMENTS) } else { 1 };
         let socket = self.tunnel.sender(hash(frame), self.gso);
@@ -307,21 +322,40 @@ impl Carry {
             self.outbox.push(socket, &[], Body::Made(made), Some(Datagram { each, ..datagram }));
             index += several;
         }
+        Ok(())
     }
 
-    fn into_sleeve(&mut self, received: &Received, moving: Moving, slot: &PeerSlot, vni: u32, ttl: u8) {
-        let Some(tap) = self.ports.get(&slot.ifindex).filter(|port| port.sleeve) else {
-            return self.tables.drop(DropReason::Kernel);
-        };
+    /// A large frame goes as its segments: the kernel would look for their headers where the prefix is.
+    fn send_to_sleeve(
+        &mut self,
+        received: &mut Received,
+        mut moving: Moving,
+        slot: &PeerSlot,
+        vni: u32,
+        ttl: u8,
+    ) -> Result<(), DropReason> {
+        let tap = self.ports.get(&slot.ifindex).filter(|port| port.sleeve).ok_or(DropReason::Kernel)?;
         let socket = tap.socket.as_raw_fd();
         self.tables.count(Counter::SleeveOut);
+        self.settle(received, &mut moving);
         let frame = received.get(moving.place);
         let kind = weave_ebpf::packet::ethertype(frame, 0).unwrap_or_default();
         let mut head = [0; VIRTIO_HEADER_LEN + PREFIX];
-        head[..VIRTIO_HEADER_LEN].copy_from_slice(&moving.virtio.behind(PREFIX as u16).bytes());
         head[VIRTIO_HEADER_LEN..].copy_from_slice(&Prefix { ttl, neighbour: slot.remote, vni }.bytes(kind));
-        self.make_room(received, 0);
-        self.outbox.push(socket, &head, Body::Received(moving.place), None);
+        if moving.virtio.gso() == 0 {
+            self.make_room(received, 0);
+            self.outbox.push(socket, &head, Body::Received(moving.place), None);
+            return Ok(());
+        }
+        let cut = Cut::new(frame, moving.virtio).ok_or(DropReason::Kernel)?;
+        for index in 0..cut.count() {
+            self.make_room(received, cut.segment_len());
+            let start = self.outbox.arena.len();
+            cut.write(index, &mut self.outbox.arena);
+            let made = Place { start, len: self.outbox.arena.len() - start };
+            self.outbox.push(socket, &head, Body::Made(made), None);
+        }
+        Ok(())
     }
 
     /// A heartbeat request goes back as its reply.
@@ -341,6 +375,7 @@ impl Carry {
         let bytes = Bytes::copy_from_slice(frame.bytes);
         self.asked.push(match kind {
             upcall::HEARTBEAT => Upcall::Heartbeat { key, frame: bytes },
+            upcall::TOO_BIG => Upcall::TooBig { key, frame: Frame { bytes, gso_size: frame.gso_size() as u16 } },
             _ => Upcall::Miss { key, frame: Frame { bytes, gso_size: frame.gso_size() as u16 } },
         });
     }
@@ -382,6 +417,13 @@ impl Carry {
             (0..count).for_each(|_| self.tables.drop(DropReason::UpcallLost));
         }
     }
+}
+
+/// What was left to the wire and the wire did not do: between virtual interfaces a tunnel packet arrives as its sender's
+/// stack made it, with the frame's checksum begun, and many TCP segments in one. A socket does not tell.
+fn unfinished(frame: &[u8], origin: Option<PeerSlot>) -> Virtio {
+    let mtu = origin.filter(|slot| slot.flags & slot::VALID != 0).map_or(u32::MAX, |slot| slot.mtu);
+    Virtio::parse(virtio_header_of(frame, tcp_segments_for(frame, mtu)))
 }
 
 /// Why the kernel did not send it.

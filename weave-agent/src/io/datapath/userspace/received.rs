@@ -158,7 +158,7 @@ impl Received {
     fn said(&self, i: usize) -> Said {
         let header = &self.headers[i].msg_hdr;
         let mut said = Said { truncated: header.msg_flags & libc::MSG_TRUNC != 0, ..Said::default() };
-        let control = self.control[i].as_bytes().get(..header.msg_controllen as usize).unwrap_or_default();
+        let control = self.control[i].as_bytes().get(..header.msg_controllen).unwrap_or_default();
         each_message(control, |level, kind, data| said.read(level, kind, data));
         said
     }

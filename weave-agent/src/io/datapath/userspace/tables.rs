@@ -11,12 +11,13 @@ use anyhow::{Result, bail};
 use nix::time::{ClockId, clock_gettime};
 use weave_ebpf::fastpath::{self, CachedFlow, take_token};
 use weave_ebpf::flow::{
-    Bucket, Config, Flow, FlowKey, HEARTBEAT_BUCKET, Ipv4, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, feature, port, source,
+    Bucket, Config, Flow, FlowKey, HEARTBEAT_BUCKET, Ipv4, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source, feature, port, slot, source,
 };
+use weave_ebpf::sleeve;
 use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path};
 
-use crate::datapath::{self, Action, FlowEntry, Op, PeerRoute};
+use crate::datapath::{self, Action, FlowEntry, Op, PeerRoute, TunnelKind};
 use crate::io::datapath::{UPCALL_BURST, UPCALL_RATE, entry};
 use crate::peer::ShortId;
 
@@ -35,6 +36,8 @@ pub(super) struct Tables {
     trees: BTreeMap<u32, Tree>,
     pub(super) flood_ports: Vec<u32>,
     buckets: BTreeMap<u32, Cell<Bucket>>,
+    /// The sleeve's TAP device; zero without one.
+    sleeve: u32,
     counts: [Cell<u64>; COUNTERS as usize],
     /// As of the last batch.
     now: u64,
@@ -64,6 +67,7 @@ impl Tables {
             trees: BTreeMap::new(),
             flood_ports: Vec::new(),
             buckets: BTreeMap::new(),
+            sleeve: 0,
             counts: [const { Cell::new(0) }; COUNTERS as usize],
             now: now(),
         }
@@ -81,7 +85,7 @@ impl Tables {
             Op::Install(key, action) => self.install(key, *action)?,
             Op::Remove(key) => drop(self.flows.remove(key)),
             Op::BumpEpoch => self.config.epoch = self.config.epoch.wrapping_add(1),
-            Op::SetPeer(short, route) => self.peers[usize::from(short.get())] = route.as_ref().map_or_else(PeerSlot::default, slot),
+            Op::SetPeer(short, route) => self.set_peer(*short, route.as_ref()),
             Op::SetSource { remote, neighbour } => self.set_source(*remote, *neighbour),
             Op::SetTree { origin, parent, hops } => self.set_tree(*origin, *parent, hops),
             Op::SetFloodPorts(ports) => self.flood_ports = ports.iter().map(|port| port.0).collect(),
@@ -100,15 +104,30 @@ impl Tables {
         Ok(())
     }
 
+    fn set_peer(&mut self, short: ShortId, route: Option<&PeerRoute>) {
+        let Some(slot) = self.peers.get_mut(usize::from(short.get())) else { return };
+        *slot = match route {
+            Some(route) if route.tunnel == TunnelKind::Sleeve => sleeve::slot(self.sleeve, route.remote.octets(), route.local.octets()),
+            Some(route) => by_vxlan(route),
+            None => PeerSlot::default(),
+        };
+    }
+
+    /// The sleeve's device has this index now.
+    pub(super) fn set_sleeve(&mut self, ifindex: u32) {
+        self.sleeve = ifindex;
+        self.peers.iter_mut().filter(|slot| slot.flags & slot::SLEEVE != 0).for_each(|slot| slot.ifindex = ifindex);
+    }
+
     fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) {
         let Some(datapath::Source { short, local, sealed }) = neighbour else {
             self.sources.remove(&remote.octets());
             return;
         };
-        let short = u32::from(short.get());
+        let (short, flags) = (u32::from(short.get()), if sealed { source::SEALED } else { 0 });
         self.add_bucket(NEIGHBOUR_BUCKET | short);
         self.add_bucket(HEARTBEAT_BUCKET | short);
-        self.sources.insert(remote.octets(), Source { local: local.octets(), short, flags: if sealed { source::SEALED } else { 0 } });
+        self.sources.insert(remote.octets(), Source { local: local.octets(), short, flags });
     }
 
     fn set_tree(&mut self, origin: ShortId, parent: Option<Ipv4Addr>, hops: &[ShortId]) {
@@ -157,7 +176,7 @@ impl Tables {
 }
 
 /// The path is ours to write, whatever the next hop is.
-fn slot(route: &PeerRoute) -> PeerSlot {
+fn by_vxlan(route: &PeerRoute) -> PeerSlot {
     vxlan::slot(&Path {
         local: route.local.octets(),
         remote: route.remote.octets(),

@@ -42,6 +42,8 @@ pub(super) struct Tunnelled<'a> {
     outer: [u8; OUTER],
     known: usize,
     inner: &'a [u8],
+    /// What is unfinished about the frame inside.
+    pub(super) virtio: Virtio,
 }
 
 impl<'a> Tunnelled<'a> {
@@ -56,7 +58,13 @@ impl<'a> Tunnelled<'a> {
         put(34, &said.from_port.to_be_bytes());
         put(36, &port.to_be_bytes());
         put(TAKEN, header);
-        Self { outer, known: TAKEN + header.len(), inner }
+        Self { outer, known: TAKEN + header.len(), inner, virtio: Virtio::default() }
+    }
+
+    /// Its network identifier, if it is in order.
+    pub(super) fn vni(&self) -> u32 {
+        let [.., a, b, c, _] = self.outer;
+        u32::from_be_bytes([0, a, b, c])
     }
 }
 
@@ -71,6 +79,14 @@ impl Packet for Tunnelled<'_> {
 
     fn len(&self) -> u32 {
         (self.known + self.inner.len()) as u32
+    }
+
+    fn segments(&self) -> u32 {
+        View { bytes: self.inner, virtio: self.virtio }.segments()
+    }
+
+    fn gso_size(&self) -> u32 {
+        View { bytes: self.inner, virtio: self.virtio }.gso_size()
     }
 }
 

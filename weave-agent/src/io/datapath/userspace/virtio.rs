@@ -31,9 +31,8 @@ impl Virtio {
 
     pub(super) fn bytes(self) -> [u8; VIRTIO_HEADER_LEN] {
         let ([a, b], [c, d], [e, f]) = (self.gso_size.to_ne_bytes(), self.start.to_ne_bytes(), self.offset.to_ne_bytes());
-        // How long the headers are is a hint: what the kernel is to have in one piece.
-        let [g, h] = if self.needs_checksum() { (self.start + 60).to_ne_bytes() } else { [0, 0] };
-        [self.flags, self.gso_type, g, h, a, b, c, d, e, f]
+        // How long the headers are is a hint; what is longer than the frame would be refused.
+        [self.flags, self.gso_type, 0, 0, a, b, c, d, e, f]
     }
 
     /// The same for a frame that has `more` bytes before what it had.
