@@ -1,6 +1,10 @@
 //! One end of a sleeve with one neighbour and fixed keys, in the namespace it is started in: to try and to measure the sleeve alone.
 //!
 //! `sleeve_end PORT-IFNAME NEIGHBOUR OWN-SESSION ITS-SESSION clear|chacha|aes [DATAGRAM [QUEUES]]`
+//!
+//! Two hosts are two namespaces with addresses on a veth pair between them, each with a container behind a veth of its own:
+//! started in both with each other's address, sessions crosswise (`1 2` and `2 1`), the containers reach each other and iperf3
+//! measures. Every second it says what was counted, unless QUIET is set.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU32;
