@@ -201,7 +201,7 @@ impl World {
     }
 
     /// What the kernel hands to the sleeve leaves it sealed, if somebody is there to do it.
-    fn into_sleeve(&mut self, host: HostId, prefix: &Prefix, frame: &[u8]) {
+    fn seal_frame(&mut self, host: HostId, prefix: &Prefix, frame: &[u8]) {
         let local = self.hosts[host].kernel.address;
         let id = frame::id_of(frame);
         match self.hosts[host].agent.as_ref().and_then(|agent| agent.sleeve.carry(local, prefix, frame)) {
@@ -225,7 +225,7 @@ impl World {
             match effect {
                 Effect::Deliver(port, frame) => self.delivered(host, port, &frame),
                 Effect::Transmit(packet) => self.transmit(host, packet),
-                Effect::Sleeve(prefix, frame) => self.into_sleeve(host, &prefix, &frame),
+                Effect::Sleeve(prefix, frame) => self.seal_frame(host, &prefix, &frame),
                 Effect::Upcall(upcall) => self.ring(host, upcall),
             }
         }
