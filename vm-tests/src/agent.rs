@@ -48,6 +48,7 @@ impl Host<'_> {
         let mut launch = self.agent()?;
         launch
             .args(["launch", "--nickname", &self.place.to_string()])
+            .envs(self.config.env.iter().map(|(name, value)| (name, value)))
             .args(&self.config.launch)
             .args(self.config.launch_on.get(&self.number()).into_iter().flatten())
             .args(peers.iter().map(Ipv4Addr::to_string));

@@ -44,6 +44,9 @@ pub struct LabConfig {
     /// More of them for single hosts.
     #[serde(default)]
     pub launch_on: BTreeMap<u8, Vec<String>>,
+    /// Environment of the agents.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
     /// The `weave-agent` to run on every host; none for a lab of bare hosts.
     pub agent: Option<PathBuf>,
 }
@@ -59,6 +62,7 @@ impl LabConfig {
             mtu: 1550,
             attached: true,
             launch: Vec::new(),
+            env: Vec::new(),
             launch_on: BTreeMap::new(),
             agent: Some(default_agent()),
         }

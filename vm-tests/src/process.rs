@@ -59,6 +59,8 @@ pub fn debian_package(program: &str) -> Option<&'static str> {
     Some(match program {
         "ip" | "tc" | "bridge" => "iproute2",
         "nft" => "nftables",
+        "wireguard-go" => "wireguard-go",
+        "wg" => "wireguard-tools",
         "conntrack" => "conntrack",
         "ping" => "iputils-ping",
         "iperf3" => "iperf3",

@@ -349,7 +349,11 @@ fn ipam_config(config: &Config, store: &Store, name: PeerName) -> anyhow::Result
 }
 
 /// Without them AES-256-GCM is several times slower than ChaCha20-Poly1305, and leaks its key through the caches.
+/// `WEAVE_NO_AES` is for those who want the other all the same, or to compare.
 fn has_aes() -> bool {
+    if std::env::var_os("WEAVE_NO_AES").is_some_and(|value| !value.is_empty()) {
+        return false;
+    }
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
     #[cfg(target_arch = "aarch64")]

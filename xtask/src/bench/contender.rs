@@ -105,13 +105,13 @@ fn offloads(host: &Node<'_>, on: bool) -> Result<()> {
 /// both ends on one CPU and a window that still grows, the sender has more unsent than the window takes, and sends it
 /// from the receiver's window updates: in the receiver's process, under its socket's lock, into its backlog. That state
 /// halves the figure of any path, host to host as well, and lasts for seconds or for none, by chance.
-fn like_conditions(place: &Node<'_>) -> Result<()> {
+pub(crate) fn like_conditions(place: &Node<'_>) -> Result<()> {
     let settings = ["tcp_no_metrics_save=1", "tcp_rmem=4096 16777216 33554432"];
     let words = settings.iter().map(|setting| format!("net.ipv4.{setting}"));
     place.exec(["sysctl".to_owned(), "-qw".to_owned()].into_iter().chain(words)).map(drop)
 }
 
-fn bridge(lab: &Lab) -> Result<()> {
+pub(crate) fn bridge(lab: &Lab) -> Result<()> {
     for number in [1, 2] {
         let host = lab.host(number)?;
         let container = lab.node(Place::Container(number, 1))?;

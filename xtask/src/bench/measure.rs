@@ -16,7 +16,7 @@ pub(crate) fn run(path: &Path<'_>, scenario: Scenario, seconds: u32) -> Result<f
         Scenario::Bulk | Scenario::Wire => bulk(path, seconds),
         Scenario::PingPong => ping_pong(path, seconds),
         Scenario::Packets => packets(path, seconds),
-        Scenario::Dns => bail!("it has no contenders"),
+        Scenario::Dns | Scenario::Sleeve => bail!("it has contenders of its own, or none"),
     }
 }
 
@@ -56,7 +56,7 @@ fn ping_pong(path: &Path<'_>, seconds: u32) -> Result<f64> {
     Ok(number(&result, "/per_second")? / 1e3)
 }
 
-fn listening(path: &Path<'_>) -> Result<()> {
+pub(crate) fn listening(path: &Path<'_>) -> Result<()> {
     let socket = format!("sport = :{PORT}");
     for _ in 0..250 {
         if path.to.exec(["ss", "-Hltn", &socket])?.contains(PORT) {
@@ -67,6 +67,6 @@ fn listening(path: &Path<'_>) -> Result<()> {
     bail!("nothing listens on port {PORT} after 5 s")
 }
 
-fn number(result: &Value, pointer: &str) -> Result<f64> {
+pub(crate) fn number(result: &Value, pointer: &str) -> Result<f64> {
     result.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {result}"))
 }

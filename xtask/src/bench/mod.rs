@@ -5,6 +5,7 @@ mod dns;
 mod measure;
 pub(crate) mod node;
 mod report;
+mod sleeve;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -40,6 +41,9 @@ pub(crate) enum Scenario {
     PingPong,
     /// 64-byte UDP datagrams received, sender and receiver on two CPUs: thousands per second
     Packets,
+    /// The encrypted tunnel in user space next to host to host, kernel vxlan and wireguard-go: Gbit/s and CPU per Gbit,
+    /// 64-byte UDP, ping-pong (not among the default ones)
+    Sleeve,
     /// 20,000 queries per second from one client to the name server: how long they take (not among the default ones)
     Dns,
 }
@@ -53,6 +57,7 @@ impl Scenario {
             Self::Wire => "TCP bulk, wire mode, Gbit/s",
             Self::PingPong => "TCP ping-pong, thousand/s",
             Self::Packets => "UDP 64 B, two cores, kpps",
+            Self::Sleeve => "sleeve",
             Self::Dns => "DNS queries",
         }
     }
@@ -66,6 +71,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if scenarios.contains(&Scenario::Dns) {
         report.add_rows(dns::run(workspace, options.seconds, options.rounds)?);
         scenarios.retain(|scenario| *scenario != Scenario::Dns);
+    }
+    if scenarios.contains(&Scenario::Sleeve) {
+        report.add_rows(sleeve::run(options.seconds, options.rounds)?);
+        scenarios.retain(|scenario| *scenario != Scenario::Sleeve);
     }
     if !scenarios.is_empty() {
         compare(&scenarios, options, &mut report)?;

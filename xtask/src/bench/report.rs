@@ -67,7 +67,7 @@ impl Report {
     }
 }
 
-fn median(runs: &[f64]) -> f64 {
+pub(crate) fn median(runs: &[f64]) -> f64 {
     let mut sorted = runs.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     match sorted.len() {
