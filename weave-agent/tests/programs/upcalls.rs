@@ -59,9 +59,12 @@ fn a_large_segment_is_too_big_if_its_pieces_are() {
         let frame = tcp(1, container(2), 30_000);
         host.cache(0, &frame, Action::Peer(short(2)));
         outside.send_large_from(0, &frame, 8_950 - 40);
-        assert_eq!((outside.arrivals(1).len(), host.count("too-big")), (1, 0));
+        assert_eq!((outside.arrivals(1).len(), host.count("upcalls")), (1, 0));
         outside.send_large_from(0, &frame, 8_950 - 39);
-        assert_eq!((outside.arrivals(0).len(), host.count("too-big")), (0, 1));
+        assert_eq!((outside.arrivals(0).len(), host.count("upcalls")), (0, 1));
+        let seen = upcalls(&mut host, 1).await;
+        let key = host.port_key(0, &frame);
+        assert!(matches!(&seen[..], [Upcall::TooBig { key: told, .. }] if *told == key), "{seen:?}");
         // Four segments each time.
         assert_eq!(host.matched(), 8);
     });

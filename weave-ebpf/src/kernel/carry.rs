@@ -167,6 +167,10 @@ fn send(skb: &Skb, config: &Config, slot: &PeerSlot, vni: u32) -> i32 {
 /// To user space, which carries it.
 #[inline(always)]
 fn into_sleeve(skb: &Skb, slot: &PeerSlot, vni: u32, ttl: u8) -> i32 {
+    // A tag that the kernel keeps beside the packet would be put into the prefix: better none than a broken frame.
+    if skb.is_tagged() {
+        return drop(skb, DropReason::Kernel.index());
+    }
     Maps.count(Counter::SleeveOut);
     match add_prefix(skb, &Prefix { ttl, neighbour: slot.remote, vni }) {
         true => redirect(slot.ifindex),
