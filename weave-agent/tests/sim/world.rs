@@ -18,7 +18,7 @@ use crate::carry::Effect;
 use crate::case::Setting;
 use crate::frame::{self, FrameId};
 use crate::host::{self, Agent, Host, State};
-use crate::kernel::{Kernel, TUNNEL_PORT};
+use crate::kernel::{Break, Kernel, TUNNEL_PORT};
 use crate::ledger::Ledger;
 use crate::properties::Violation;
 use crate::sleeve::{self, Received, SLEEVE_PORT};
@@ -195,6 +195,7 @@ impl World {
                 let input = Box::new(Input::Sleeve(heard));
                 self.schedule(Time::from_micros(50), Event::Agent { host: to, incarnation, input });
             }
+            Received::Answer(_) if self.hosts[to].kernel.fault == Some(Break::MuteHeartbeats) => {}
             Received::Answer(packet) => self.transmit(to, packet),
             Received::Nothing => {}
         }
