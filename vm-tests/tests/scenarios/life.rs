@@ -51,7 +51,11 @@ fn a_second_agent_is_refused_and_its_reset_touches_nothing_of_the_first() -> Res
     // With nobody here what is left goes, whoever left it.
     kill(Pid::from_raw(process), Signal::SIGKILL)?;
     wait_for("the network namespace to be free", SOON, || Ok(other(&host, &directory)?.arg("reset").output()?.status.success()))?;
-    ensure!(links(&host)? == before - 4, "the vxlan device, the sleeve's, the port and the name server's are gone: {}", host.exec(["ip", "-o", "link"])?);
+    ensure!(
+        links(&host)? == before - 4,
+        "the vxlan device, the sleeve's, the port and the name server's are gone: {}",
+        host.exec(["ip", "-o", "link"])?
+    );
     Ok(())
 }
 
