@@ -72,7 +72,7 @@ fn hosts_with_one_password_meet_and_no_name_or_address_of_theirs_is_on_the_wire(
     let mac: Vec<u8> = name.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
     drop(capture);
     let bytes = fs::read(&captured)?;
-    ensure!(bytes.len() > 5000, "only {} bytes were captured", bytes.len());
+    ensure!(bytes.len() > 3000, "only {} bytes were captured", bytes.len());
     for (what, needle) in
         [("a name", &b"nameofhost"[..]), ("a channel", b"weave"), ("the domain", b"local"), ("an address", &[10, 77, 0, 9])]
     {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use weave_ebpf::flow::FlowKey;
+
 use super::announce::Announcer;
 use super::directory::Directory;
 use super::fdb::Fdb;
@@ -13,7 +15,7 @@ use super::tables::Tables;
 use super::tunnel::Tunnel;
 use super::{Adopted, Config, Input, Output};
 use crate::Time;
-use crate::datapath::{FlowEntry, Op, PortId, Upcall};
+use crate::datapath::{FlowEntry, Frame, Op, PortId, Upcall};
 use crate::mesh::View;
 use crate::peer::{PeerName, ShortId};
 
@@ -50,6 +52,8 @@ pub struct Switch {
     /// When to announce again what peers that were out of reach may have missed.
     pub(super) introduction: Option<Time>,
     pub(super) warned: Option<Time>,
+    /// Frames larger than their path takes, as far as that is known.
+    pub(super) oversize: BTreeMap<FlowKey, Frame>,
     pub(super) out: VecDeque<Output>,
 }
 
@@ -76,6 +80,7 @@ impl Switch {
             sweep: Time::ZERO,
             introduction: None,
             warned: None,
+            oversize: BTreeMap::new(),
             out: [Output::Op(Op::SetSelf(config.short))].into(),
             config,
         }

@@ -156,5 +156,8 @@ impl Switch {
         if changed {
             self.reconcile();
         }
+        if !self.oversize.is_empty() {
+            self.answer_oversize();
+        }
     }
 }

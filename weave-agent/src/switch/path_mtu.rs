@@ -19,7 +19,7 @@ const PACE: Time = Time::from_millis(30);
 /// A try is over after this, however long the round trip.
 const PATIENCE: Time = Time::from_secs(2);
 /// Between proofs of what was proven. A path that narrows is a black hole for large packets until the next, and 0.1 s.
-const PROOF: Time = Time::from_millis(1200);
+const PROOF: Time = Time::from_millis(600);
 /// Until all is tried again when not even the floor got through.
 const RETRY: Time = Time::from_secs(1);
 /// Between attempts to raise.

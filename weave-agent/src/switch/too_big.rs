@@ -21,6 +21,8 @@ const TTL: u8 = 64;
 const LONGEST_ICMP: usize = 576;
 /// RFC 4443, 2.4 (c): nor is one of IPv6 longer than any path takes, which is also the least that it may tell (RFC 8201, 4).
 const LEAST_IPV6: u16 = 1280;
+/// Frames that wait for a size to be measured: one of each pair.
+const REMEMBERED: usize = 64;
 const DONT_FRAGMENT: u8 = 0x40;
 const MORE_FRAGMENTS: u16 = 0x2000;
 
@@ -29,8 +31,11 @@ impl Switch {
     pub(super) fn too_big(&mut self, key: &FlowKey, frame: &Frame) {
         let Action::Peer(to) = self.decide(key).action else { return };
         let Some(route) = self.told.slots.get(&to).copied() else { return };
-        // What is being measured is not what holds: a wrong size would be believed for minutes.
+        // What is being measured is not what holds, and a wrong size would be believed for minutes: its sender is told then.
         if self.is_measuring(&route) {
+            if self.oversize.len() < REMEMBERED {
+                self.oversize.insert(*key, frame.clone());
+            }
             return;
         }
         if let Some(answer) = answer(&frame.bytes, route.mtu) {
@@ -41,6 +46,13 @@ impl Switch {
         for fragment in fragments(frame, route.mtu) {
             self.counters.fragmented += 1;
             self.order(Op::Execute(frame_of(fragment), vec![Egress::Peer { to, origin: self.short }]));
+        }
+    }
+
+    /// A size may be known now.
+    pub(super) fn answer_oversize(&mut self) {
+        for (key, frame) in std::mem::take(&mut self.oversize) {
+            self.too_big(&key, &frame);
         }
     }
 
