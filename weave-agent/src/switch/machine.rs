@@ -53,7 +53,7 @@ pub struct Switch {
     pub(super) introduction: Option<Time>,
     pub(super) warned: Option<Time>,
     /// Frames larger than their path takes, as far as that is known.
-    pub(super) oversize: BTreeMap<FlowKey, Frame>,
+    pub(super) oversize: Vec<(FlowKey, Frame)>,
     pub(super) out: VecDeque<Output>,
 }
 
@@ -80,7 +80,7 @@ impl Switch {
             sweep: Time::ZERO,
             introduction: None,
             warned: None,
-            oversize: BTreeMap::new(),
+            oversize: Vec::new(),
             out: [Output::Op(Op::SetSelf(config.short))].into(),
             config,
         }

@@ -21,7 +21,7 @@ const TTL: u8 = 64;
 const LONGEST_ICMP: usize = 576;
 /// RFC 4443, 2.4 (c): nor is one of IPv6 longer than any path takes, which is also the least that it may tell (RFC 8201, 4).
 const LEAST_IPV6: u16 = 1280;
-/// Frames that wait for a size to be measured: one of each pair.
+/// Most frames that wait for a size to be measured.
 const REMEMBERED: usize = 64;
 const DONT_FRAGMENT: u8 = 0x40;
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -34,7 +34,7 @@ impl Switch {
         // What is being measured is not what holds, and a wrong size would be believed for minutes: its sender is told then.
         if self.is_measuring(&route) {
             if self.oversize.len() < REMEMBERED {
-                self.oversize.insert(*key, frame.clone());
+                self.oversize.push((*key, frame.clone()));
             }
             return;
         }
