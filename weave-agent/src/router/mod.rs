@@ -119,6 +119,8 @@ impl Router {
     /// An agent that has just started. `seed` is all the randomness it ever uses.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
         let mut rng = StdRng::from_seed(seed);
+        let secret = !config.mesh.passwords.is_empty();
+        let sealed_but_for = secret.then(|| config.mesh.trusted_subnets.clone());
         let mut ipam = config.ipam.map(|(config, snapshot)| Ipam::new(config, snapshot, rng.random()));
         if let Some(ipam) = &mut ipam {
             ipam.handle(Time::ZERO, ipam::Input::Targets(config.mesh.targets.len()));
@@ -127,7 +129,7 @@ impl Router {
             // What the mesh draws is seen on the wire: the keys must not follow from it.
             sessions: Sessions::new(rng.random()),
             mesh: Mesh::new(config.mesh, rng.random()),
-            switch: Switch::new(config.switch),
+            switch: Switch::new(switch::Config { sealed_but_for, ..config.switch }),
             ipam,
             dns: config.dns.map(Dns::new),
             outputs: VecDeque::new(),

@@ -1,5 +1,9 @@
 //! What the switch is told once, at the start.
 
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
 use crate::Time;
 use crate::peer::{PeerName, ShortId};
 
@@ -32,6 +36,9 @@ pub struct Config {
     pub announce_rate: u32,
     /// Largest inner packet tried while the route to a neighbour is not known: an Ethernet underlay without the 50 bytes of headers.
     pub default_mtu: u16,
+    /// Frames leave this host sealed, but for these networks; `None`: in clear where the neighbours say nothing else.
+    /// The router sets it from the mesh's settings.
+    pub sealed_but_for: Option<Vec<Ipv4Net>>,
 }
 
 impl Config {
@@ -51,6 +58,12 @@ impl Config {
             flows: 131_072,
             announce_rate: 200,
             default_mtu: 1450,
+            sealed_but_for: None,
         }
+    }
+
+    /// Whether frames to an address may only go sealed, as far as our own settings say.
+    pub(super) fn seals(&self, remote: Ipv4Addr) -> bool {
+        self.sealed_but_for.as_ref().is_some_and(|trusted| !trusted.iter().any(|subnet| subnet.contains(&remote)))
     }
 }

@@ -1,11 +1,12 @@
 //! The view of the mesh and the tunnels -> what the datapath's tables should be.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use super::Switch;
 use super::tables::{Tables, Tree};
 use super::tunnel::Tunnel;
-use crate::datapath::{Op, PeerRoute, Source};
+use crate::datapath::{Op, PeerRoute, Source, TunnelKind};
 use crate::mesh::{Neighbour, PeerView, View};
 use crate::peer::{PeerName, ShortId};
 
@@ -14,6 +15,7 @@ impl Switch {
     pub(super) fn reconcile(&mut self) {
         let mut wanted = self.wanted();
         wanted.add(&self.kept);
+        self.close(&mut wanted);
         let oversized = self.oversized();
         for op in self.told.become_like(wanted) {
             if let Op::SetSource { remote, neighbour: None } = op {
@@ -27,6 +29,21 @@ impl Switch {
                 self.remove_flow(&key);
             }
         }
+    }
+
+    /// Takes out what would go or come in clear where it must not. What an earlier agent left, and what a slot was before
+    /// its neighbour asked for sealing, is good for frames that nobody wants secret only.
+    fn close(&self, wanted: &mut Tables) {
+        wanted.slots.retain(|_, route| route.tunnel == TunnelKind::Sleeve || !self.must_seal(route.remote));
+        for (remote, source) in &mut wanted.sources {
+            source.sealed |= self.must_seal(*remote);
+        }
+    }
+
+    /// The neighbours at an address know; while there is none, our settings do.
+    fn must_seal(&self, remote: Ipv4Addr) -> bool {
+        let here = self.tunnels.values().filter(|tunnel| tunnel.remote() == remote);
+        here.map(|tunnel| tunnel.neighbour.sealed).reduce(|one, other| one || other).unwrap_or_else(|| self.config.seals(remote))
     }
 
     fn oversized(&self) -> usize {

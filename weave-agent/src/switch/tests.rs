@@ -338,17 +338,17 @@ fn source() -> Source {
 fn kept(bench: &mut Bench) {
     let route = PeerRoute { remote: address(2), local: address(US), port: 6784, mtu: 1450, tunnel: TunnelKind::Vxlan };
     let tree = (short(2), Some(address(2)), vec![]);
+    bench.slots.insert(short(2), route);
+    bench.sources.insert(address(2), source());
+    bench.trees = [(short(2), (tree.1, tree.2.clone())), (short(US), (None, vec![short(2)]))].into();
+    bench.flood_ports = vec![PortId(11), PortId(12)];
     bench.input(Input::Adopted(Adopted {
         short: Some(short(US)),
         slots: vec![(short(2), route)],
         sources: vec![(address(2), source())],
-        trees: vec![tree.clone(), (short(US), None, vec![short(2)])],
+        trees: vec![tree, (short(US), None, vec![short(2)])],
         flood_ports: vec![PortId(11), PortId(12)],
     }));
-    bench.slots.insert(short(2), route);
-    bench.sources.insert(address(2), source());
-    bench.trees = [(short(2), (tree.1, tree.2)), (short(US), (None, vec![short(2)]))].into();
-    bench.flood_ports = vec![PortId(11), PortId(12)];
 }
 
 #[test]
@@ -367,6 +367,31 @@ fn a_restart_takes_nothing_away_for_ten_seconds_and_then_what_is_not_wanted() {
     assert!(!bench.slots.contains_key(&short(2)) && !bench.sources.contains_key(&address(2)));
     assert_eq!((&bench.trees[&short(US)].1, &bench.trees[&short(2)].0), (&vec![short(3)], &None));
     assert_eq!(bench.flood_ports, [PortId(11)]);
+}
+
+#[test]
+fn what_an_earlier_agent_sent_in_clear_is_not_kept_once_there_is_a_password() {
+    for (trusted, kept_open) in [("10.9.0.0/16", false), ("10.0.0.0/24", true)] {
+        let mut bench = Bench::new(|config| config.sealed_but_for = Some(vec![trusted.parse().unwrap()]));
+        kept(&mut bench);
+        assert_eq!((bench.slots.contains_key(&short(2)), !bench.sources[&address(2)].sealed), (kept_open, kept_open), "{trusted}");
+        bench.view(full_mesh(&[2]));
+        assert_eq!(bench.slots.contains_key(&short(2)), kept_open, "{trusted}");
+    }
+}
+
+#[test]
+fn a_neighbour_that_must_be_sealed_from_now_on_gets_nothing_in_clear_before_its_sleeve_works() {
+    let mut bench = Bench::settled();
+    assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Vxlan);
+    bench.input(Input::LinkUp(Neighbour { sealed: true, connection: 7, ..neighbour(2) }));
+    assert!(!bench.slots.contains_key(&short(2)) && bench.sources[&address(2)].sealed);
+    assert_eq!(bench.slots[&short(3)].tunnel, TunnelKind::Vxlan, "others are as they were");
+    bench.pass(20_000);
+    assert_eq!(bench.slots.get(&short(2)).map(|route| route.remote), None, "nor while nothing answers");
+    bench.sleeves.insert(address(2), 1472);
+    bench.pass(20_000);
+    assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Sleeve);
 }
 
 #[test]
