@@ -136,7 +136,16 @@ fn heartbeat(rest: &[u8]) -> Result<&[u8], Malformed> {
 
 /// A heartbeat request, `length` bytes long, or as long as it must be; `None` if no datagram takes it.
 pub fn request(heartbeat: &[u8], length: usize) -> Option<Vec<u8>> {
-    let mut body = vec![kind::REQUEST];
+    beat(kind::REQUEST, heartbeat, length)
+}
+
+/// The answer to one, as [`request`].
+pub fn reply(heartbeat: &[u8], length: usize) -> Option<Vec<u8>> {
+    beat(kind::REPLY, heartbeat, length)
+}
+
+fn beat(kind: u8, heartbeat: &[u8], length: usize) -> Option<Vec<u8>> {
+    let mut body = vec![kind];
     body.extend(u16::try_from(heartbeat.len()).ok()?.to_be_bytes());
     body.extend(heartbeat);
     body.resize(length.max(body.len()), 0);
@@ -245,6 +254,7 @@ mod tests {
         let fragment = Fragment { tag: TAG, is_last: true, id: 0x0405_0607, offset: 0x08_090a, bytes: &[] };
         assert_eq!(fragment.head(), [3, 64, 1, 2, 3, 1, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!(request(&[8, 9], 8), Some(vec![4, 0, 2, 8, 9, 0, 0, 0]));
+        assert_eq!(reply(&[8, 9], 8), Some(vec![5, 0, 2, 8, 9, 0, 0, 0]));
     }
 
     #[test]

@@ -145,11 +145,8 @@ impl Sessions {
         for name in due {
             let Some(party) = self.parties.get_mut(&name) else { continue };
             let renew = party.renewal().is_some_and(|due| due <= now);
-            let (over, rest): (Vec<_>, VecDeque<_>) = {
-                let all: Vec<_> = party.accepted.drain(..).collect();
-                let (over, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|accepted| accepted.until.is_some_and(|until| until <= now));
-                (over, rest.into())
-            };
+            let all = std::mem::take(&mut party.accepted).into_iter();
+            let (over, rest): (VecDeque<_>, _) = all.partition(|accepted| accepted.until.is_some_and(|until| until <= now));
             party.accepted = rest;
             self.refuse(over);
             if renew {
@@ -199,7 +196,7 @@ impl Sessions {
         }
         party.accepted.push_back(Accepted { session, until: None });
         let excess = party.accepted.len().saturating_sub(ACCEPTED);
-        let over = party.accepted.drain(..excess).collect();
+        let over: Vec<_> = party.accepted.drain(..excess).collect();
         let cipher = party.cipher();
         let neighbour = party.neighbour.remote;
         self.refuse(over);
@@ -220,7 +217,7 @@ impl Sessions {
         }
     }
 
-    fn refuse(&mut self, over: Vec<Accepted>) {
+    fn refuse(&mut self, over: impl IntoIterator<Item = Accepted>) {
         self.out.extend(over.into_iter().map(|accepted| Output::Op(Op::Refuse(accepted.session))));
     }
 
@@ -265,7 +262,7 @@ impl Sessions {
 
     fn forget(&mut self, name: PeerName) {
         let Some(party) = self.parties.remove(&name) else { return };
-        self.refuse(party.accepted.into_iter().collect());
+        self.refuse(party.accepted);
         self.out.push_back(Output::Op(Op::Send { neighbour: party.neighbour.remote, session: None }));
     }
 }

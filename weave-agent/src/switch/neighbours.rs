@@ -90,7 +90,14 @@ impl Switch {
 
     /// The sleeve heard of a neighbour.
     pub(super) fn sleeve_heard(&mut self, now: Time, heard: &sleeve::Heard) {
-        let sleeve::Heard::Reply { neighbour, heartbeat, datagram } = heard else { return };
+        let (neighbour, heartbeat, datagram) = match heard {
+            sleeve::Heard::Reply { neighbour, heartbeat, datagram } => (neighbour, heartbeat, datagram),
+            // The sleeve follows it by itself.
+            sleeve::Heard::Moved { neighbour, remote } => {
+                return tracing::debug!(%neighbour, %remote, "its sleeve comes from another address");
+            }
+            sleeve::Heard::Worn(_) => return,
+        };
         let reply = Heartbeat::from_token(heartbeat, *datagram);
         let mut from = self.tunnels.values_mut().filter(|tunnel| tunnel.remote() == *neighbour);
         if !reply.is_some_and(|reply| from.any(|tunnel| tunnel.answer(now, TunnelKind::Sleeve, &reply))) {

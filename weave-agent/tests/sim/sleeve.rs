@@ -94,8 +94,7 @@ impl Sleeve {
                 None => Received::Nothing,
             },
             Ok(Body::Request(heartbeat)) => {
-                let mut body = codec::request(heartbeat, opened.body.len()).unwrap_or_default();
-                body[0] = kind::REPLY;
+                let body = codec::reply(heartbeat, opened.body.len()).unwrap_or_default();
                 self.send(local, *neighbour, &body).map_or(Received::Nothing, Received::Answer)
             }
             Ok(Body::Reply(heartbeat)) => {

@@ -14,7 +14,7 @@ use super::table::{Source, Table, lock};
 use super::tap::Tap;
 use crate::io::clock::Clock;
 use crate::sleeve::Heard;
-use crate::sleeve::codec::{Body, Item, Segment, kind};
+use crate::sleeve::codec::{self, Body, Item, Segment};
 use crate::sleeve::offload::{Offload, VIRTIO};
 use crate::sleeve::prefix::{self, PREFIX, Tag};
 use crate::sleeve::seal::{HEAD, Refusal, session_of};
@@ -184,16 +184,11 @@ impl<'a> Desk<'a, '_> {
         let Some(way) = self.inlet.table.way(source.neighbour.address) else {
             return self.counters().one(Count::NoSession);
         };
-        let mut reply = vec![0; length];
-        let wanted = HEAD + crate::sleeve::codec::HEARTBEAT + heartbeat.len() + way.sealer.tag_len();
-        if length < wanted {
+        let Some(body) = codec::reply(heartbeat, length.saturating_sub(HEAD + way.sealer.tag_len())) else {
             return self.counters().one(Count::Malformed);
-        }
-        reply[HEAD] = kind::REPLY;
-        reply[HEAD + 1..HEAD + 3].copy_from_slice(&(heartbeat.len() as u16).to_be_bytes());
-        reply[HEAD + 3..][..heartbeat.len()].copy_from_slice(heartbeat);
+        };
         self.counters().one(Count::Answered);
-        self.inlet.outlet.emit(way, &mut reply, length);
+        self.inlet.outlet.emit_one(way, &body);
     }
 
     /// Deliver what was joined.

@@ -45,6 +45,8 @@ counters! {
     NoSession = "dropped-no-session",
     /// A session that has no numbers left.
     Exhausted = "dropped-exhausted",
+    /// Datagrams that could not be sealed: too short, which is a defect of ours.
+    Unsealed = "dropped-unsealed",
     /// A frame longer than any IP packet.
     TooLong = "dropped-too-long",
     /// Datagrams that the path's first hop does not take.

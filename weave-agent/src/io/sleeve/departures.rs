@@ -226,17 +226,22 @@ impl Outlet<'_> {
             let Some(mut numbers) = way.sealer.numbers(self.lane, count) else {
                 return self.counters.add(Count::Exhausted, count);
             };
-            for datagram in group.chunks_mut(stride) {
-                // There are as many numbers as datagrams, and none is too short to be sealed.
-                let _sealed = numbers.take().is_some_and(|number| way.sealer.seal(number, datagram));
+            // One that is not sealed is in clear: then none of them leaves.
+            if !group.chunks_mut(stride).all(|datagram| numbers.take().is_some_and(|number| way.sealer.seal(number, datagram))) {
+                self.counters.add(Count::Unsealed, count);
+                continue;
             }
-            let (failed, n) = match self.send(way, group, stride) {
-                Ok(()) => (Count::DatagramsOut, count),
-                Err(error) => (reason(&error), count),
-            };
             self.counters.one(Count::Sends);
-            self.counters.add(failed, n);
+            self.counters.add(self.send(way, group, stride).map_or_else(|error| reason(&error), |()| Count::DatagramsOut), count);
         }
+    }
+
+    /// A heartbeat.
+    pub(super) fn emit_one(self, way: &Way, body: &[u8]) {
+        let mut datagram = vec![0; HEAD + body.len() + way.sealer.tag_len()];
+        datagram[HEAD..][..body.len()].copy_from_slice(body);
+        let stride = datagram.len();
+        self.emit(way, &mut datagram, stride);
     }
 
     fn send(self, way: &Way, bytes: &[u8], stride: usize) -> io::Result<()> {

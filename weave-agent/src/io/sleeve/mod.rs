@@ -194,9 +194,7 @@ impl Sleeve {
         let Some(body) = codec::request(heartbeat, datagram.saturating_sub(HEAD + tag)) else {
             return counters.one(Count::TooLong);
         };
-        let mut bytes = [&[0; HEAD], &body[..], &vec![0; tag]].concat();
-        let length = bytes.len();
-        Outlet { wire: &self.probes, counters, lane: 0 }.emit(way, &mut bytes, length);
+        Outlet { wire: &self.probes, counters, lane: 0 }.emit_one(way, &body);
     }
 
     /// What it has done and knows.
