@@ -122,6 +122,14 @@ const LAYERS: &[Layer] = &[
         work: cargo("test --package weave-agent --test datapath"),
     },
     Layer {
+        name: "sleeve",
+        what: "the sleeve's threads between real sockets and devices",
+        root: true,
+        programs: false,
+        test: Some(("weave-agent", "sleeve")),
+        work: cargo("test --package weave-agent --test sleeve"),
+    },
+    Layer {
         name: "net",
         what: "what the agent does to a host's network, and real resolvers",
         root: true,
@@ -190,6 +198,16 @@ mod tests {
         let mut names: Vec<_> = LAYERS.iter().map(|layer| layer.name).collect();
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+
+    #[test]
+    fn every_integration_test_of_the_agent_is_in_a_layer() -> Result<()> {
+        for test in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../weave-agent/tests"))? {
+            let name = test?.file_name();
+            let is_run = LAYERS.iter().any(|layer| layer.test.is_some_and(|(package, test)| package == "weave-agent" && *test == *name));
+            assert!(is_run, "no layer runs weave-agent/tests/{}", name.display());
+        }
+        Ok(())
     }
 
     #[test]
