@@ -1,7 +1,7 @@
 //! What others do to interfaces that we made is noticed and mended.
 
 use anyhow::{Context, Result, ensure};
-use vm_tests::{LabConfig, Node, root_or_skip, wait_for};
+use vm_tests::{Lab, LabConfig, Node, root_or_skip, wait_for};
 
 use crate::observe::{SOON, lab};
 
@@ -29,15 +29,22 @@ fn attached_containers_follow_the_mtu_of_the_underlay() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let lab = lab(LabConfig { containers: 1, ..LabConfig::named("mtu") })?;
+    follows(&lab(LabConfig { containers: 1, ..LabConfig::named("mtu") })?, 50)?;
+    // Sealed, full packets go in one datagram, too.
+    let launch = ["--password", "what only they know"].map(str::to_owned).to_vec();
+    follows(&lab(LabConfig { containers: 1, launch, ..LabConfig::named("mtusealed") })?, 79)
+}
+
+/// So much less than the underlay's is the MTU of containers, whatever becomes of it.
+fn follows(lab: &Lab, headers: u32) -> Result<()> {
     let (container, to) = (lab.container("h1c1")?, lab.overlay_address("h2c1")?.to_string());
-    let before = mtu(&container)?;
-    let underlay = before + 50;
+    let underlay = mtu(&container)? + headers;
+    ensure!(underlay == u32::from(lab.config().mtu), "{underlay}");
     for smaller in [underlay - 200, underlay] {
         for host in [lab.host(1)?, lab.host(2)?] {
             host.exec(["ip", "link", "set", "eth0", "mtu", &smaller.to_string()])?;
         }
-        let wanted = smaller - 50;
+        let wanted = smaller - headers;
         for name in ["h1c1", "h2c1"] {
             wait_for("the container's MTU", SOON, || Ok(mtu(&lab.container(name)?)? == wanted))?;
         }

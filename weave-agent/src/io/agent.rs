@@ -63,7 +63,7 @@ pub struct Parts {
     /// Who knows the ways to neighbours.
     pub underlay: Underlay,
     /// Where the neighbours' addresses are told.
-    pub neighbours: watch::Sender<Vec<Ipv4Addr>>,
+    pub neighbours: watch::Sender<BTreeMap<Ipv4Addr, Source>>,
     /// What is kept.
     pub state: watch::Sender<State>,
     /// Where the addresses' snapshots go; [`Event::Stored`] comes back.
@@ -102,11 +102,11 @@ pub struct Agent {
     chosen: Option<String>,
     hands: Hands,
     underlay: Underlay,
-    neighbours: watch::Sender<Vec<Ipv4Addr>>,
+    neighbours: watch::Sender<BTreeMap<Ipv4Addr, Source>>,
     state: watch::Sender<State>,
     links: Links,
     /// Neighbours' outer addresses, and ours towards them.
-    ways: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    ways: BTreeMap<Ipv4Addr, Source>,
     /// Underlay interfaces that have our program.
     interfaces: BTreeSet<u32>,
     /// Ports, and the names they were made with, which own their addresses.
@@ -160,8 +160,8 @@ impl Agent {
     pub fn adopt(&mut self, ports: &[Port]) {
         if let Some(adopted) = self.carrier.adopted() {
             // The switch orders only what differs: these ways would never be watched otherwise.
-            for &(remote, Source { local, .. }) in &adopted.sources {
-                self.set_way(remote, Some(local));
+            for &(remote, source) in &adopted.sources {
+                self.set_way(remote, Some(source));
             }
             self.input(Input::Switch(switch::Input::Adopted(adopted)));
         }
@@ -313,27 +313,28 @@ impl Agent {
 
     fn order(&mut self, op: &Op) {
         if let Op::SetSource { remote, neighbour } = op {
-            self.set_way(*remote, neighbour.map(|source| source.local));
+            self.set_way(*remote, *neighbour);
         }
         self.carrier.apply(op);
     }
 
     /// The ways to neighbours are watched as long as they are neighbours.
-    fn set_way(&mut self, remote: Ipv4Addr, local: Option<Ipv4Addr>) {
-        let before = match local {
-            Some(local) => self.ways.insert(remote, local),
+    fn set_way(&mut self, remote: Ipv4Addr, source: Option<Source>) {
+        let before = match source {
+            Some(source) => self.ways.insert(remote, source),
             None => self.ways.remove(&remote),
         };
-        if before == local {
+        if before == source {
             return;
         }
-        if let Some(before) = before {
+        let (before, local) = (before.map(|source| source.local), source.map(|source| source.local));
+        if let Some(before) = before.filter(|_| before != local) {
             self.underlay.unwatch(remote, before);
         }
-        if let Some(local) = local {
+        if let Some(local) = local.filter(|_| before != local) {
             self.underlay.watch(remote, local);
         }
-        self.neighbours.send_replace(self.ways.keys().copied().collect());
+        self.neighbours.send_replace(self.ways.clone());
         self.hands.look_at_mtu.notify_one();
     }
 
@@ -447,7 +448,7 @@ impl Agent {
     fn changed(&mut self, change: UnderlayEvent) {
         self.hands.look_at_mtu.notify_one();
         match change {
-            UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote) == Some(&local) => {
+            UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote).is_some_and(|source| source.local == local) => {
                 self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(super::carrier::next_hop));
                 if let Some(hop) = next_hop {
                     let mtu = u16::try_from(hop.mtu.saturating_sub(VXLAN_OVERHEAD)).unwrap_or(u16::MAX);

@@ -1,5 +1,6 @@
 //! Attach and detach: what takes time, done beside the loop. Expose and hide are in [`super::exposure`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,9 @@ use super::net::{
 };
 use super::net::{EXPOSE_PORT, TargetError, ports};
 use super::store::State;
+use crate::datapath::Source;
 use crate::status::Attachment;
-use crate::{dns, ipam};
+use crate::{dns, ipam, sleeve};
 
 /// For a disk that is slow: others take over what a host leaves, or `rmpeer` does.
 const HANDING_ON: Duration = Duration::from_secs(2);
@@ -46,8 +48,10 @@ pub struct Hands {
     pub names: Option<Names>,
     /// What is kept.
     pub state: watch::Sender<State>,
-    /// The neighbours' outer addresses.
-    pub neighbours: watch::Receiver<Vec<Ipv4Addr>>,
+    /// The neighbours by their outer addresses.
+    pub neighbours: watch::Receiver<BTreeMap<Ipv4Addr, Source>>,
+    /// What neighbours get is expected to be sealed, as long as there are none.
+    pub secret: bool,
     /// MTU for containers, if the user said so.
     pub mtu: Option<u32>,
     /// The ports' addresses.
@@ -57,13 +61,16 @@ pub struct Hands {
 }
 
 impl Hands {
-    /// The MTU that a container gets now.
+    /// The MTU that a container gets now: full packets fit the path's, sealed if any neighbour's must be.
     pub async fn mtu(&self) -> u32 {
-        let neighbours = self.neighbours.borrow().clone();
-        match self.mtu {
-            Some(mtu) => mtu,
-            None => net::mtu_for(&self.host, &neighbours).await,
+        if let Some(mtu) = self.mtu {
+            return mtu;
         }
+        let neighbours = self.neighbours.borrow().clone();
+        let addresses: Vec<Ipv4Addr> = neighbours.keys().copied().collect();
+        let mtu = net::mtu_for(&self.host, &addresses).await;
+        let sealed = if neighbours.is_empty() { self.secret } else { neighbours.values().any(|source| source.sealed) };
+        if sealed { sleeve::sealed_mtu(mtu) } else { mtu }
     }
 
     /// `POST /attach`

@@ -1,5 +1,6 @@
 //! The agent's life: set up, run, end. The data plane outlives it where the kernel is the data plane.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,12 +172,13 @@ async fn start(
         carrier.set_sleeve(sleeve.ifindex());
     }
     let clock = Clock::new();
+    let secret = !passwords.is_empty() && config.trusted_subnets.is_empty();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
     let router_config = router::Config { ipam, dns, ..router_config(&config, passwords, &state.borrow(), sleeve.as_ref(), &mut rng)? };
     let router = Router::new(router_config, secret_seed()?);
     let (underlay, changes) = Underlay::start()?;
-    let (neighbours, seen) = watch::channel(Vec::new());
+    let (neighbours, seen) = watch::channel(BTreeMap::new());
     let (zone, answered) = watch::channel(Arc::default());
     let name = state.borrow().name;
     let hands = Hands {
@@ -187,6 +189,7 @@ async fn start(
         events: events.clone(),
         state: state.clone(),
         neighbours: seen,
+        secret,
         mtu: config.mtu,
         known: Known::default(),
         look_at_mtu: Arc::default(),

@@ -43,6 +43,11 @@ pub const fn inner_mtu(datagram: u16) -> u16 {
     datagram.saturating_sub(OVERHEAD)
 }
 
+/// The largest inner packet that goes in one datagram where VXLAN takes packets of this size.
+pub fn sealed_mtu(vxlan_mtu: u32) -> u32 {
+    u16::try_from(vxlan_mtu).map_or(u16::MAX, |mtu| inner_mtu(datagram_of(mtu))).into()
+}
+
 /// What seals a session's datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
