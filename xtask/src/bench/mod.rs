@@ -4,6 +4,7 @@ mod contender;
 mod dns;
 mod measure;
 pub(crate) mod node;
+mod packets;
 mod report;
 mod sleeve;
 

@@ -28,6 +28,23 @@ pub(crate) enum End {
         #[arg(long)]
         seconds: u64,
     },
+    /// Count datagrams that come to a port
+    Sink {
+        /// UDP port, and TCP port for the count
+        #[arg(long)]
+        port: u16,
+    },
+    /// Send 64-byte datagrams at a fixed rate; print what that gave as JSON
+    Source {
+        /// The other end
+        to: SocketAddr,
+        /// Datagrams per second
+        #[arg(long)]
+        rate: u32,
+        /// How long
+        #[arg(long)]
+        seconds: u64,
+    },
     /// Send a byte, wait for it, and so on; print what that gave as JSON
     Ping {
         /// The other end
@@ -43,6 +60,8 @@ pub(crate) fn run(end: &End) -> Result<()> {
     match end {
         End::Pong { port } => pong(*port),
         End::Dns { to, rate, seconds } => super::dns::client(*to, *rate, Duration::from_secs(*seconds)),
+        End::Sink { port } => super::packets::sink(*port),
+        End::Source { to, rate, seconds } => super::packets::source(*to, *rate, Duration::from_secs(*seconds)),
         End::Ping { to, seconds } => ping(*to, Duration::from_secs(*seconds)),
     }
 }

@@ -106,21 +106,22 @@ fn agents(lab: &Lab) -> Result<Vec<u32>> {
     Ok(vec![pid(1)?, pid(2)?])
 }
 
-/// CPU seconds that processes have used.
-fn used(pids: &[u32]) -> f64 {
-    let ticks = |pid: &u32| -> Option<f64> {
+/// CPU seconds that processes have used, of their own and in the kernel.
+fn used(pids: &[u32]) -> [f64; 2] {
+    let ticks = |pid: &u32| -> Option<[f64; 2]> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        Some(fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?)
+        Some([fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?])
     };
-    pids.iter().filter_map(ticks).sum::<f64>() / TICKS
+    pids.iter().filter_map(ticks).fold([0.0; 2], |sum, of| [sum[0] + of[0] / TICKS, sum[1] + of[1] / TICKS])
 }
 
 /// Everything of one way.
 #[derive(Default)]
 struct Figures {
     gbits: Vec<f64>,
-    cpu_ms: Vec<f64>,
+    /// CPU milliseconds per Gbit: of the two ends, of the workers themselves, of the kernel for the workers.
+    cpu_ms: [Vec<f64>; 3],
     kpps: Vec<f64>,
     lost: Vec<f64>,
     p50_us: Vec<f64>,
@@ -143,17 +144,27 @@ pub(super) fn run(seconds: u32, rounds: usize) -> Result<Vec<Value>> {
         }
     }
     let base = figures.get("host to host").map_or(f64::NAN, |host| median(&host.gbits));
-    println!("| | TCP, Gbit/s | of host to host | CPU ms/Gbit | 64 B UDP, kpps of {} | lost % | ping-pong p50 µs |", OFFERED / 1000);
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "| | TCP, Gbit/s | of host to host | CPU ms/Gbit: ends | tunnel | its kernel part | 64 B UDP, kpps of {} | lost % | ping-pong p50 µs |",
+        OFFERED / 1000
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     let mut rows = Vec::new();
     for way in &ways {
         let Some(f) = figures.get(way.title) else { continue };
-        let [gbits, cpu, kpps, lost, p50] = [&f.gbits, &f.cpu_ms, &f.kpps, &f.lost, &f.p50_us].map(|values| median(values));
-        println!("| {} | {gbits:.2} | {:.2} | {cpu:.0} | {kpps:.0} | {lost:.2} | {p50:.1} |", way.title, gbits / base);
-        rows.push(json!({ "scenario": "sleeve", "contender": way.title, "gbits": f.gbits, "cpu_ms_per_gbit": f.cpu_ms,
+        let [gbits, kpps, lost, p50] = [&f.gbits, &f.kpps, &f.lost, &f.p50_us].map(|values| median(values));
+        let [ends, own, kernel] = f.cpu_ms.each_ref().map(|values| median(values));
+        let (title, share) = (way.title, gbits / base);
+        println!("| {title} | {gbits:.2} | {share:.2} | {ends:.0} | {own:.0} | {kernel:.0} | {kpps:.0} | {lost:.2} | {p50:.1} |");
+        let [ends, own, kernel] = &f.cpu_ms;
+        rows.push(json!({ "scenario": "sleeve", "contender": title, "gbits": f.gbits,
+            "cpu_ms_per_gbit": { "ends": ends, "tunnel": own, "kernel": kernel },
             "kpps": f.kpps, "lost_percent": f.lost, "p50_us": f.p50_us }));
     }
-    println!("\nMedians of {rounds}; both peers and both ends share the CPUs, in ping-pong the ends have one and the agents the other.");
+    println!(
+        "\nMedians of {rounds}; both peers and both ends share the CPUs, in ping-pong the ends have one and the agents the other. The \
+         tunnel's own time is the cipher, cutting and joining; its kernel part is reading and writing device and socket."
+    );
     Ok(rows)
 }
 
@@ -170,20 +181,22 @@ fn iperf(way: &Way<'_>, seconds: u32, options: &[&str]) -> Result<Value> {
 fn bulk(way: &Way<'_>, seconds: u32, figures: &mut Figures) -> Result<()> {
     let before = used(&way.workers);
     let result = iperf(way, seconds, &["-C", "cubic"])?;
-    let worked = used(&way.workers) - before;
+    let after = used(&way.workers);
     let ends = number(&result, "/end/cpu_utilization_percent/host_total")? + number(&result, "/end/cpu_utilization_percent/remote_total")?;
     let gbits = number(&result, "/end/sum_received/bytes")? * 8.0 / 1e9;
     figures.gbits.push(number(&result, "/end/sum_received/bits_per_second")? / 1e9);
-    figures.cpu_ms.push((worked + ends / 100.0 * f64::from(seconds)) * 1e3 / gbits);
+    let spent = [ends / 100.0 * f64::from(seconds), after[0] - before[0], after[1] - before[1]];
+    for (figures, spent) in figures.cpu_ms.iter_mut().zip(spent) {
+        figures.push(spent * 1e3 / gbits);
+    }
     Ok(())
 }
 
 fn packets(way: &Way<'_>, seconds: u32, figures: &mut Figures) -> Result<()> {
-    let rate = (OFFERED * 64 * 8).to_string();
-    let result = iperf(way, seconds, &["-u", "-l", "64", "-b", &rate])?;
-    let (sent, lost) = (number(&result, "/end/sum/packets")?, number(&result, "/end/sum/lost_packets")?);
-    figures.kpps.push((sent - lost) / f64::from(seconds) / 1e3);
-    figures.lost.push(100.0 * lost / sent);
+    let result = ends(way, &["sink"], &["source", "--rate", &OFFERED.to_string(), "--seconds", &seconds.to_string()], &[])?;
+    let [sent, received, time] = [number(&result, "/sent")?, number(&result, "/received")?, number(&result, "/seconds")?];
+    figures.kpps.push(received / time / 1e3);
+    figures.lost.push(100.0 * (sent - received) / sent);
     Ok(())
 }
 
@@ -191,17 +204,25 @@ fn ping_pong(way: &Way<'_>, seconds: u32, figures: &mut Figures) -> Result<()> {
     for pid in &way.workers {
         way.path.from.exec(["taskset", "-acp", "1", &pid.to_string()])?;
     }
-    let this = std::env::current_exe()?;
-    let this = this.to_str().context("the path of xtask is no UTF-8")?;
-    let server = way.path.to.spawn(["taskset", "-c", "0", this, "bench-node", "pong", "--port", PORT])?;
-    listening(&way.path)?;
-    let address = format!("{}:{PORT}", way.path.address);
-    let text = way.path.from.exec(["taskset", "-c", "0", this, "bench-node", "ping", &address, "--seconds", &seconds.to_string()])?;
-    server.finish()?;
+    let result = ends(way, &["pong"], &["ping", "--seconds", &seconds.to_string()], &["taskset", "-c", "0"])?;
     for pid in &way.workers {
         way.path.from.exec(["taskset", "-acp", "0-1", &pid.to_string()])?;
     }
-    let result: Value = serde_json::from_str(&text).context("the ping end wrote no JSON")?;
     figures.p50_us.push(number(&result, "/p50_us")?);
     Ok(())
+}
+
+/// Our own two ends, run with `before` in front: what the second one printed.
+fn ends(way: &Way<'_>, server: &[&str], client: &[&str], before: &[&str]) -> Result<Value> {
+    let this = std::env::current_exe()?;
+    let this = this.to_str().context("the path of xtask is no UTF-8")?;
+    let words = |end: &[&str], rest: &[&str]| -> Vec<String> {
+        [before, &[this, "bench-node"], end, rest].concat().into_iter().map(str::to_owned).collect()
+    };
+    let server = way.path.to.spawn(words(server, &["--port", PORT]))?;
+    listening(&way.path)?;
+    let address = format!("{}:{PORT}", way.path.address);
+    let text = way.path.from.exec(words(&[client[0], &address], &client[1..]))?;
+    server.finish()?;
+    serde_json::from_str(&text).with_context(|| format!("the {} end wrote no JSON", client[0]))
 }

@@ -8,6 +8,7 @@ mod counters;
 mod departures;
 mod landing;
 mod queue;
+mod slice;
 mod table;
 mod tap;
 mod wire;

@@ -10,6 +10,7 @@ use nix::sys::eventfd::EventFd;
 use super::arrivals::{Arrivals, Inlet};
 use super::counters::{Count, Counters};
 use super::departures::{Departures, Outlet};
+use super::slice;
 use super::table::Shared;
 use super::tap::Tap;
 use super::wire::Wire;
@@ -33,6 +34,9 @@ pub(super) struct Queue {
 impl Queue {
     /// Until told to stop.
     pub(super) fn run(mut self) {
+        if let Err(error) = slice::ask(slice::SLICE) {
+            tracing::debug!(%error, "the kernel keeps its own length of slices");
+        }
         let (mut table, mut generation) = (self.shared.table(), 0);
         let mut departures = Departures::new(self.lane);
         let mut ready = Ready::default();
