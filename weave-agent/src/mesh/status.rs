@@ -224,7 +224,7 @@ impl Mesh {
             }
             Phase::Held(_) => (ConnectionState::Pending, "asking whether an older link lives".to_owned()),
             Phase::Up(..) if !tunnel => (ConnectionState::Pending, "no tunnel yet".to_owned()),
-            Phase::Up(hello, _) => (ConnectionState::Established, common_features(hello)),
+            Phase::Up(hello, _) => (ConnectionState::Established, missing_features(hello)),
         };
         ConnectionStatus {
             address: link.remote,
@@ -321,8 +321,9 @@ impl CollisionStatus {
     }
 }
 
-fn common_features(hello: &Hello) -> String {
-    let common = hello.features.iter().filter(|feature| FEATURES.contains(&feature.0.as_str()));
-    let names: Vec<_> = common.map(|feature| feature.0.as_str()).collect();
-    format!("features: {}", names.join(" "))
+/// What we can do and the neighbour cannot; nothing, most often.
+fn missing_features(hello: &Hello) -> String {
+    let lacks = |name: &&&str| !hello.features.iter().any(|feature| feature.0 == **name);
+    let names: Vec<&str> = FEATURES.iter().filter(lacks).copied().collect();
+    if names.is_empty() { String::new() } else { format!("does not know: {}", names.join(", ")) }
 }
