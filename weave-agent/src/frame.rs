@@ -3,6 +3,7 @@
 //! Frames come from containers: nothing here panics, whatever the bytes.
 
 use crate::datapath::Frame;
+use crate::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -17,18 +18,8 @@ const IPV6_EXTENSIONS: [u8; 3] = [0, 43, 60];
 /// The transport header's flag for "congestion window reduced": such a segment must be marked for segmentation.
 const TCP_CWR: u8 = 0x80;
 
-/// `virtio_net_hdr.flags`: the checksum is to be finished.
-const NEEDS_CSUM: u8 = 1;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-const GSO_UDP_L4: u8 = 5;
-const GSO_ECN: u8 = 0x80;
-
 /// No honest packet has its transport header behind this many bytes of others.
 const FARTHEST: usize = 2048;
-
-/// Length of [`virtio_header`].
-pub const VIRTIO_HEADER_LEN: usize = 10;
 
 /// A frame's transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,31 +38,15 @@ struct Transport<'a> {
     bytes: &'a [u8],
 }
 
-/// The `struct virtio_net_hdr` that makes the kernel treat a frame as it was: finish its checksum, cut it into segments.
+/// What the kernel must be told to treat a frame as it was: finish its checksum, cut it into segments of `gso_size` bytes.
 /// A checksum that is wrong, but not merely unfinished, is left alone; so are fragments and whatever is not understood.
-pub fn virtio_header(frame: &Frame) -> [u8; VIRTIO_HEADER_LEN] {
-    virtio_header_of(&frame.bytes, frame.gso_size)
-}
-
-/// The same for a frame that is borrowed.
-pub fn virtio_header_of(bytes: &[u8], gso_size: u16) -> [u8; VIRTIO_HEADER_LEN] {
-    let Some(transport) = transport(bytes) else {
-        return [0; VIRTIO_HEADER_LEN];
-    };
+pub fn unfinished(bytes: &[u8], gso_size: u16) -> Offload {
+    let Some(transport) = transport(bytes) else { return Offload::default() };
     let segments = transport.segmentation(gso_size);
-    let Some(offset) = transport.unfinished_checksum(segments.is_some()) else {
-        return [0; VIRTIO_HEADER_LEN];
-    };
+    let Some(offset) = transport.unfinished_checksum(segments.is_some()) else { return Offload::default() };
     let (gso_type, gso_size, header_len) = segments.unwrap_or_default();
-    let mut header = [0; VIRTIO_HEADER_LEN];
-    header[0] = NEEDS_CSUM;
-    header[1] = gso_type;
     // None of these is cut: `transport` finds no header beyond `FARTHEST`.
-    header[2..4].copy_from_slice(&(header_len as u16).to_ne_bytes());
-    header[4..6].copy_from_slice(&gso_size.to_ne_bytes());
-    header[6..8].copy_from_slice(&(transport.start as u16).to_ne_bytes());
-    header[8..10].copy_from_slice(&offset.to_ne_bytes());
-    header
+    Offload { gso_type, gso_size, header_len: header_len as u16, checksum: Some((transport.start as u16, offset)) }
 }
 
 /// A large UDP frame as the datagrams that it stands for, their checksums unfinished: for kernels below 6.2, which do not take it whole.
@@ -317,9 +292,12 @@ mod tests {
         }
     }
 
-    fn read(header: [u8; VIRTIO_HEADER_LEN]) -> (u8, u8, [u16; 4]) {
-        let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-        (header[0], header[1], [word(2), word(4), word(6), word(8)])
+    fn of(frame: &Frame) -> Offload {
+        unfinished(&frame.bytes, frame.gso_size)
+    }
+
+    fn large(gso_type: u8, gso_size: u16, header_len: u16, checksum: (u16, u16)) -> Offload {
+        Offload { gso_type, gso_size, header_len, checksum: Some(checksum) }
     }
 
     #[test]
@@ -327,8 +305,8 @@ mod tests {
         for (tags, v6, protocol, start, offset) in
             [(0, false, TCP, 34, 16), (1, false, UDP, 38, 6), (2, true, TCP, 62, 16), (0, true, UDP, 54, 6)]
         {
-            let header = virtio_header(&Build { tags, v6, protocol, ..PLAIN }.frame(0));
-            assert_eq!(read(header), (NEEDS_CSUM, 0, [0, 0, start, offset]));
+            let found = of(&Build { tags, v6, protocol, ..PLAIN }.frame(0));
+            assert_eq!(found, Offload { checksum: Some((start, offset)), ..Offload::default() });
         }
     }
 
@@ -336,19 +314,19 @@ mod tests {
     fn right_wrong_and_absent_checksums_are_left_alone() {
         for checksum in [Checksum::Right, Checksum::Wrong, Checksum::Absent] {
             for protocol in [TCP, UDP] {
-                assert_eq!(virtio_header(&Build { checksum, protocol, ..PLAIN }.frame(0)), [0; VIRTIO_HEADER_LEN]);
+                assert_eq!(of(&Build { checksum, protocol, ..PLAIN }.frame(0)), Offload::default());
             }
         }
     }
 
     #[test]
     fn large_segments_are_described() {
-        let large = Build { payload: 5000, ..PLAIN };
-        assert_eq!(read(virtio_header(&large.frame(1448))), (NEEDS_CSUM, GSO_TCPV4, [54, 1448, 34, 16]));
-        let large = Build { v6: true, tags: 1, protocol: UDP, payload: 5000, ..PLAIN };
-        assert_eq!(read(virtio_header(&large.frame(1400))), (NEEDS_CSUM, GSO_UDP_L4, [66, 1400, 58, 6]));
+        let build = Build { payload: 5000, ..PLAIN };
+        assert_eq!(of(&build.frame(1448)), large(GSO_TCPV4, 1448, 54, (34, 16)));
+        let build = Build { v6: true, tags: 1, protocol: UDP, payload: 5000, ..PLAIN };
+        assert_eq!(of(&build.frame(1400)), large(GSO_UDP_L4, 1400, 66, (58, 6)));
         let tunnel = Build { protocol: UDP, payload: 5000, checksum: Checksum::Absent, ..PLAIN };
-        assert_eq!(virtio_header(&tunnel.frame(1400)), [0; VIRTIO_HEADER_LEN]);
+        assert_eq!(of(&tunnel.frame(1400)), Offload::default());
     }
 
     #[test]
@@ -364,7 +342,7 @@ mod tests {
                 // As the sender would have made it, but for what an IPv4 header has that the builder leaves empty.
                 let alone = Build { payload: length, ..build }.frame(0);
                 assert_eq!(piece.bytes.len(), alone.bytes.len());
-                assert_eq!(virtio_header(piece), virtio_header(&alone));
+                assert_eq!(of(piece), of(&alone));
                 assert!(v6 || ones_complement_sum(&[&piece.bytes[14..34]]) == 0xffff);
             }
         }
@@ -378,7 +356,7 @@ mod tests {
         for flags in [[0x20, 0], [0, 1]] {
             let mut bytes = frame.bytes.to_vec();
             bytes[20..22].copy_from_slice(&flags);
-            assert_eq!(virtio_header(&Frame { bytes: bytes.into(), gso_size: 0 }), [0; VIRTIO_HEADER_LEN]);
+            assert_eq!(unfinished(&bytes, 0), Offload::default());
         }
     }
 
@@ -387,14 +365,14 @@ mod tests {
         let frame = Build { payload: 5000, ..PLAIN }.frame(1448);
         let mut bytes = frame.bytes.to_vec();
         bytes[34 + 13] |= TCP_CWR;
-        assert_eq!(virtio_header(&Frame { bytes: bytes.into(), gso_size: 1448 })[1], GSO_TCPV4 | GSO_ECN);
+        assert_eq!(unfinished(&bytes, 1448).gso_type, GSO_TCPV4 | GSO_ECN);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), gso_size: u16) {
             let frame = Frame { bytes: Bytes::from(bytes), gso_size };
-            virtio_header(&frame);
+            of(&frame);
             udp_segments(&frame);
         }
 
@@ -408,16 +386,14 @@ mod tests {
             bytes.truncate(cut);
             let frame = Frame { bytes: bytes.clone().into(), gso_size };
             udp_segments(&frame);
-            let header = read(virtio_header(&frame));
             // What the kernel is told to read is there.
-            prop_assert!(header.0 == 0 || usize::from(header.2[2]) + usize::from(header.2[3]) + 2 <= bytes.len());
+            prop_assert!(of(&frame).checksum.is_none_or(|(start, offset)| usize::from(start) + usize::from(offset) + 2 <= bytes.len()));
         }
 
         #[test]
         fn finishing_what_is_unfinished_makes_it_right(v6: bool, payload in 1_usize..300) {
             let unfinished = Build { v6, payload, ..PLAIN }.frame(0);
-            let (_, _, [_, _, start, offset]) = read(virtio_header(&unfinished));
-            let (start, offset) = (usize::from(start), usize::from(offset));
+            let (start, offset) = of(&unfinished).checksum.map(|(start, offset)| (usize::from(start), usize::from(offset))).unwrap();
             let mut bytes = unfinished.bytes.to_vec();
             let sum = !ones_complement_sum(&[&bytes[start..]]);
             bytes[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());

@@ -17,6 +17,7 @@ pub mod router;
 pub mod sleeve;
 pub mod status;
 pub mod switch;
+pub mod virtio;
 
 #[cfg(feature = "io")]
 pub mod cli;

@@ -10,8 +10,8 @@
 //!
 //! All numbers are big-endian. Reading never panics, whatever the bytes; what is not understood is an error.
 
-use super::offload::Offload;
 use super::prefix::Tag;
+use crate::virtio::Offload;
 
 /// The kind's byte.
 pub const KIND: usize = 1;

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::codec::Fragment;
-use super::offload::{OFFLOAD, Offload};
 use super::prefix::Tag;
 use crate::Time;
+use crate::virtio::{OFFLOAD, Offload};
 
 /// No frame is longer: an IP packet of 65,535 bytes, Ethernet header and two VLAN tags.
 pub const LONGEST_FRAME: usize = 65_535 + 14 + 8;

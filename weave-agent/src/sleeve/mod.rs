@@ -6,7 +6,6 @@
 pub mod batch;
 pub mod codec;
 pub mod fragment;
-pub mod offload;
 pub mod prefix;
 pub mod seal;
 pub mod segment;

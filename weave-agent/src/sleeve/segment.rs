@@ -5,9 +5,9 @@
 //! and is cut anywhere; a UDP part is a number of whole datagrams. Lengths and checksums are filled in when joined: once for many parts.
 
 use super::codec::{Item, KIND, SEGMENT, Segment};
-use super::offload::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 use super::prefix::Tag;
 use crate::frame::ones_complement_sum;
+use crate::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 
 /// Longer headers are not cut: such a frame travels in fragments.
 pub const LONGEST_HEADERS: usize = 255;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
-use weave_agent::frame::VIRTIO_HEADER_LEN;
+use weave_agent::virtio::VIRTIO_HEADER_LEN;
 
 use crate::host::SOON;
 use crate::place::ip;

@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::sys;
 use crate::datapath::Frame;
-use crate::frame::{ethertype, udp_segments, virtio_header};
+use crate::frame::{ethertype, udp_segments, unfinished};
 
 /// Packet sockets that say with each frame what is unfinished about it.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ fn send(socket: &Socket, ifindex: u32, frame: &Frame) -> io::Result<()> {
 
 fn send_whole(socket: &Socket, ifindex: u32, frame: &Frame) -> io::Result<()> {
     let ethertype = ethertype(&frame.bytes).ok_or(io::ErrorKind::InvalidInput)?;
-    let header = virtio_header(frame);
+    let header = unfinished(&frame.bytes, frame.gso_size).to_virtio(0);
     let parts = [IoSlice::new(&header), IoSlice::new(&frame.bytes)];
     socket.send_to_vectored(&parts, &sys::link_address(ifindex, ethertype)?).map(drop)
 }

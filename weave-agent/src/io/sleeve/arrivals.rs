@@ -15,10 +15,10 @@ use super::tap::Tap;
 use crate::io::clock::Clock;
 use crate::sleeve::Heard;
 use crate::sleeve::codec::{self, Body, Item, Segment};
-use crate::sleeve::offload::{Offload, VIRTIO};
 use crate::sleeve::prefix::{self, PREFIX, Tag};
 use crate::sleeve::seal::{HEAD, Refusal, session_of};
 use crate::sleeve::segment::Joined;
+use crate::virtio::{Offload, VIRTIO_HEADER_LEN};
 
 /// What one system call receives.
 const MESSAGES: usize = 4;
@@ -247,10 +247,10 @@ impl<'a> Run<'a> {
 }
 
 /// What stands before a frame on its way to the device.
-fn before(source: &Source, tag: Tag, offload: Offload, frame: &[u8]) -> [u8; VIRTIO + PREFIX] {
-    let mut before = [0; VIRTIO + PREFIX];
-    before[..VIRTIO].copy_from_slice(&offload.to_virtio(PREFIX as u16));
-    before[VIRTIO..].copy_from_slice(&prefix::write(source.neighbour.address, tag, frame));
+fn before(source: &Source, tag: Tag, offload: Offload, frame: &[u8]) -> [u8; VIRTIO_HEADER_LEN + PREFIX] {
+    let mut before = [0; VIRTIO_HEADER_LEN + PREFIX];
+    before[..VIRTIO_HEADER_LEN].copy_from_slice(&offload.to_virtio(PREFIX as u16));
+    before[VIRTIO_HEADER_LEN..].copy_from_slice(&prefix::write(source.neighbour.address, tag, frame));
     before
 }
 

@@ -13,10 +13,10 @@ use super::wire::Wire;
 use crate::sleeve::batch::{Batch, Full, MOST_BYTES};
 use crate::sleeve::codec::{FRAGMENT, Fragment, ITEM, KIND, SEGMENT, item};
 use crate::sleeve::fragment::LONGEST_FRAME;
-use crate::sleeve::offload::OFFLOAD;
 use crate::sleeve::prefix::{self, Tag};
 use crate::sleeve::seal::HEAD;
 use crate::sleeve::segment::{Headers, Part};
+use crate::virtio::OFFLOAD;
 
 /// So many frames, or bytes of them, are taken before it is the other direction's turn: acknowledgements must not wait for a long queue.
 const BUDGET: usize = 64;

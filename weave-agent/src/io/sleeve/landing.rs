@@ -6,13 +6,13 @@ use std::io::{self, IoSliceMut};
 use super::tap::Tap;
 use crate::sleeve::codec::{KIND, SEGMENT};
 use crate::sleeve::fragment::LONGEST_FRAME;
-use crate::sleeve::offload::{Offload, VIRTIO};
 use crate::sleeve::prefix::PREFIX;
 use crate::sleeve::seal::HEAD;
 use crate::sleeve::segment::{Headers, LONGEST_HEADERS};
+use crate::virtio::{Offload, VIRTIO_HEADER_LEN};
 
 /// Kernel header, prefix and the frame's headers.
-const FRONT: usize = VIRTIO + PREFIX + LONGEST_HEADERS;
+const FRONT: usize = VIRTIO_HEADER_LEN + PREFIX + LONGEST_HEADERS;
 /// Room before what lands for datagrams of the frame before it.
 const LEAD: usize = 18 << 10;
 /// A frame in datagrams of the smallest size, heads and tags included.
@@ -91,7 +91,7 @@ impl Landing {
         self.shape = self.next;
         let Shape { headers, part, tag } = self.shape;
         let gap = self.shape.gap();
-        let (front, _) = self.front.split_at_mut(VIRTIO + PREFIX + headers);
+        let (front, _) = self.front.split_at_mut(VIRTIO_HEADER_LEN + PREFIX + headers);
         let count = LONGEST_FRAME.div_ceil(part);
         let chunks = self.space[LEAD..].chunks_mut(gap + part + tag).filter_map(|chunk| chunk.get_mut(gap..gap + part));
         let mut places = std::iter::once(front).chain(chunks.take(count));
@@ -100,7 +100,7 @@ impl Landing {
         } else {
             tap.read(&mut places_of::<MOST_PARTS>(&mut places)[..=count])?
         };
-        self.len = read.saturating_sub(VIRTIO + PREFIX);
+        self.len = read.saturating_sub(VIRTIO_HEADER_LEN + PREFIX);
         Ok(())
     }
 
@@ -111,11 +111,11 @@ impl Landing {
 
     pub(super) fn prefix(&self) -> &[u8; PREFIX] {
         // Of arrays of constant length this takes what is there.
-        self.front[VIRTIO..].first_chunk().unwrap_or(&[0; PREFIX])
+        self.front[VIRTIO_HEADER_LEN..].first_chunk().unwrap_or(&[0; PREFIX])
     }
 
     pub(super) fn offload(&self) -> Offload {
-        Offload::from_virtio(self.front.first_chunk().unwrap_or(&[0; VIRTIO]), PREFIX as u16)
+        Offload::from_virtio(self.front.first_chunk().unwrap_or(&[0; VIRTIO_HEADER_LEN]), PREFIX as u16)
     }
 
     /// The headers of a large segment, if it is one that can be cut.
@@ -134,9 +134,9 @@ impl Landing {
             let mut rest = [0; LONGEST_HEADERS];
             let rest = &mut rest[..missing.len()];
             self.copy(missing.start, rest);
-            self.front[VIRTIO + PREFIX + missing.start..][..rest.len()].copy_from_slice(rest);
+            self.front[VIRTIO_HEADER_LEN + PREFIX + missing.start..][..rest.len()].copy_from_slice(rest);
         }
-        Headers::of_large(&self.front[VIRTIO + PREFIX..][..self.len.min(LONGEST_HEADERS)], &offload)
+        Headers::of_large(&self.front[VIRTIO_HEADER_LEN + PREFIX..][..self.len.min(LONGEST_HEADERS)], &offload)
     }
 
     /// The next large segment will be cut so. Did this one land so?
@@ -148,7 +148,7 @@ impl Landing {
     /// The beginning of a large segment, and the datagrams that it landed in.
     pub(super) fn datagrams(&mut self) -> (&[u8], &mut [u8]) {
         let end = LEAD + self.landed();
-        (&self.front[VIRTIO + PREFIX..][..self.shape.headers], &mut self.space[LEAD..end])
+        (&self.front[VIRTIO_HEADER_LEN + PREFIX..][..self.shape.headers], &mut self.space[LEAD..end])
     }
 
     /// Bytes of the datagrams that a large segment landed in.
@@ -202,7 +202,7 @@ impl Landing {
 
     /// The first bytes of the frame: its headers if it is a large segment.
     pub(super) fn front(&self) -> &[u8] {
-        &self.front[VIRTIO + PREFIX..]
+        &self.front[VIRTIO_HEADER_LEN + PREFIX..]
     }
 
     /// Copy part of the frame, wherever it landed. What is beyond its end is left as it was.
@@ -211,7 +211,7 @@ impl Landing {
         let (mut at, end) = (from, self.len.min(from + out.len()));
         while at < end {
             let source = if at < headers {
-                &self.front[VIRTIO + PREFIX..][at..headers]
+                &self.front[VIRTIO_HEADER_LEN + PREFIX..][at..headers]
             } else {
                 let (index, within) = ((at - headers) / part, (at - headers) % part);
                 &self.space[LEAD + index * self.shape.stride() + self.shape.gap()..][within..part]

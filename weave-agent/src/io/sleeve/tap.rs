@@ -9,7 +9,7 @@ use libc::{c_int, c_uint};
 use nix::sys::uio;
 
 use crate::io::net::{Error, Netlink};
-use crate::sleeve::offload::VIRTIO;
+use crate::virtio::VIRTIO_HEADER_LEN;
 
 /// `linux/if_tun.h`: the most that a TAP device takes, 65,535 less an Ethernet header.
 const MTU: u32 = 65_521;
@@ -46,7 +46,7 @@ impl Tap {
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         // SAFETY: the kernel reads and writes one `struct ifreq`, which `Request` has the size and layout of.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
-        let length = VIRTIO as c_int;
+        let length = VIRTIO_HEADER_LEN as c_int;
         // SAFETY: the kernel reads one `int`, which lives here.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })?;
         let takes_datagrams = set_offloads(&file, OFFLOADS | UDP_OFFLOADS).is_ok();

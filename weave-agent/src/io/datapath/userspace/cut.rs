@@ -1,6 +1,6 @@
 //! Large frames into segments, and checksums finished: what the kernel would do before a wire.
 
-use super::virtio::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Virtio};
+use crate::virtio::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 
 const VLAN: [u16; 2] = [0x8100, 0x88a8];
 const IPV4: u16 = 0x0800;
@@ -25,14 +25,14 @@ pub(super) struct Cut<'a> {
 
 impl<'a> Cut<'a> {
     /// `None` if it is no large frame, or of a kind that is not understood.
-    pub(super) fn new(frame: &'a [u8], virtio: Virtio) -> Option<Self> {
-        let (size, transport) = (usize::from(virtio.gso_size), usize::from(virtio.start));
+    pub(super) fn new(frame: &'a [u8], offload: Offload) -> Option<Self> {
+        let (size, transport) = (usize::from(offload.gso_size), usize::from(offload.checksum?.0));
         let mut ip = 14;
         while VLAN.contains(&u16_at(frame, ip - 2)?) {
             ip += 4;
         }
         let v4 = u16_at(frame, ip - 2)? == IPV4;
-        let tcp = match virtio.gso() {
+        let tcp = match offload.kind() {
             GSO_TCPV4 if v4 => true,
             GSO_TCPV6 if !v4 => true,
             GSO_UDP_L4 => false,
@@ -111,8 +111,9 @@ impl<'a> Cut<'a> {
 }
 
 /// Finishes the checksum of a frame of ordinary size, whose sender began it. False if it says nonsense.
-pub(super) fn finish(frame: &mut [u8], virtio: Virtio) -> bool {
-    let (start, at) = (usize::from(virtio.start), usize::from(virtio.start) + usize::from(virtio.offset));
+pub(super) fn finish(frame: &mut [u8], offload: Offload) -> bool {
+    let Some((start, offset)) = offload.checksum else { return false };
+    let (start, at) = (usize::from(start), usize::from(start) + usize::from(offset));
     if at + 2 > frame.len() {
         return false;
     }
@@ -151,8 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::datapath::Frame;
-    use crate::frame::{ones_complement_sum, virtio_header};
+    use crate::frame::{ones_complement_sum, unfinished};
 
     /// A TCP or UDP frame whose sender began its checksum.
     fn frame(v4: bool, tcp: bool, tagged: bool, payload: usize) -> Vec<u8> {
@@ -187,10 +187,6 @@ mod tests {
         bytes
     }
 
-    fn virtio(bytes: &[u8], gso_size: u16) -> Virtio {
-        Virtio::parse(virtio_header(&Frame { bytes: bytes.to_vec().into(), gso_size }))
-    }
-
     /// The checksum over pseudo header and all that follows comes out even.
     fn is_right(segment: &[u8], ip: usize, v4: bool) -> bool {
         let (addresses, l4) = if v4 { (&segment[ip + 12..ip + 20], ip + 20) } else { (&segment[ip + 8..ip + 40], ip + 40) };
@@ -206,7 +202,7 @@ mod tests {
             v4: bool, tcp: bool, tagged: bool, payload in 1_500_usize..60_000, size in 500_u16..1_400,
         ) {
             let large = frame(v4, tcp, tagged, payload);
-            let cut = Cut::new(&large, virtio(&large, size)).unwrap();
+            let cut = Cut::new(&large, unfinished(&large, size)).unwrap();
             let ip = if tagged { 18 } else { 14 };
             let transport = ip + if v4 { 20 } else { 40 };
             let headers = transport + if tcp { 32 } else { 8 };
@@ -230,8 +226,8 @@ mod tests {
         #[test]
         fn a_checksum_that_its_sender_began_is_finished(v4: bool, tcp: bool, tagged: bool, payload in 0_usize..1_500) {
             let mut bytes = frame(v4, tcp, tagged, payload);
-            let virtio = virtio(&bytes, 0);
-            prop_assert!(virtio.needs_checksum() && finish(&mut bytes, virtio));
+            let offload = unfinished(&bytes, 0);
+            prop_assert!(offload.checksum.is_some() && finish(&mut bytes, offload));
             let ip = if tagged { 18 } else { 14 };
             // That of the IP header is none of its business.
             let (l4, addresses) = if v4 { (ip + 20, ip + 12..ip + 20) } else { (ip + 40, ip + 8..ip + 40) };
@@ -242,12 +238,12 @@ mod tests {
 
         #[test]
         fn nonsense_is_cut_into_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..200), header: [u8; 10]) {
-            let virtio = Virtio::parse(header);
-            if let Some(cut) = Cut::new(&bytes, virtio) {
+            let offload = Offload::from_virtio(&header, 0);
+            if let Some(cut) = Cut::new(&bytes, offload) {
                 let mut out = Vec::new();
                 (0..cut.count()).for_each(|index| cut.write(index, &mut out));
             }
-            finish(&mut bytes.clone(), virtio);
+            finish(&mut bytes.clone(), offload);
         }
     }
 }

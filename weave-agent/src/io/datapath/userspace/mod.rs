@@ -12,7 +12,6 @@ pub mod shield;
 mod sockets;
 mod tables;
 mod view;
-mod virtio;
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;

@@ -21,11 +21,11 @@ use super::received::{Place, Received, Said};
 use super::sockets::{self, Tunnel};
 use super::tables::Tables;
 use super::view::{NO_UPSTREAM, Tunnelled, View, hash};
-use super::virtio::Virtio;
 use crate::datapath::{Frame, Upcall};
-use crate::frame::{VIRTIO_HEADER_LEN, tcp_segments_for, virtio_header, virtio_header_of};
+use crate::frame::{tcp_segments_for, unfinished};
 use crate::io::net::sys;
 use crate::peer::ShortId;
+use crate::virtio::{Offload, VIRTIO_HEADER_LEN};
 
 /// Most datagrams (`UDP_MAX_SEGMENTS` before Linux 6.9) and bytes that the kernel cuts at once.
 const SEGMENTS: usize = 64;
@@ -64,7 +64,7 @@ struct Port {
 #[derive(Clone, Copy)]
 struct Moving {
     place: Place,
-    virtio: Virtio,
+    offload: Offload,
     /// What it needs of an MTU.
     size: u32,
     /// The neighbour it came from.
@@ -141,8 +141,8 @@ impl Plane {
             match sleeve {
                 _ if said.outgoing => {}
                 _ if said.truncated => self.carry.tables.drop(DropReason::TooBig),
-                true => self.carry.take_sleeve(&mut self.received, place, said.virtio),
-                false => self.carry.take_port(&mut self.received, ifindex, place, said.virtio),
+                true => self.carry.take_sleeve(&mut self.received, place, said.offload),
+                false => self.carry.take_port(&mut self.received, ifindex, place, said.offload),
             }
         }
         self.carry.end(&self.received);
@@ -169,8 +169,8 @@ impl Plane {
     /// Sends a frame of the agent's to a peer.
     pub(super) fn execute(&mut self, frame: &Frame, to: ShortId, origin: ShortId) -> Result<()> {
         let place = self.received.put(&frame.bytes).with_context(|| format!("a frame of {} bytes is too large", frame.bytes.len()))?;
-        let virtio = Virtio::parse(virtio_header(frame));
-        let moving = Moving { place, virtio, size: 0, upstream: NO_UPSTREAM, ttl: Some(TTL), ingress: 0 };
+        let offload = unfinished(&frame.bytes, frame.gso_size);
+        let moving = Moving { place, offload, size: 0, upstream: NO_UPSTREAM, ttl: Some(TTL), ingress: 0 };
         if let Err(reason) = self.carry.send_to_peer(&mut self.received, moving, to.get().into(), origin.get().into()) {
             self.carry.tables.drop(reason);
         }
@@ -180,11 +180,11 @@ impl Plane {
 }
 
 impl Carry {
-    fn take_port(&mut self, received: &mut Received, ingress: u32, place: Place, virtio: Virtio) {
-        let frame = View { bytes: received.get(place), virtio };
+    fn take_port(&mut self, received: &mut Received, ingress: u32, place: Place, offload: Offload) {
+        let frame = View { bytes: received.get(place), offload };
         let verdict = fastpath::from_port(&frame, &self.tables, &self.tables.config, ingress);
         let size = network_size(&frame, 0);
-        self.obey(received, verdict, Moving { place, virtio, size, upstream: NO_UPSTREAM, ttl: Some(TTL), ingress });
+        self.obey(received, verdict, Moving { place, offload, size, upstream: NO_UPSTREAM, ttl: Some(TTL), ingress });
     }
 
     /// One datagram: as the programs see it on the underlay, and, if they leave it to the stack, as on the vxlan device.
@@ -193,9 +193,9 @@ impl Carry {
         let mut packet = Tunnelled::new(received.get(place), said, port);
         let place = place.after(VXLAN);
         let bytes = received.get(place);
-        let virtio = unfinished(bytes, tables.peer(short_ids(packet.vni()).1));
-        packet.virtio = virtio;
-        let frame = View { bytes, virtio };
+        let offload = undone(bytes, tables.peer(short_ids(packet.vni()).1));
+        packet.offload = offload;
+        let frame = View { bytes, offload };
         let size = network_size(&frame, 0);
         let verdict = match fastpath::from_underlay(&packet, tables, &tables.config) {
             Verdict::Reply { to } => return self.reply(received, place, said, to),
@@ -209,19 +209,19 @@ impl Carry {
             },
             verdict => verdict,
         };
-        let moving = Moving { place, virtio, size, upstream: said.from, ttl: vxlan::relay_ttl(said.ttl), ingress: 0 };
+        let moving = Moving { place, offload, size, upstream: said.from, ttl: vxlan::relay_ttl(said.ttl), ingress: 0 };
         self.obey(received, verdict, moving);
     }
 
-    fn take_sleeve(&mut self, received: &mut Received, place: Place, virtio: Virtio) {
-        let whole = View { bytes: received.get(place), virtio };
+    fn take_sleeve(&mut self, received: &mut Received, place: Place, offload: Offload) {
+        let whole = View { bytes: received.get(place), offload };
         let Some(prefix) = Prefix::parse(&whole) else {
             return self.tables.drop(DropReason::Malformed);
         };
         let verdict = fastpath::from_sleeve(&whole, &self.tables, &self.tables.config, &prefix);
-        let (place, virtio) = (place.after(PREFIX), virtio.without(PREFIX as u16));
-        let size = network_size(&View { bytes: received.get(place), virtio }, 0);
-        let moving = Moving { place, virtio, size, upstream: prefix.neighbour, ttl: vxlan::relay_ttl(prefix.ttl), ingress: 0 };
+        let (place, offload) = (place.after(PREFIX), offload.without(PREFIX as u16));
+        let size = network_size(&View { bytes: received.get(place), offload }, 0);
+        let moving = Moving { place, offload, size, upstream: prefix.neighbour, ttl: vxlan::relay_ttl(prefix.ttl), ingress: 0 };
         self.obey(received, verdict, moving);
     }
 
@@ -242,7 +242,7 @@ impl Carry {
     }
 
     fn too_big(&mut self, received: &Received, moving: Moving) {
-        let frame = View { bytes: received.get(moving.place), virtio: moving.virtio };
+        let frame = View { bytes: received.get(moving.place), offload: moving.offload };
         match fastpath::too_big(&frame, &self.tables, &self.tables.config, moving.ingress) {
             Verdict::Upcall { kind, key } => self.ask(received, moving, kind, key),
             _ => self.tables.drop(DropReason::TooBig),
@@ -278,7 +278,7 @@ impl Carry {
         };
         let socket = port.socket.as_raw_fd();
         self.make_room(received, 0);
-        self.outbox.push(socket, &moving.virtio.bytes(), Body::Received(moving.place), None);
+        self.outbox.push(socket, &moving.offload.to_virtio(0), Body::Received(moving.place), None);
     }
 
     fn send_to_peer(&mut self, received: &mut Received, mut moving: Moving, to: u32, origin: u32) -> Result<(), DropReason> {
@@ -291,7 +291,7 @@ impl Carry {
         // The port is in the template alone.
         let path = vxlan::path(&slot).ok_or(DropReason::NoRoute)?;
         let datagram = Datagram { remote: slot.remote, port: path.port, local: slot.local, ttl, each: 0 };
-        if moving.virtio.gso() != 0 {
+        if moving.offload.is_large() {
             return self.send_cut(received, moving, vni, datagram);
         }
         self.settle(received, &mut moving);
@@ -304,7 +304,7 @@ impl Carry {
     /// A large frame as segments, many of them in one piece for the kernel to take apart.
     fn send_cut(&mut self, received: &Received, moving: Moving, vni: u32, datagram: Datagram) -> Result<(), DropReason> {
         let frame = received.get(moving.place);
-        let cut = Cut::new(frame, moving.virtio).ok_or(DropReason::Kernel)?;
+        let cut = Cut::new(frame, moving.offload).ok_or(DropReason::Kernel)?;
         let each = VXLAN + cut.segment_len();
         let most = if self.gso { (LARGEST / each).clamp(1, SEGMENTS) } else { 1 };
         let socket = self.tunnel.sender(hash(frame), self.gso);
@@ -342,12 +342,12 @@ impl Carry {
         let kind = weave_ebpf::packet::ethertype(frame, 0).unwrap_or_default();
         let mut head = [0; VIRTIO_HEADER_LEN + PREFIX];
         head[VIRTIO_HEADER_LEN..].copy_from_slice(&Prefix { ttl, neighbour: slot.remote, vni }.bytes(kind));
-        if moving.virtio.gso() == 0 {
+        if !moving.offload.is_large() {
             self.make_room(received, 0);
             self.outbox.push(socket, &head, Body::Received(moving.place), None);
             return Ok(());
         }
-        let cut = Cut::new(frame, moving.virtio).ok_or(DropReason::Kernel)?;
+        let cut = Cut::new(frame, moving.offload).ok_or(DropReason::Kernel)?;
         for index in 0..cut.count() {
             self.make_room(received, cut.segment_len());
             let start = self.outbox.arena.len();
@@ -371,7 +371,7 @@ impl Carry {
     }
 
     fn ask(&mut self, received: &Received, moving: Moving, kind: u32, key: FlowKey) {
-        let frame = View { bytes: received.get(moving.place), virtio: moving.virtio };
+        let frame = View { bytes: received.get(moving.place), offload: moving.offload };
         let bytes = Bytes::copy_from_slice(frame.bytes);
         self.asked.push(match kind {
             upcall::HEARTBEAT => Upcall::Heartbeat { key, frame: bytes },
@@ -382,9 +382,9 @@ impl Carry {
 
     /// A checksum that its sender began is finished, where the kernel will not do it.
     fn settle(&mut self, received: &mut Received, moving: &mut Moving) {
-        if moving.virtio.needs_checksum() && moving.virtio.gso() == 0 {
-            cut::finish(received.get_mut(moving.place), moving.virtio);
-            moving.virtio = Virtio::default();
+        if moving.offload.checksum.is_some() && !moving.offload.is_large() {
+            cut::finish(received.get_mut(moving.place), moving.offload);
+            moving.offload = Offload::default();
         }
     }
 
@@ -421,9 +421,9 @@ impl Carry {
 
 /// What was left to the wire and the wire did not do: between virtual interfaces a tunnel packet arrives as its sender's
 /// stack made it, with the frame's checksum begun, and many TCP segments in one. A socket does not tell.
-fn unfinished(frame: &[u8], origin: Option<PeerSlot>) -> Virtio {
+fn undone(frame: &[u8], origin: Option<PeerSlot>) -> Offload {
     let mtu = origin.filter(|slot| slot.flags & slot::VALID != 0).map_or(u32::MAX, |slot| slot.mtu);
-    Virtio::parse(virtio_header_of(frame, tcp_segments_for(frame, mtu)))
+    unfinished(frame, tcp_segments_for(frame, mtu))
 }
 
 /// Why the kernel did not send it.

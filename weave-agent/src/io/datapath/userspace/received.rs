@@ -8,8 +8,7 @@ use std::ptr::null_mut;
 use libc::{cmsghdr, iovec, mmsghdr};
 use zerocopy::IntoBytes;
 
-use super::virtio::Virtio;
-use crate::frame::VIRTIO_HEADER_LEN;
+use crate::virtio::{Offload, VIRTIO_HEADER_LEN};
 
 /// Frames in a batch.
 pub(super) const BATCH: usize = 32;
@@ -52,7 +51,7 @@ pub(super) struct Said {
     pub(super) truncated: bool,
     /// Somebody on this host sent it out of the interface.
     pub(super) outgoing: bool,
-    pub(super) virtio: Virtio,
+    pub(super) offload: Offload,
     /// Source and destination of a datagram.
     pub(super) from: [u8; 4],
     pub(super) from_port: u16,
@@ -119,13 +118,17 @@ impl Received {
         let said = self.said(i);
         let len = (self.headers[i].msg_len as usize).saturating_sub(VIRTIO_HEADER_LEN);
         let place = Place { start: SLOT * i + HEADROOM, len };
-        let said = Said { outgoing: self.names[i].as_bytes()[10] == libc::PACKET_OUTGOING, virtio: Virtio::parse(self.virtio[i]), ..said };
+        let said = Said {
+            outgoing: self.names[i].as_bytes()[10] == libc::PACKET_OUTGOING,
+            offload: Offload::from_virtio(&self.virtio[i], 0),
+            ..said
+        };
         match said.vlan {
             Some(tag) if len >= 12 => {
                 self.bytes.copy_within(place.start..place.start + 12, place.start - tag.len());
                 self.bytes[place.start + 8..place.start + 12].copy_from_slice(&tag);
                 let place = Place { start: place.start - tag.len(), len: len + tag.len() };
-                (place, Said { virtio: said.virtio.behind(4), ..said })
+                (place, Said { offload: said.offload.behind(4), ..said })
             }
             _ => (place, said),
         }

@@ -6,13 +6,13 @@ use weave_ebpf::vxlan::OUTER;
 
 use super::cut::Cut;
 use super::received::Said;
-use super::virtio::Virtio;
+use crate::virtio::Offload;
 
 /// A frame.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) bytes: &'a [u8],
-    pub(super) virtio: Virtio,
+    pub(super) offload: Offload,
 }
 
 impl Packet for View<'_> {
@@ -25,11 +25,11 @@ impl Packet for View<'_> {
     }
 
     fn segments(&self) -> u32 {
-        Cut::new(self.bytes, self.virtio).map_or(1, |cut| cut.count() as u32)
+        Cut::new(self.bytes, self.offload).map_or(1, |cut| cut.count() as u32)
     }
 
     fn gso_size(&self) -> u32 {
-        if self.virtio.gso() == 0 { 0 } else { self.virtio.gso_size.into() }
+        if self.offload.is_large() { self.offload.gso_size.into() } else { 0 }
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Tunnelled<'a> {
     known: usize,
     inner: &'a [u8],
     /// What is unfinished about the frame inside.
-    pub(super) virtio: Virtio,
+    pub(super) offload: Offload,
 }
 
 impl<'a> Tunnelled<'a> {
@@ -58,7 +58,7 @@ impl<'a> Tunnelled<'a> {
         put(34, &said.from_port.to_be_bytes());
         put(36, &port.to_be_bytes());
         put(TAKEN, header);
-        Self { outer, known: TAKEN + header.len(), inner, virtio: Virtio::default() }
+        Self { outer, known: TAKEN + header.len(), inner, offload: Offload::default() }
     }
 
     /// Its network identifier, if it is in order.
@@ -82,11 +82,11 @@ impl Packet for Tunnelled<'_> {
     }
 
     fn segments(&self) -> u32 {
-        View { bytes: self.inner, virtio: self.virtio }.segments()
+        View { bytes: self.inner, offload: self.offload }.segments()
     }
 
     fn gso_size(&self) -> u32 {
-        View { bytes: self.inner, virtio: self.virtio }.gso_size()
+        View { bytes: self.inner, offload: self.offload }.gso_size()
     }
 }
 

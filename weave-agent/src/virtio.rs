@@ -1,11 +1,11 @@
 //! What is unfinished about a frame: a checksum, its segmentation. The kernel says and is told so by `struct virtio_net_hdr`
-//! (linux/virtio_net.h) before each frame of the TAP device.
+//! (linux/virtio_net.h) before each frame of a TAP device or a packet socket.
 //!
-//! Checksums travel unfinished: a frame of a local sender never had one, and what a datagram carries is protected as a whole, by the tag
-//! if there is one and by the outer UDP checksum if not. Finishing them here would read every byte once more on each side.
+//! Over the sleeve checksums travel unfinished: a frame of a local sender never had one, and what a datagram carries is protected as
+//! a whole, by the tag if there is one and by the outer UDP checksum if not. Finishing them here would read every byte once more on each side.
 
 /// Length of the header: without `num_buffers`.
-pub const VIRTIO: usize = 10;
+pub const VIRTIO_HEADER_LEN: usize = 10;
 /// Length on the wire.
 pub const OFFLOAD: usize = 10;
 
@@ -35,26 +35,44 @@ pub struct Offload {
 impl Offload {
     /// Is it many segments in one?
     pub const fn is_large(&self) -> bool {
-        self.gso_type & !GSO_ECN != 0
+        self.kind() != 0
+    }
+
+    /// The kind of a large frame; zero if it is none.
+    pub const fn kind(&self) -> u8 {
+        self.gso_type & !GSO_ECN
+    }
+
+    /// The same for a frame that has `more` bytes before what it had.
+    pub fn behind(self, more: u16) -> Self {
+        let checksum = self.checksum.map(|(start, offset)| (start.saturating_add(more), offset));
+        Self { header_len: self.header_len.saturating_add(more), checksum, ..self }
+    }
+
+    /// The same for a frame that has lost its first bytes.
+    pub fn without(self, fewer: u16) -> Self {
+        let checksum = self.checksum.map(|(start, offset)| (start.saturating_sub(fewer), offset));
+        Self { header_len: self.header_len.saturating_sub(fewer), checksum, ..self }
     }
 
     /// Read the kernel's header before a frame that has `prefix` bytes in front.
-    pub fn from_virtio(header: &[u8; VIRTIO], prefix: u16) -> Self {
+    pub fn from_virtio(header: &[u8; VIRTIO_HEADER_LEN], prefix: u16) -> Self {
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-        let checksum = (header[0] & NEEDS_CSUM != 0).then(|| (word(6).saturating_sub(prefix), word(8)));
-        Self { gso_type: header[1], header_len: word(2).saturating_sub(prefix), gso_size: word(4), checksum }
+        let checksum = (header[0] & NEEDS_CSUM != 0).then(|| (word(6), word(8)));
+        Self { gso_type: header[1], header_len: word(2), gso_size: word(4), checksum }.without(prefix)
     }
 
     /// The kernel's header before a frame with `prefix` bytes in front.
-    pub fn to_virtio(self, prefix: u16) -> [u8; VIRTIO] {
-        let mut header = [0; VIRTIO];
+    pub fn to_virtio(self, prefix: u16) -> [u8; VIRTIO_HEADER_LEN] {
+        let mut header = [0; VIRTIO_HEADER_LEN];
         let mut put = |at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_ne_bytes());
+        let behind = self.behind(prefix);
         if self.is_large() {
-            put(2, self.header_len.saturating_add(prefix));
+            put(2, behind.header_len);
             put(4, self.gso_size);
         }
-        if let Some((start, offset)) = self.checksum {
-            put(6, start.saturating_add(prefix));
+        if let Some((start, offset)) = behind.checksum {
+            put(6, start);
             put(8, offset);
             header[0] = NEEDS_CSUM;
         }
@@ -90,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_frame_with_nothing_to_do_has_an_empty_header() {
-        assert_eq!(Offload::default().to_virtio(14), [0; VIRTIO]);
+        assert_eq!(Offload::default().to_virtio(14), [0; VIRTIO_HEADER_LEN]);
     }
 
     proptest! {
