@@ -25,14 +25,36 @@ fn a_deleted_vxlan_device_is_made_again_and_carries_frames() -> Result<()> {
 }
 
 #[test]
+fn a_deleted_sleeve_device_is_made_again_and_carries_frames() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let lab = lab(secret("slvdel"))?;
+    let (host, container, to) = (lab.host(1)?, lab.container("h1c1")?, lab.overlay_address("h2c1")?);
+    ensure!(container.reaches(to)?);
+    for tampering in [&["del", "weave-sleeve"][..], &["set", "weave-sleeve", "down"], &["set", "weave-sleeve", "name", "theirs"]] {
+        host.exec([&["ip", "link"], tampering].concat())?;
+        wait_for("the sleeve's device", SOON, || Ok(host.exec(["ip", "link", "show", "up"])?.contains("weave-sleeve")))?;
+        wait_for("frames", SOON, || container.reaches(to))?;
+    }
+    ensure!(host.status()?["warnings"] == serde_json::json!([]), "{}", host.status()?);
+    Ok(())
+}
+
+/// Hosts that must speak encrypted.
+fn secret(name: &str) -> LabConfig {
+    let launch = ["--password", "what only they know"].map(str::to_owned).to_vec();
+    LabConfig { containers: 1, launch, ..LabConfig::named(name) }
+}
+
+#[test]
 fn attached_containers_follow_the_mtu_of_the_underlay() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
     follows(&lab(LabConfig { containers: 1, ..LabConfig::named("mtu") })?, 50)?;
     // Sealed, full packets go in one datagram, too.
-    let launch = ["--password", "what only they know"].map(str::to_owned).to_vec();
-    follows(&lab(LabConfig { containers: 1, launch, ..LabConfig::named("mtusealed") })?, 79)
+    follows(&lab(secret("mtusealed"))?, 79)
 }
 
 /// So much less than the underlay's is the MTU of containers, whatever becomes of it.

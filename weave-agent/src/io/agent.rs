@@ -18,7 +18,7 @@ use super::carrier::Carrier;
 use super::clock::Clock;
 use super::connect;
 use super::datapath::Upcalls;
-use super::event::{Done, Event, Stream};
+use super::event::{Done, Event, OwnDevice, Stream};
 use super::hands::Hands;
 use super::links::Links;
 use super::logging;
@@ -233,11 +233,16 @@ impl Agent {
                 signal = inbox.signals.recv() => self.signal(signal),
             }
         }
-        match self.carrier.outlives_agent() {
+        match self.carried_on() {
             true => tracing::info!("the agent ends; the data plane goes on"),
             false => tracing::info!("the agent ends, and the data plane with it: containers are cut off until the next"),
         }
         Ok(())
+    }
+
+    /// Nothing that containers send is carried by the agent itself.
+    fn carried_on(&self) -> bool {
+        self.carrier.outlives_agent() && !self.ways.values().any(|source| source.sealed)
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -381,7 +386,7 @@ impl Agent {
             Event::Registered => self.names(dns::Input::Settled),
             Event::Release { owner, addresses } => self.release(&owner, addresses),
             Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
-            Event::Vxlan(became) => self.vxlan(became),
+            Event::Device(device, became) => self.device(device, became),
             Event::Mtu(failures) => self.troubles.mtu(failures),
             Event::End => self.ending = true,
             Event::Unplug(port) => self.unplug(port),
@@ -389,9 +394,15 @@ impl Agent {
         }
     }
 
-    fn vxlan(&mut self, became: Result<u32, String>) {
-        let mended = became.and_then(|ifindex| self.carrier.set_vxlan(ifindex).map_err(|error| format!("{error:#}")));
-        self.troubles.vxlan(mended);
+    fn device(&mut self, device: OwnDevice, became: Result<u32, String>) {
+        let mended = became.and_then(|ifindex| {
+            let told = match device {
+                OwnDevice::Vxlan => self.carrier.set_vxlan(ifindex),
+                OwnDevice::Sleeve => self.carrier.set_sleeve(ifindex),
+            };
+            told.map_err(|error| format!("{error:#}"))
+        });
+        self.troubles.device(device, mended);
     }
 
     fn link(&mut self, stream: Stream) -> (mesh::LinkId, SocketAddrV4, SocketAddrV4) {
@@ -522,7 +533,8 @@ impl Agent {
             Request::Reset => spawn_answer(to, async move { hands.leave().await }),
             Request::Stop => {
                 self.ending = true;
-                drop(to.send(answer(&body::Stopping { pid: std::process::id() })));
+                let carried_on = self.carried_on();
+                drop(to.send(answer(&body::Stopping { pid: std::process::id(), carried_on })));
             }
         }
     }

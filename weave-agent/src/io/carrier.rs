@@ -79,8 +79,11 @@ impl Carrier {
     }
 
     /// The sleeve's device is this one.
-    pub fn set_sleeve(&mut self, ifindex: u32) {
-        self.tried("sleeve", |tables| tables.set_sleeve(ifindex));
+    ///
+    /// # Errors
+    /// When the datapath cannot use it.
+    pub fn set_sleeve(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        self.datapath.set_sleeve(ifindex)
     }
 
     /// The kernel's way to a neighbour has changed.
@@ -99,6 +102,11 @@ impl Carrier {
     /// What the datapath is, for `status`.
     pub fn describe(&self) -> String {
         self.datapath.describe()
+    }
+
+    /// See [`Datapath::steers`].
+    pub fn steers(&self) -> bool {
+        self.datapath.steers()
     }
 
     /// Frames flow on when the agent has ended.

@@ -99,8 +99,8 @@ pub enum Event {
     },
     /// The addresses' snapshot of this number, and all before it, are on disk.
     Stored(u64),
-    /// The vxlan device was mended and has this index, or cannot be, and why.
-    Vxlan(Result<u32, String>),
+    /// A device of ours was mended and has this index, or cannot be, and why.
+    Device(OwnDevice, Result<u32, String>),
     /// Why some ports cannot follow the MTU.
     Mtu(BTreeMap<PortId, String>),
     /// All that had to be done before the end is done.
@@ -151,5 +151,24 @@ impl Events {
         let (done, told) = oneshot::channel();
         self.send(event(done)).await?;
         told.await.map_err(|_| Ending)?
+    }
+}
+
+/// A device that must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OwnDevice {
+    /// The kernel's tunnel.
+    Vxlan,
+    /// The sleeve's way in and out.
+    Sleeve,
+}
+
+impl OwnDevice {
+    /// What it is and what needs it, for people.
+    pub const fn means(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Vxlan => ("vxlan", "broadcast, ARP and relays"),
+            Self::Sleeve => ("sleeve's TAP", "everything that goes encrypted"),
+        }
     }
 }

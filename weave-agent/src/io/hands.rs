@@ -138,7 +138,7 @@ impl Hands {
             Err(_) => tracing::warn!("addresses could not be handed on in time"),
         }
         self.events.send(Event::End).await.map_err(|_| Refusal::ending())?;
-        answer(&body::Stopping { pid: std::process::id() })
+        answer(&body::Stopping { pid: std::process::id(), carried_on: false })
     }
 
     /// `POST /prime`

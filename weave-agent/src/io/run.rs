@@ -18,12 +18,12 @@ use super::api::{Call, server};
 use super::carrier::Carrier;
 use super::clock::Clock;
 use super::datapath::choice::{self, Opened};
-use super::event::{self, Event, Events};
+use super::event::{self, Event, Events, OwnDevice};
 use super::hands::Hands;
 use super::leases::Leases;
 use super::names::Names;
 use super::net::docker::Docker;
-use super::net::{self, Known, Netlink, Port, PortWatch, Underlay, VxlanWatch, ports};
+use super::net::{self, Device, DeviceWatch, Known, Netlink, Port, PortWatch, Underlay, Vxlan, ports};
 use super::passwords;
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
@@ -167,9 +167,9 @@ async fn start(
     let host = Netlink::here()?;
     let Opened { datapath, upcalls, vxlan, why } = choice::open(config.datapath, &host, &paths.pins(), config.tunnel_port()).await?;
     let mut carrier = Carrier::new(datapath);
-    let (sleeve, heard) = start_sleeve(&config, &store).await;
+    let (sleeve, heard) = start_sleeve(&config, &store, (!carrier.steers()).then_some(1)).await;
     if let Some(sleeve) = &sleeve {
-        carrier.set_sleeve(sleeve.ifindex());
+        carrier.set_sleeve(sleeve.ifindex()).context("the sleeve's device")?;
     }
     let clock = Clock::new();
     let secret = !passwords.is_empty() && config.trusted_subnets.is_empty();
@@ -194,7 +194,11 @@ async fn start(
         known: Known::default(),
         look_at_mtu: Arc::default(),
     };
-    let vxlan_watch = vxlan.map(|vxlan| VxlanWatch::new(host.clone(), config.tunnel_port(), vxlan)).transpose()?;
+    let port = config.tunnel_port();
+    let devices = (
+        vxlan.map(|made| DeviceWatch::new(host.clone(), Vxlan { port, made })).transpose()?,
+        sleeve.as_ref().map(|sleeve| DeviceWatch::new(host.clone(), sleeve.keeper())).transpose()?,
+    );
     // Opened before the ports are listed: none goes unseen between the two.
     let port_watch = PortWatch::new()?;
     let adopted = ports::list(&host).await?;
@@ -223,7 +227,7 @@ async fn start(
     let api = server::bind(&paths.socket())?;
     hands.state.send_if_modified(|state| std::mem::replace(&mut state.settings, settings.clone()) != settings);
     let (calls, called) = mpsc::channel(CALLS);
-    let mut tasks = background(&config, tcp, hands, (port_watch, vxlan_watch), events, adopted);
+    let mut tasks = background(&config, tcp, hands, port_watch, devices, events, adopted);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, heard, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
     tasks.abort_all();
@@ -232,9 +236,9 @@ async fn start(
 }
 
 /// The sleeve, on the mesh's port number. Without it the network works as long as the kernel's tunnel does.
-async fn start_sleeve(config: &Config, store: &Store) -> (Option<Sleeve>, mpsc::Receiver<sleeve::Heard>) {
+async fn start_sleeve(config: &Config, store: &Store, queues: Option<usize>) -> (Option<Sleeve>, mpsc::Receiver<sleeve::Heard>) {
     let listen = SocketAddrV4::new(config.host.unwrap_or(Ipv4Addr::UNSPECIFIED), config.port);
-    match Sleeve::start(&sleeve_io::Options { listen, ..sleeve_io::Options::on_port(config.port) }).await {
+    match Sleeve::start(&sleeve_io::Options { listen, queues, ..sleeve_io::Options::on_port(config.port) }).await {
         Ok((sleeve, heard)) => (Some(sleeve), heard),
         Err(error) => {
             let notice = format!("no sleeve, and so no way where UDP {} is blocked or encryption is wanted: {error}", config.tunnel_port());
@@ -278,7 +282,8 @@ fn background(
     config: &Config,
     tcp: TcpListener,
     hands: Hands,
-    (ports, vxlan): (PortWatch, Option<VxlanWatch>),
+    ports: PortWatch,
+    (vxlan, sleeve): (Option<DeviceWatch<Vxlan>>, Option<DeviceWatch<sleeve_io::Keeper>>),
     events: Events,
     adopted: Vec<Port>,
 ) -> JoinSet<()> {
@@ -287,7 +292,10 @@ fn background(
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
     tasks.spawn(watch_ports(ports, hands.host.clone(), events.clone()));
     if let Some(vxlan) = vxlan {
-        tasks.spawn(watch_vxlan(vxlan, events));
+        tasks.spawn(watch_device(OwnDevice::Vxlan, vxlan, events.clone()));
+    }
+    if let Some(sleeve) = sleeve {
+        tasks.spawn(watch_device(OwnDevice::Sleeve, sleeve, events));
     }
     tasks.spawn(follow::keep_mtu(hands.clone()));
     tasks.spawn(async move {
@@ -319,11 +327,11 @@ async fn watch_ports(mut watch: PortWatch, host: Netlink, events: Events) {
     }
 }
 
-/// The loop is told what becomes of the vxlan device, whoever lays hands on it.
-async fn watch_vxlan(mut watch: VxlanWatch, events: Events) {
+/// The loop is told what becomes of a device, whoever lays hands on it.
+async fn watch_device<D: Device>(device: OwnDevice, mut watch: DeviceWatch<D>, events: Events) {
     loop {
         let became = watch.next().await.map_err(|error| error.to_string());
-        if events.send(Event::Vxlan(became)).await.is_err() {
+        if events.send(Event::Device(device, became)).await.is_err() {
             return;
         }
     }

@@ -2,31 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use super::event::OwnDevice;
 use crate::datapath::PortId;
 
 /// What is out of order.
 #[derive(Debug, Default)]
 pub struct Troubles {
-    vxlan: Option<String>,
+    devices: BTreeMap<OwnDevice, String>,
     mtu: BTreeMap<PortId, String>,
 }
 
 impl Troubles {
-    /// What became of the vxlan device: mended, or not, and why.
-    pub fn vxlan(&mut self, became: Result<(), String>) {
+    /// What became of a device of ours: mended, or not, and why.
+    pub fn device(&mut self, device: OwnDevice, became: Result<(), String>) {
+        let (name, needed) = device.means();
         match became {
             Ok(()) => {
-                tracing::warn!("somebody changed the vxlan device: it has been mended");
-                self.vxlan = None;
+                tracing::warn!("somebody changed the {name} device: it has been mended");
+                self.devices.remove(&device);
             }
             Err(why) => {
-                let text = format!(
-                    "the vxlan device is out of order, and with it broadcast, ARP and relays ({why}): it is tried again each second"
-                );
-                if self.vxlan.as_ref() != Some(&text) {
+                let text = format!("the {name} device is out of order, and with it {needed} ({why}): it is tried again each second");
+                if self.devices.get(&device) != Some(&text) {
                     tracing::error!("{text}");
                 }
-                self.vxlan = Some(text);
+                self.devices.insert(device, text);
             }
         }
     }
@@ -46,7 +46,7 @@ impl Troubles {
 
     /// Lines for `status`.
     pub fn all(&self) -> Vec<String> {
-        self.vxlan.iter().chain(self.mtu.values()).cloned().collect()
+        self.devices.values().chain(self.mtu.values()).cloned().collect()
     }
 }
 
@@ -58,9 +58,9 @@ mod tests {
     fn a_trouble_is_told_until_it_is_mended() {
         let mut troubles = Troubles::default();
         assert_eq!(troubles.all(), Vec::<String>::new());
-        troubles.vxlan(Err("no such port".into()));
+        troubles.device(OwnDevice::Vxlan, Err("no such port".into()));
         assert!(troubles.all().iter().any(|line| line.contains("no such port")));
-        troubles.vxlan(Ok(()));
+        troubles.device(OwnDevice::Vxlan, Ok(()));
         assert_eq!(troubles.all(), Vec::<String>::new());
         troubles.mtu([(PortId(3), "too large".to_owned()), (PortId(4), "too small".to_owned())].into());
         troubles.gone(PortId(3));

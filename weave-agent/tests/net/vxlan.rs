@@ -1,4 +1,4 @@
-use weave_agent::io::net::{Netlink, VxlanWatch, ensure_vxlan, remove_vxlan};
+use weave_agent::io::net::{DeviceWatch, Netlink, Vxlan, ensure_vxlan, remove_vxlan};
 
 use crate::host::{PATIENCE, host_state, on_a_host, sh};
 
@@ -61,7 +61,7 @@ fn a_device_that_somebody_deleted_set_down_or_renamed_is_mended_at_once() {
     on_a_host(async || {
         let host = Netlink::here().unwrap();
         let made = ensure_vxlan(&host, 6784).await.unwrap();
-        let mut watch = VxlanWatch::new(host.clone(), 6784, made.clone()).unwrap();
+        let mut watch = DeviceWatch::new(host.clone(), Vxlan { port: 6784, made: made.clone() }).unwrap();
         let mut next = async || tokio::time::timeout(PATIENCE, watch.next()).await.unwrap();
         let is_right = || sh("ip -d link show dev vxlan-6784").contains("mtu 65485") && sh("ip link show up").contains("vxlan-6784");
 

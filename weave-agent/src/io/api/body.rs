@@ -168,6 +168,9 @@ pub struct TakenOver {
 pub struct Stopping {
     /// The process that is about to end.
     pub pid: u32,
+    /// Containers keep their network: nothing that they send is carried by the agent itself.
+    #[serde(default)]
+    pub carried_on: bool,
 }
 
 /// What any failed request is answered.

@@ -31,6 +31,11 @@ pub trait Datapath: Send {
     /// Frames flow on while no agent runs.
     fn outlives_agent(&self) -> bool;
 
+    /// The kernel can tell the flows of what is given to the sleeve's device, and keeps each on one of its queues.
+    fn steers(&self) -> bool {
+        true
+    }
+
     /// Carries out an order.
     ///
     /// # Errors

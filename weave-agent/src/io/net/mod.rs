@@ -7,6 +7,7 @@ pub mod address;
 pub mod announce;
 pub mod attach;
 pub mod detach;
+pub mod device_watch;
 pub mod docker;
 pub mod expose;
 pub mod heartbeat;
@@ -24,7 +25,6 @@ pub mod socket;
 pub mod sysctl;
 pub mod underlay;
 pub mod vxlan;
-pub mod vxlan_watch;
 
 pub(super) mod sys;
 
@@ -39,6 +39,7 @@ pub use attach::{AttachError, AttachSpec, Attached, attach, new_port_name, port_
 pub use attach::{AttachError as ExposeError, Attached as Exposed};
 pub use detach::Detached as Hidden;
 pub use detach::{DetachError, Detached, detach};
+pub use device_watch::{Device, DeviceWatch, Vxlan};
 pub use expose::{expose, expose_knowing, hide};
 pub use follow::follow_mtu;
 pub use heartbeat::Heartbeats;
@@ -54,7 +55,6 @@ pub use socket::{Error, Netlink};
 pub(crate) use sys::set_option;
 pub use underlay::{NextHop, Underlay, UnderlayEvent};
 pub use vxlan::{VxlanDevice, ensure_vxlan, remove_vxlan};
-pub use vxlan_watch::VxlanWatch;
 
 /// The interface inside a container, unless asked otherwise.
 pub const CONTAINER_IFNAME: &str = "ethwe";

@@ -69,7 +69,7 @@ counters! {
     FragmentLost = "dropped-fragment-lost",
     /// A frame that the device does not take.
     Undelivered = "dropped-undelivered",
-    /// Threads that found the device deleted: from then on nothing is carried.
+    /// Threads that found the device deleted: nothing is carried before there is another.
     DeviceGone = "device-gone",
     /// Something for the switch, which does not keep up.
     Unheard = "dropped-unheard",

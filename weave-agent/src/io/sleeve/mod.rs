@@ -6,6 +6,7 @@
 mod arrivals;
 mod counters;
 mod departures;
+mod keeper;
 mod landing;
 mod queue;
 mod slice;
@@ -26,6 +27,7 @@ use self::arrivals::Arrivals;
 pub use self::counters::Count;
 use self::counters::Counters;
 use self::departures::Outlet;
+pub use self::keeper::Keeper;
 use self::queue::Queue;
 use self::table::Shared;
 use self::wire::Wire;
@@ -103,6 +105,7 @@ pub struct NeighbourStatus {
 /// The threads. Dropping it ends them, and with them the device.
 #[derive(Debug)]
 pub struct Sleeve {
+    ifname: String,
     ifindex: u32,
     local: SocketAddrV4,
     shared: Arc<Shared>,
@@ -129,7 +132,8 @@ impl Sleeve {
         let (heard, receiver) = mpsc::channel(HEARD);
         let (shared, stop, clock) = (Arc::default(), Arc::default(), Clock::new());
         let counters = (0..=count).map(|_| Counters::default()).collect();
-        let mut sleeve = Self { ifindex, local, shared, counters, probes, wakes: Vec::new(), stop, threads: Vec::new() };
+        let ifname = options.ifname.clone();
+        let mut sleeve = Self { ifname, ifindex, local, shared, counters, probes, wakes: Vec::new(), stop, threads: Vec::new() };
         for ((tap, wire), lane) in taps.into_iter().zip(wires).zip(0_u8..) {
             let arrivals = Arrivals::new(heard.clone(), clock);
             sleeve.spawn(tap, wire, lane, arrivals).map_err(StartError::Thread)?;
@@ -147,9 +151,14 @@ impl Sleeve {
         Ok(())
     }
 
-    /// The device's index: where the programs send frames, and where frames come from.
+    /// The index the device began with: where the programs send frames, and where frames come from.
     pub const fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    /// What keeps the device in order.
+    pub fn keeper(&self) -> Keeper {
+        Keeper { name: self.ifname.clone(), ifindex: self.ifindex, shared: self.shared.clone(), wakes: self.wakes.clone() }
     }
 
     /// Where it listens.

@@ -52,7 +52,12 @@ impl Queue {
             if ready.tap {
                 ready.tap = departures.run(&self.tap, outlet, &table);
             }
-            ready.ask(&self.tap, &self.wire, &self.wake, outlet.counters);
+            if ready.ask(&self.tap, &self.wire, &self.wake, outlet.counters)
+                && let Some(tap) = self.shared.take_tap(self.lane)
+            {
+                self.tap = tap;
+                ready.gone = false;
+            }
         }
     }
 }
@@ -62,18 +67,18 @@ impl Queue {
 struct Ready {
     tap: bool,
     wire: bool,
-    /// Somebody has deleted the device. It says so whenever it is asked: it is not, any more.
+    /// Somebody has deleted the device. It says so whenever it is asked: it is not, before there is another.
     gone: bool,
     turns: u32,
 }
 
 impl Ready {
-    /// Look, and wait if neither has.
-    fn ask(&mut self, tap: &Tap, wire: &Wire, wake: &EventFd, counters: &Counters) {
+    /// Look, and wait if neither has. Has somebody woken us?
+    fn ask(&mut self, tap: &Tap, wire: &Wire, wake: &EventFd, counters: &Counters) -> bool {
         let busy = self.tap || self.wire;
         self.turns += 1;
         if self.tap && self.wire || busy && !self.turns.is_multiple_of(TURNS) {
-            return;
+            return false;
         }
         let timeout = if busy { PollTimeout::ZERO } else { PollTimeout::NONE };
         let mut asked = [wake.as_fd(), wire.as_fd(), tap.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -87,8 +92,10 @@ impl Ready {
             self.gone = true;
             counters.one(Count::DeviceGone);
         }
-        if !woken.is_empty() {
+        let is_woken = !woken.is_empty();
+        if is_woken {
             let _ = wake.read();
         }
+        is_woken
     }
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::tap::Tap;
 use crate::sleeve::fragment::Reassembly;
 use crate::sleeve::seal::{KeyRefused, Opener, Sealer};
 use crate::sleeve::{Inbound, Key, Outbound, SAFE_DATAGRAM};
@@ -125,6 +126,8 @@ pub(super) struct Shared {
     generation: AtomicU64,
     current: Mutex<Arc<Table>>,
     editor: Mutex<Editor>,
+    /// Queues of a device that was made anew, by lane, for the threads to take.
+    taps: Mutex<BTreeMap<u8, Tap>>,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +138,16 @@ struct Editor {
 }
 
 impl Shared {
+    /// This lane's thread is to use another queue: it must be woken.
+    pub(super) fn plug(&self, lane: u8, tap: Tap) {
+        lock(&self.taps).insert(lane, tap);
+    }
+
+    /// If there is one.
+    pub(super) fn take_tap(&self, lane: u8) -> Option<Tap> {
+        lock(&self.taps).remove(&lane)
+    }
+
     /// The table as it is now.
     pub(super) fn table(&self) -> Arc<Table> {
         lock(&self.current).clone()

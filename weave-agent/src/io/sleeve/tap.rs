@@ -93,9 +93,14 @@ pub(super) async fn make(host: &Netlink, name: &str, queues: usize) -> Result<(u
     let refused = |error| Error::new(format!("making the TAP device {name}"), error);
     let taps = (0..queues).map(|_| Tap::open(name)).collect::<io::Result<Vec<_>>>().map_err(refused)?;
     let link = host.link_named(name).await?.ok_or_else(|| refused(io::ErrorKind::NotFound.into()))?;
-    host.without_ipv6(link.index).await?;
-    host.set_mtu(link.index, MTU).await?;
-    host.set_queue_len(link.index, WAITING).await?;
-    host.set_up(link.index).await?;
+    settle(host, link.index).await?;
     Ok((link.index, taps))
+}
+
+/// Everything that is ours to say of the device.
+pub(super) async fn settle(host: &Netlink, ifindex: u32) -> Result<(), Error> {
+    host.without_ipv6(ifindex).await?;
+    host.set_mtu(ifindex, MTU).await?;
+    host.set_queue_len(ifindex, WAITING).await?;
+    host.set_up(ifindex).await
 }

@@ -1,4 +1,4 @@
-//! Keeping the vxlan device: somebody may delete it, set it down or rename it, and frames that need it would be lost without a word.
+//! Keeping our devices: somebody may delete one, set it down or rename it, and frames that need it would be lost without a word.
 
 use std::time::Duration;
 
@@ -16,22 +16,70 @@ use super::vxlan::{VxlanDevice, ensure_vxlan};
 const AGAIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Keeps the vxlan device of one UDP port in order.
+/// A device that must be there, up, and called as we call it.
+pub trait Device: Send {
+    /// What it is called.
+    fn name(&self) -> &str;
+
+    /// Which kind the kernel says it is of.
+    fn kind(&self) -> &'static str;
+
+    /// Its index when it was last in order.
+    fn ifindex(&self) -> u32;
+
+    /// Puts it in order; returns its index.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or somebody else has its name.
+    fn mend(&mut self, host: &Netlink) -> impl Future<Output = Result<u32>> + Send;
+}
+
+/// The vxlan device of a UDP port.
 #[derive(Debug)]
-pub struct VxlanWatch {
+pub struct Vxlan {
+    /// The port.
+    pub port: u16,
+    /// As it was made.
+    pub made: VxlanDevice,
+}
+
+impl Device for Vxlan {
+    fn name(&self) -> &str {
+        &self.made.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "vxlan"
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.made.ifindex
+    }
+
+    async fn mend(&mut self, host: &Netlink) -> Result<u32> {
+        self.made = ensure_vxlan(host, self.port).await?;
+        Ok(self.made.ifindex)
+    }
+}
+
+/// Keeps a device in order.
+#[derive(Debug)]
+pub struct DeviceWatch<D> {
     host: Netlink,
-    port: u16,
-    device: VxlanDevice,
+    device: D,
     /// The last attempt failed.
     broken: bool,
     notifications: Notifications,
 }
 
-impl VxlanWatch {
+impl<D: Device> DeviceWatch<D> {
     /// Watch a device in the calling thread's namespace.
-    pub fn new(host: Netlink, port: u16, device: VxlanDevice) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the kernel's messages cannot be had.
+    pub fn new(host: Netlink, device: D) -> Result<Self> {
         let notifications = Notifications::open(&[MulticastGroup::Link])?;
-        Ok(Self { host, port, device, broken: false, notifications })
+        Ok(Self { host, device, broken: false, notifications })
     }
 
     /// What next becomes of the device: it was mended, and has this index now; or it cannot be, and why.
@@ -39,7 +87,7 @@ impl VxlanWatch {
         loop {
             if self.is_right().await? {
                 if std::mem::take(&mut self.broken) {
-                    return Ok(self.device.ifindex);
+                    return Ok(self.device.ifindex());
                 }
                 self.wait(LOOK).await?;
             } else {
@@ -50,8 +98,8 @@ impl VxlanWatch {
 
     /// Does anything keep the device from being what it was?
     async fn is_right(&mut self) -> Result<bool> {
-        let link = self.host.link_at(self.device.ifindex).await?;
-        Ok(link.is_some_and(|link| link.up && link.name == self.device.name && link.kind == "vxlan"))
+        let link = self.host.link_at(self.device.ifindex()).await?;
+        Ok(link.is_some_and(|link| link.up && link.name == self.device.name() && link.kind == self.device.kind()))
     }
 
     async fn mend(&mut self) -> Result<u32> {
@@ -59,9 +107,9 @@ impl VxlanWatch {
             self.wait(AGAIN).await?;
         }
         self.broken = true;
-        self.device = ensure_vxlan(&self.host, self.port).await?;
+        let ifindex = self.device.mend(&self.host).await?;
         self.broken = false;
-        Ok(self.device.ifindex)
+        Ok(ifindex)
     }
 
     /// Until a message may be about the device, or nothing came for so long.
@@ -72,7 +120,7 @@ impl VxlanWatch {
                 match notifications.next().await? {
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)) => {
                         let link = parse(&message);
-                        if link.index == device.ifindex || link.name == device.name {
+                        if link.index == device.ifindex() || link.name == device.name() {
                             return Ok(());
                         }
                     }
