@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use vm_tests::{Host, Lab, LabConfig, Node, Running, Underlay, lab_dir, root_or_skip, wait_for};
 
-use crate::observe::{Pings, SOON, json, lab, memory, tunnel};
+use crate::observe::{Pings, SOON, count, json, lab, memory, tunnel};
 
 const VXLAN: u16 = 6784;
 const SLEEVE: u16 = 6783;
@@ -222,6 +222,37 @@ fn a_password_is_changed_host_by_host_under_a_ping_that_loses_nothing() -> Resul
     wait_for("ping to end", Duration::from_secs(60), || Ok(pings.ended()?.is_some()))?;
     let pings = Pings::read(&pings.written()?)?;
     ensure!(pings.received == pings.sent && pings.duplicates == 0, "{pings:?}");
+    Ok(())
+}
+
+#[test]
+fn the_first_password_of_a_running_network_ends_what_goes_in_clear_at_once() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let lab = lab(LabConfig { containers: 1, ..LabConfig::named("first") })?;
+    let to = lab.overlay_address("h2c1")?;
+    ensure!(lab.container("h1c1")?.reaches(to)? && both(&lab, "vxlan")?);
+    let marker = "c0ffee5ea1edc0ffee5ea1ed";
+    let ping = ["ping", "-n", "-c400", "-i0.02", "-W1", "-p", marker, &to.to_string()].map(str::to_owned);
+    let _pings = [lab.container("h1c1")?.spawn(ping)?];
+    let word = ["passwords", "--password", "what only they know"];
+    lab.host(1)?.weave(word)?;
+    let captured: PathBuf = lab_dir(&lab.config().name).join("captured");
+    // What h1 sends; h2 has been told nothing yet.
+    let words = ["tcpdump", "-n", "-i", "eth0", "-Q", "out", "-U", "-s0", "-w", &captured.display().to_string()].map(str::to_owned);
+    let capture = lab.host(1)?.spawn(words)?;
+    wait_for("tcpdump to listen", SOON, || Ok(capture.written()?.contains("listening")))?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(count(&lab.host(1)?, "unsealed")? > 10, "h2's frames in clear are refused: {}", lab.host(1)?.status()?);
+    lab.host(2)?.weave(word)?;
+    wait_for("both to use the sleeve", Duration::from_secs(60), || both(&lab, "sleeve"))?;
+    wait_for("frames", SOON, || lab.container("h1c1")?.reaches(to))?;
+    drop(capture);
+    let bytes = fs::read(&captured)?;
+    ensure!(bytes.len() > 1000, "only {} bytes were captured", bytes.len());
+    let needle = b"\xc0\xff\xee\x5e\xa1\xed";
+    ensure!(!bytes.windows(needle.len()).any(|window| window == needle), "a frame is on the wire in clear");
     Ok(())
 }
 

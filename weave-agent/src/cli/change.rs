@@ -35,7 +35,8 @@ pub(super) async fn passwords(client: &Client, flags: &PasswordFlags) -> anyhow:
     print(&match accepted {
         1 => "the agent dials with the password and accepts no other\n".to_owned(),
         many => format!("the agent dials with the first password and accepts {many}\n"),
-    })
+    })?;
+    print("from now on nothing leaves this host in clear; neighbours that share no password with it within a minute are cut off\n")
 }
 
 pub(super) async fn attach(client: &Client, words: &[String], name: Option<String>, json: bool) -> anyhow::Result<()> {

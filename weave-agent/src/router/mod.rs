@@ -17,6 +17,7 @@ mod macs;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -108,6 +109,7 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Router {
     mesh: Mesh,
+    trusted_subnets: Vec<Ipv4Net>,
     switch: Switch,
     sessions: Sessions,
     ipam: Option<Ipam>,
@@ -128,6 +130,7 @@ impl Router {
         Self {
             // What the mesh draws is seen on the wire: the keys must not follow from it.
             sessions: Sessions::new(rng.random()),
+            trusted_subnets: config.mesh.trusted_subnets.clone(),
             mesh: Mesh::new(config.mesh, rng.random()),
             switch: Switch::new(switch::Config { sealed_but_for, ..config.switch }),
             ipam,
@@ -139,7 +142,14 @@ impl Router {
     /// Something happened.
     pub fn handle(&mut self, now: Time, input: Input) {
         match input {
-            Input::Mesh(input) => self.mesh.handle(now, input),
+            Input::Mesh(input) => {
+                if let mesh::Input::Passwords(passwords) = &input {
+                    // First: from the first password on nothing more goes in clear.
+                    let trusted = (!passwords.is_empty()).then(|| self.trusted_subnets.clone());
+                    self.switch.handle(now, switch::Input::SealedButFor(trusted));
+                }
+                self.mesh.handle(now, input);
+            }
             Input::Switch(input) => self.switch.handle(now, input),
             Input::Sleeve(sleeve::Heard::Worn(session)) => self.sessions.handle(now, sleeve::Input::Worn(session)),
             Input::Sleeve(heard) => self.switch.handle(now, switch::Input::Sleeve(heard)),

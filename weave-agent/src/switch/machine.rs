@@ -98,6 +98,10 @@ impl Switch {
             Input::Adopted(adopted) => self.adopt(adopted),
             Input::Flows(flows) => self.flows_listed(now, &flows),
             Input::View(view) => self.view_changed(now, view),
+            Input::SealedButFor(trusted) => {
+                self.config.sealed_but_for = trusted;
+                self.reconcile();
+            }
             Input::LinkUp(neighbour) => self.link_up(now, neighbour),
             Input::LinkDown(name) => self.link_down(name),
             Input::RouteMtu { remote, mtu } => self.route_mtu(now, remote, mtu),

@@ -36,6 +36,8 @@ pub use status::{Counters, FdbStatus, FlowCounts, Kind, Location, PeerStatus, Po
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
+
 use crate::addr::Mac;
 use crate::datapath::{FlowEntry, Op, PeerRoute, PortId, Source, Upcall};
 use crate::mesh::{Neighbour, View};
@@ -57,6 +59,8 @@ pub enum Input {
     Flows(Vec<FlowEntry>),
     /// Routes, peers or short ids changed.
     View(Arc<View>),
+    /// What must be sealed is other than [`Config::sealed_but_for`] said: the passwords were changed.
+    SealedButFor(Option<Vec<Ipv4Net>>),
     /// A link is up: probe the tunnel beside it.
     LinkUp(Neighbour),
     /// A link is down; its tunnel lives as long as heartbeats are answered.

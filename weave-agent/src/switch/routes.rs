@@ -40,10 +40,9 @@ impl Switch {
         }
     }
 
-    /// The neighbours at an address know; while there is none, our settings do.
+    /// If our settings say so, whatever was agreed with the neighbour when there was no password, or if that was.
     fn must_seal(&self, remote: Ipv4Addr) -> bool {
-        let here = self.tunnels.values().filter(|tunnel| tunnel.remote() == remote);
-        here.map(|tunnel| tunnel.neighbour.sealed).reduce(|one, other| one || other).unwrap_or_else(|| self.config.seals(remote))
+        self.config.seals(remote) || self.tunnels.values().any(|tunnel| tunnel.remote() == remote && tunnel.neighbour.sealed)
     }
 
     fn oversized(&self) -> usize {

@@ -395,6 +395,18 @@ fn a_neighbour_that_must_be_sealed_from_now_on_gets_nothing_in_clear_before_its_
 }
 
 #[test]
+fn the_first_password_ends_what_goes_in_clear_at_once() {
+    let mut bench = Bench::settled();
+    bench.input(Input::SealedButFor(Some(vec!["10.0.0.3/32".parse().unwrap()])));
+    assert!(!bench.slots.contains_key(&short(2)) && bench.sources[&address(2)].sealed);
+    assert!(bench.slots.contains_key(&short(3)) && !bench.sources[&address(3)].sealed, "that network is trusted");
+    bench.pass(20_000);
+    assert!(!bench.slots.contains_key(&short(2)));
+    bench.input(Input::SealedButFor(None));
+    assert!(bench.slots.contains_key(&short(2)));
+}
+
+#[test]
 fn flows_of_an_earlier_agent_teach_where_macs_are_unless_they_contradict_what_is_known() {
     let mut bench = Bench::new(|_| {});
     kept(&mut bench);
