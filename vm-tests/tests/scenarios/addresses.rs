@@ -191,8 +191,8 @@ fn take_over(lab: &Lab, all: &mut Vec<IpAddr>) -> Result<()> {
         h5.exec(["ip", "-n", &lab.container(&format!("h5c{container}"))?.netns(), "link", "del", "ethwe"])?;
     }
     h5.exec(["ip", "link", "set", "eth0", "down"])?;
-    // Its tunnel falls silent at once, but whom the mesh reaches is known when its connections have ended.
-    wait_for("h1 to know that h5 is gone", NOTICED, || Ok(!asked(&h1, "h5")?))?;
+    // Neither its agent nor its kernel, and it is neither of the others that is away for a moment.
+    wait_for("h1 to know that h5 is gone", NOTICED, || Ok(!asked(&h1, "h5")? && h1.status()?["reachable"] == 4))?;
     let started = Instant::now();
     println!("rmpeer: {}", h1.weave(["rmpeer", "h5"])?.trim());
     let (given, end) = exhaust(&lab.host(2)?, 62)?;

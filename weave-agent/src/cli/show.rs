@@ -1,6 +1,7 @@
 //! Commands that show something.
 
 use std::io::Write;
+use std::net::IpAddr;
 
 use anyhow::bail;
 use serde::Serialize;
@@ -12,8 +13,8 @@ use super::render;
 use crate::io::api::Show;
 use crate::io::api::body::{DnsFound, DnsLookup};
 use crate::io::api::client::{Client, ClientError};
-use crate::io::net::NAMESERVER;
-use crate::status::{Attachment, Dns, Summary};
+use crate::io::net::{NAMESERVER, NAMESERVER_6};
+use crate::status::{Attachment, Dns, Ipam, Summary};
 
 pub(super) async fn status(client: &Client, what: Option<What>, json: bool) -> anyhow::Result<()> {
     match what {
@@ -77,7 +78,11 @@ pub(super) async fn dns_args(client: &Client) -> anyhow::Result<()> {
     match dns {
         Some(dns) => {
             let domain = dns.names.domain.to_string();
-            print(&format!("--dns={NAMESERVER} --dns-search={}\n", domain.trim_end_matches('.')))
+            let ranges = client.parse::<Ipam>(&client.show(Show::Ipam).await?)?.ranges;
+            // Whoever has no IPv4 address reaches it by the other.
+            let only_v6 = !ranges.is_empty() && ranges.iter().all(|range| range.range.addr().is_ipv6());
+            let server: IpAddr = if only_v6 { NAMESERVER_6.into() } else { NAMESERVER.into() };
+            print(&format!("--dns={server} --dns-search={}\n", domain.trim_end_matches('.')))
         }
         None => print("\n"),
     }

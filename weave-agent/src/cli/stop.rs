@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::show::print;
 use crate::io::api::body::Stopping;
 use crate::io::api::client::{Client, ClientError};
 use crate::io::paths::Paths;
@@ -27,23 +28,28 @@ const POLL: Duration = Duration::from_millis(20);
 pub async fn stop(paths: &Paths) -> anyhow::Result<()> {
     let holder = PidFile::holder(&paths.pid_file());
     let is_private = holder.flatten().is_some_and(|pid| mounts::is_private(&pid.to_string()));
-    let pid = match Client::new(paths.socket()).order::<Stopping>("/stop").await {
-        Ok(stopping) => stopping.pid,
+    let Stopping { pid, carried_on } = match Client::new(paths.socket()).order::<Stopping>("/stop").await {
+        Ok(stopping) => stopping,
         // One that runs and cannot be asked ends the same way when it is told to.
-        Err(ClientError::NoAgent(_) | ClientError::Broken { .. }) if holder.is_some() => told_to_end(paths)?,
+        Err(ClientError::NoAgent(_) | ClientError::Broken { .. }) if holder.is_some() => {
+            Stopping { pid: told_to_end(paths)?, carried_on: true }
+        }
         Err(error) => return Err(error.into()),
     };
     if !ends(paths, PATIENCE).await {
         bail!("the agent (pid {pid}) does not end: `weave-agent reset` ends it by force, and removes the network with it");
     }
     if is_private {
-        println!("the agent has stopped (pid {pid}); it was started in a mount namespace of its own (as `ip netns exec` makes one):");
-        println!("the data plane ends with that; `weave-agent launch` starts again, `weave-agent reset` removes everything");
-        return Ok(());
+        return print(&format!(
+            "the agent has stopped (pid {pid}); it was started in a mount namespace of its own (as `ip netns exec` makes one):\n\
+             the data plane ends with that; `weave-agent launch` starts again, `weave-agent reset` removes everything\n"
+        ));
     }
-    println!("the agent has stopped (pid {pid}); the data plane goes on:");
-    println!("attached containers keep their network, `weave-agent launch` takes over again, `weave-agent reset` removes everything");
-    Ok(())
+    let becomes = match carried_on {
+        true => "; the data plane goes on:\nattached containers keep their network, `weave-agent launch` takes over again",
+        false => ", which carried frames itself:\ncontainers are cut off from other hosts until `weave-agent launch`",
+    };
+    print(&format!("the agent has stopped (pid {pid}){becomes}, `weave-agent reset` removes everything\n"))
 }
 
 fn told_to_end(paths: &Paths) -> anyhow::Result<u32> {
@@ -61,16 +67,14 @@ pub async fn reset(paths: &Paths) -> anyhow::Result<()> {
     refuse_anothers(paths)?;
     let ended = end_agent(paths).await?;
     if let Some(how) = ended {
-        println!("{how}");
+        print(&format!("{how}\n"))?;
     }
     // Until all is removed nobody launches here.
     let _alone = (Presence::claim(Doing::Reset, paths)?, lock(paths)?);
     let done = reset::remove_everything(paths).await;
-    for line in &done.removed {
-        println!("removed {line}");
-    }
+    print(&done.removed.iter().map(|line| format!("removed {line}\n")).collect::<String>())?;
     if ended.is_none() && done.removed.is_empty() && done.failures.is_empty() {
-        println!("nothing to remove");
+        print("nothing to remove\n")?;
     }
     if done.failures.is_empty() {
         return Ok(());

@@ -81,6 +81,14 @@ pub enum ConfigError {
         /// The ranges.
         ranges: Vec<IpNet>,
     },
+    /// Containers would be told that others are beside them who are not.
+    #[error("--ipalloc-default-subnet {subnet} is wider than --ipalloc-range {range}: say {range}, or a part of it")]
+    Wider {
+        /// It.
+        subnet: IpNet,
+        /// What it should be in.
+        range: IpNet,
+    },
     /// Two of one family.
     #[error("--ipalloc-default-subnet wants at most one subnet of each family")]
     Subnets,
@@ -111,6 +119,9 @@ impl Config {
             check("--ipalloc-default-subnet", *subnet)?;
             if !self.ranges.iter().any(|range| overlap(*range, *subnet)) {
                 return Err(ConfigError::Outside { subnet: *subnet, ranges: self.ranges });
+            }
+            if let Some(range) = self.ranges.iter().find(|range| subnet.contains(*range) && *range != subnet) {
+                return Err(ConfigError::Wider { subnet: *subnet, range: *range });
             }
         }
         if let Init::Seed(peers) = &mut self.init {
@@ -186,6 +197,7 @@ mod tests {
             assert!(refused(&[special], &[]).contains("no container can have"), "{special}");
         }
         assert!(refused(&["10.32.0.0/12"], &["10.48.0.0/24"]).contains("10.48.0.0/24 lies outside --ipalloc-range 10.32.0.0/12"));
+        assert!(refused(&["10.32.0.0/12"], &["10.0.0.0/8"]).contains("10.0.0.0/8 is wider than --ipalloc-range 10.32.0.0/12"));
         let mut seeds = config(&["10.32.0.0/12"], &[]);
         seeds.init = Init::Seed(Vec::new());
         assert_eq!(seeds.checked(), Err(ConfigError::Seeds));

@@ -206,6 +206,11 @@ pub enum Error {
     /// It lives.
     #[error("peer {0} is reachable: run `weave-agent reset` there instead")]
     PeerReachable(Named),
+    /// Its agent does not run, but its kernel does.
+    #[error(
+        "peer {0} has no agent that runs, but its containers are still on the network with their addresses: run `weave-agent launch` or `weave-agent reset` there instead"
+    )]
+    PeerCarries(Named),
     /// Others may have got some of its space.
     #[error(
         "the addresses of {peer} can be taken over only after {} told what came from it: run `weave-agent rmpeer {peer}` again when all of these are reachable; if one is gone for good as well run `weave-agent rmpeer {}` now and then this again",

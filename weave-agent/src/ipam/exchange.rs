@@ -11,6 +11,7 @@ use super::message::{Message, State};
 use super::requests::{Pending, Wish};
 use super::{Answer, Error};
 use crate::Time;
+use crate::mesh::PeerView;
 use crate::peer::PeerName;
 
 /// Before an owner that did not answer is asked again.
@@ -141,7 +142,11 @@ impl Ipam {
         if peer == self.config.name {
             return Err(Error::Myself(self.myself()));
         }
-        if self.reachable(peer) { Err(Error::PeerReachable(self.named(peer))) } else { Ok(peer) }
+        match self.seen(peer) {
+            Some(seen) if seen.linked => Err(Error::PeerReachable(self.named(peer))),
+            Some(seen) if seen.lives() => Err(Error::PeerCarries(self.named(peer))),
+            _ => Ok(peer),
+        }
     }
 
     fn resolve(&self, given: String) -> Result<PeerName, Error> {
@@ -163,7 +168,7 @@ impl Ipam {
 
     /// Peers that came back are not removed.
     pub(super) fn spare_the_living(&mut self) {
-        let alive: Vec<PeerName> = self.removals.keys().copied().filter(|peer| self.reachable(*peer)).collect();
+        let alive: Vec<PeerName> = self.removals.keys().copied().filter(|peer| self.seen(*peer).is_some_and(PeerView::lives)).collect();
         alive.into_iter().for_each(|peer| self.spare(peer));
     }
 

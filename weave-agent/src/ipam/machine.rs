@@ -19,7 +19,7 @@ use super::status::{Conflict, Counters, Foreign};
 use super::votes::Votes;
 use super::{Config, Init, Input, Output};
 use crate::Time;
-use crate::mesh::View;
+use crate::mesh::{PeerView, View};
 use crate::peer::PeerName;
 
 /// This host's replica. Pure: effects come out of [`poll_output`](Self::poll_output), time is an argument.
@@ -280,7 +280,11 @@ impl Ipam {
     }
 
     pub(super) fn reachable(&self, peer: PeerName) -> bool {
-        self.view.as_ref().and_then(|view| view.peers.get(&peer)).is_some_and(|peer| peer.next_hop.is_some())
+        self.seen(peer).is_some_and(PeerView::answers)
+    }
+
+    pub(super) fn seen(&self, peer: PeerName) -> Option<&PeerView> {
+        self.view.as_ref()?.peers.get(&peer)
     }
 
     /// Some time up to `limit`, so that not all do the same thing at the same time.

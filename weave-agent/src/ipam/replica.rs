@@ -149,7 +149,7 @@ impl Ipam {
 
     fn reached(&self) -> BTreeSet<PeerName> {
         let peers = self.view.iter().flat_map(|view| &view.peers);
-        peers.filter(|(_, peer)| peer.next_hop.is_some()).map(|(name, _)| *name).collect()
+        peers.filter(|(_, peer)| peer.answers()).map(|(name, _)| *name).collect()
     }
 
     /// Nicknames of owners are kept: they are what an unreachable peer is known by.

@@ -69,7 +69,9 @@ impl Table {
 
     fn view(&self, host: usize) -> View {
         let there = |other: &usize| *other != host && !self.away.contains(other) && !self.away.contains(&host);
-        let peer = |other| (name(other), PeerView { nickname: format!("h{other}"), next_hop: Some(name(other)), ..PeerView::default() });
+        let peer = |other| {
+            (name(other), PeerView { nickname: format!("h{other}"), next_hop: Some(name(other)), linked: true, ..PeerView::default() })
+        };
         let peers = (0..self.replicas.len()).filter(there).map(peer).collect();
         View { name: name(host), short: ShortId::new(1).unwrap(), peers, hops: Vec::new() }
     }

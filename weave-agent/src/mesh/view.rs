@@ -35,6 +35,19 @@ pub struct PeerView {
     pub hops: Vec<PeerName>,
 }
 
+impl PeerView {
+    /// It can be asked, and answers: messages find a way to it, and so do frames. The one shows that its agent runs, and takes
+    /// long to end when a wire is cut; the other shows that the wire is whole, even when only its kernel lives.
+    pub fn answers(&self) -> bool {
+        self.linked && self.next_hop.is_some()
+    }
+
+    /// Something of it lives: its agent, or its kernel, which carries its containers' frames.
+    pub fn lives(&self) -> bool {
+        self.linked || self.next_hop.is_some()
+    }
+}
+
 /// A mesh link whose handshake is done: the switch may probe the tunnel beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbour {

@@ -154,7 +154,7 @@ impl World {
         let peers = (0..self.hosts.len()).filter(|other| self.connected(host, *other));
         let peer = |other: usize| {
             let nickname = format!("h{other}");
-            (name(other), PeerView { nickname, next_hop: Some(name(other)), ..PeerView::default() })
+            (name(other), PeerView { nickname, next_hop: Some(name(other)), linked: true, ..PeerView::default() })
         };
         View { name: name(host), short: crate::peer::ShortId::new(1).unwrap(), peers: peers.map(peer).collect(), hops: Vec::new() }
     }
@@ -317,7 +317,7 @@ fn kind(error: &Error) -> &'static str {
         Error::HolderUnreachable { .. } => "holder unreachable",
         Error::HolderSilent { .. } => "holder silent",
         Error::RemovalWaits { .. } => "removal waits",
-        Error::PeerReachable(_) => "reachable",
+        Error::PeerReachable(_) | Error::PeerCarries(_) => "reachable",
         Error::NotStored => "not stored",
         Error::Cancelled => "cancelled",
         _ => "other",
