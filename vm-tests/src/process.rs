@@ -47,7 +47,8 @@ pub fn not_started(command: &Command, error: io::Error) -> anyhow::Error {
     }
 }
 
-fn remedy(program: &str) -> String {
+/// What to do about a program that is not there.
+pub fn remedy(program: &str) -> String {
     match debian_package(program) {
         Some(package) => format!("`apt-get install {package}`"),
         None => "install it, or put it on PATH".to_owned(),
@@ -71,6 +72,14 @@ pub fn debian_package(program: &str) -> Option<&'static str> {
         "busybox" => "busybox-static",
         "apt-get" | "apt-cache" | "apt-config" => "apt",
         "dpkg-deb" => "dpkg",
+        "qemu-system-x86_64" => "qemu-system-x86",
+        "depmod" | "/usr/sbin/depmod" => "kmod",
+        "xz" => "xz-utils",
+        "zstd" => "zstd",
+        "strip" => "binutils",
+        "ldd" => "libc-bin",
+        "ethtool" => "ethtool",
+        "sysctl" | "kill" => "procps",
         _ => return None,
     })
 }

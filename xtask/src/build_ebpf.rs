@@ -1,6 +1,5 @@
 //! `cargo xtask build-ebpf`: the eBPF object, the agent with the object inside, and the agent on PATH.
 
-mod debian;
 mod install;
 mod library;
 mod linker;
