@@ -1,13 +1,15 @@
 //! What the running kernel has: a test that needs more says so instead of failing.
 
 use std::fs;
+use std::sync::LazyLock;
 
 use crate::vm::console::SKIPPED;
 
 /// Whether the running kernel is of this release of Linux or a later one.
 pub fn is_at_least(major: u32, minor: u32) -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    parse(&release).is_some_and(|running| running >= (major, minor))
+    static RUNNING: LazyLock<Option<(u32, u32)>> =
+        LazyLock::new(|| parse(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()));
+    RUNNING.is_some_and(|running| running >= (major, minor))
 }
 
 /// Whether a test that needs a feature can run; if not, it is skipped, and said to need this release.

@@ -110,6 +110,11 @@ impl Host {
     }
 }
 
+/// Whether programs write outer headers; below Linux 5.13 the vxlan device does, for all peers.
+pub(crate) fn writes_headers() -> bool {
+    vm_tests::kernel::is_at_least(5, 13)
+}
+
 /// Puts the programs on all interfaces.
 pub(crate) fn attach(ebpf: &mut Ebpf, wires: &Wires) {
     wires.ports.iter().for_each(|&port| ebpf.attach_port(PortId(port), true).unwrap());

@@ -6,6 +6,7 @@ use weave_ebpf::vxlan::{self, Fields, OUTER, Path};
 
 use crate::capture::Seen;
 use crate::carry::Given;
+use crate::host::writes_headers;
 use crate::wires::{LOCAL, TUNNEL_PORT, Wires, neighbour_mac};
 
 /// Whether `BPF_PROG_TEST_RUN` takes a packet. It wants an Ethernet header, as every driver hands one up, and since 2025 a

@@ -185,7 +185,7 @@ impl<'a> Bench<'a> {
     fn task(&self, test: &Test) -> Task {
         let group = &self.matrix.group[test.group];
         let program = image::in_guest(&test.program).display().to_string();
-        let words = ["--exact", "--nocapture", "--test-threads=1"].into_iter().chain(group.on_purpose.then_some("--include-ignored"));
+        let words = ["--exact", "--nocapture", "--test-threads=1", "--format=terse"].into_iter().chain(group.on_purpose.then_some("--include-ignored"));
         let arguments = [test.name.as_str()].into_iter().chain(words).map(str::to_owned).collect();
         Task { work: Work::Run { program, arguments }, limit: group.limit, alone: group.alone }
     }
@@ -211,7 +211,7 @@ impl<'a> Bench<'a> {
             return false;
         };
         let figures = self.matrix.group[test.group].show.iter().any(|part| test.name.contains(part.as_str()));
-        figures && !["", "running 1 test"].contains(&line) && !line.starts_with("test ") && !line.starts_with(SKIPPED)
+        figures && !["", ".", "running 1 test"].contains(&line) && !line.starts_with("test ") && !line.starts_with(SKIPPED)
     }
 
     fn report(&self, kernel: &Kernel, unpacked: &Unpacked, heard: Heard, logs: &Logs, took: Duration) -> Report {

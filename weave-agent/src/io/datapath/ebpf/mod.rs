@@ -215,12 +215,12 @@ impl Ebpf {
     }
 
     /// The kernel's way to a neighbour changed: rewrites the slots that go there. Without a next hop their frames go
-    /// through the vxlan device, and the kernel finds the way.
+    /// through the vxlan device, and the kernel finds the way; where programs cannot write headers, all do.
     ///
     /// # Errors
     /// When the kernel refuses a write.
     pub fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) -> Result<()> {
-        match next_hop {
+        match next_hop.filter(|_| writes_headers()) {
             Some(hop) => self.next_hops.insert(remote, hop),
             None => self.next_hops.remove(&remote),
         };
@@ -493,6 +493,11 @@ fn configuration(adopted: &Config, options: &Options) -> Config {
         upcall_burst: UPCALL_BURST,
         ..*adopted
     }
+}
+
+/// Whether programs put outer headers before a frame (Linux 5.13, commit d01b59c9ae94: ENCAP_L2_ETH).
+fn writes_headers() -> bool {
+    is_at_least(5, 13)
 }
 
 fn is_at_least(major: u8, minor: u8) -> bool {
