@@ -7,7 +7,7 @@ use aya::VerifierLogLevel;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerfEventArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
-use weave_agent::io::datapath::ebpf::verify;
+use weave_agent::io::datapath::ebpf::{loader, verify};
 use weave_agent::io::object::OBJECT;
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, Source, Tree, UpcallHeader};
 use weave_ebpf::stats::COUNTERS;
@@ -96,10 +96,7 @@ impl Kernel {
 }
 
 fn load_object(pins: &Path, level: VerifierLogLevel) -> aya::Ebpf {
-    // As the agent does: Linux 5.11, commit d05512618056.
-    let coarse = u32::from(vm_tests::kernel::is_at_least(5, 11));
-    let mut loader = aya::EbpfLoader::new();
-    loader.override_global("COARSE_CLOCK", &coarse, true).verifier_log_level(level).default_map_pin_directory(pins).load(OBJECT).unwrap()
+    loader().verifier_log_level(level).default_map_pin_directory(pins).load(OBJECT).unwrap()
 }
 
 /// Asks once more, for the reason.

@@ -32,8 +32,9 @@ impl Accelerator {
     pub(super) const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            // Each of the guest's processors is a thread.
-            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            // Each of the guest's processors is a thread. Without cmpxchg16b, which kernels do without: QEMU 7.2 comes back
+            // from it with wrong flags when it is interrupted, and the guest dies of them (seen on 6.12, in `kmalloc`).
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
         }
     }
 }

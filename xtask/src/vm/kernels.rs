@@ -14,8 +14,8 @@ use crate::workspace::Workspace;
 
 /// The package that wants the newest of a suite's kernels for virtual machines.
 const NEWEST: &str = "linux-image-cloud-amd64";
-/// What an image is made of: newer ones are three packages.
-const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
+/// What an image is made of: newer ones are four packages.
+const PARTS: [&str; 4] = ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"];
 /// Names the release that was unpacked last.
 const CURRENT: &str = "current";
 
@@ -71,9 +71,10 @@ fn fetch(dir: &Path, kernel: &Kernel) -> Result<String> {
 }
 
 impl Unpacked {
-    /// What the machine boots.
+    /// What the machine boots; since 7.0 it is among the modules.
     pub(super) fn image(&self) -> PathBuf {
-        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
+        let among_modules = self.modules().join("vmlinuz");
+        if among_modules.is_file() { among_modules } else { self.dir.join("boot").join(format!("vmlinuz-{}", self.release)) }
     }
 
     fn modules(&self) -> PathBuf {

@@ -95,8 +95,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         let wanted = PROGRAMS.iter().copied().chain(matrix.programs.iter().map(String::as_str));
         step("programs that guests and their tests use", || packages::install_missing(&wanted.collect::<Vec<_>>()))?;
     }
-    let build = build_ebpf::Options { no_install: true, ..Default::default() };
-    build_ebpf::run(workspace, &build)?;
+    let agent = wanted(&matrix, options)?.iter().any(|(_, group)| group.agent);
+    match agent {
+        true => build_ebpf::run(workspace, &build_ebpf::Options { no_install: true, ..Default::default() })?,
+        false => build_ebpf::programs(workspace, false)?,
+    }
     let bench = Bench::prepare(workspace, matrix, options)?;
     if options.self_test {
         return selftest::run(&bench, &kernels, options.update);
@@ -185,7 +188,9 @@ impl<'a> Bench<'a> {
     fn task(&self, test: &Test) -> Task {
         let group = &self.matrix.group[test.group];
         let program = image::in_guest(&test.program).display().to_string();
-        let words = ["--exact", "--nocapture", "--test-threads=1", "--format=terse"].into_iter().chain(group.on_purpose.then_some("--include-ignored"));
+        let words = ["--exact", "--nocapture", "--test-threads=1", "--format=terse"]
+            .into_iter()
+            .chain(group.on_purpose.then_some("--include-ignored"));
         let arguments = [test.name.as_str()].into_iter().chain(words).map(str::to_owned).collect();
         Task { work: Work::Run { program, arguments }, limit: group.limit, alone: group.alone }
     }

@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use aya::EbpfLoader;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::KernelVersion;
 use weave_ebpf::flow::{
@@ -92,12 +93,7 @@ impl Ebpf {
         for directory in [&maps, &links] {
             std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
-        let mut object = aya::EbpfLoader::new()
-            .default_map_pin_directory(&maps)
-            // Linux 5.11, commit d05512618056: bpf_ktime_get_coarse_ns.
-            .override_global("COARSE_CLOCK", &u32::from(is_at_least(5, 11)), true)
-            .load(object)
-            .context("cannot load the BPF object")?;
+        let mut object = loader().default_map_pin_directory(&maps).load(object).context("cannot load the BPF object")?;
         for hook in Hook::ALL {
             let program = program(&mut object, hook)?;
             verify(program).with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
@@ -465,6 +461,17 @@ fn maps_path(pins: &Path) -> PathBuf {
 fn program(object: &mut aya::Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
     let program = object.program_mut(hook.program()).with_context(|| format!("the BPF object has no program {}", hook.program()))?;
     Ok(program.try_into()?)
+}
+
+/// A loader that tells the programs what this kernel has.
+pub fn loader<'a>() -> EbpfLoader<'a> {
+    let told = |there| if there { &1u32 } else { &0u32 };
+    let mut loader = EbpfLoader::new();
+    // Linux 5.11, commit d05512618056: bpf_ktime_get_coarse_ns.
+    loader.override_global("COARSE_CLOCK", told(is_at_least(5, 11)), true);
+    // Linux 6.0, commit 26101f5ab6bd: a tunnel key's local address.
+    loader.override_global("LOCAL_IN_KEY", told(is_at_least(6, 0)), true);
+    loader
 }
 
 /// Loads a program. The verifier stops with EAGAIN when the thread has a signal to see to (Linux 4.20, commit
