@@ -125,18 +125,3 @@ fn signal_all(pids: &[Pid], signal: Signal) -> Result<()> {
     }
     Ok(())
 }
-
-fn feed(command: &mut Command, text: &str) -> Result<()> {
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| not_started(command, error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read to the end says why on its standard error.
-        let _ = stdin.write_all(text.as_bytes());
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        bail!("`{}` failed: {}\n{text}", crate::process::line(command), complaint.trim());
-    }
-    Ok(())
-}

@@ -22,6 +22,7 @@ use crate::trampoline;
 use crate::wires::Wires;
 use crate::world::{SHORTS, World};
 
+/// On an emulated processor fewer are enough, if other machines do all: `PROGRAMS_WORLDS`.
 const WORLDS: usize = 40;
 const PACKETS: usize = 250;
 /// How far the coarse clock, by which the kernel notes the last match, may be behind: a busy machine loses timer ticks.
@@ -95,15 +96,19 @@ fn the_programs_do_what_the_library_says() {
     if !tells_local() {
         println!("no packets for from_vxlan: they need Linux 6.0 (the local address in a tunnel key)");
     }
+    let worlds = env::var("PROGRAMS_WORLDS").map_or(WORLDS, |worlds| worlds.parse().unwrap());
     private(move |pins| {
         let mut bench = Bench::new(pins);
         let mut rng = StdRng::seed_from_u64(seed);
         let mut counts = vec![0; bench.maps.counts().len()];
-        for number in 0..WORLDS {
+        for number in 0..worlds {
             let world = World::generate(&mut rng, &bench.wires);
             compare_world(&mut bench, world, &mut rng, &mut counts, &format!("PROGRAMS_SEED={seed}, world {number}"));
         }
-        nothing_was_left_out(&counts);
+        // Fewer make every case, but not each time.
+        if worlds >= WORLDS {
+            nothing_was_left_out(&counts);
+        }
     });
 }
 

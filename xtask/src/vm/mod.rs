@@ -39,7 +39,7 @@ const WHOLE: Duration = Duration::from_secs(480);
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// What to boot, and what to run there.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Options {
     /// Kernels to boot; all, if none is named
     kernels: Vec<String>,
@@ -261,6 +261,7 @@ fn wanted<'a>(matrix: &'a Matrix, options: &Options) -> Result<Vec<(usize, &'a G
 fn environment() -> Vec<(String, String)> {
     let agent = image::in_guest(Path::new("weave-agent")).display().to_string();
     let fixed = [("PATH", "/usr/bin"), ("HOME", "/root"), ("CI", "true"), ("RUST_BACKTRACE", "0"), ("LC_ALL", "C")];
+    let fixed = fixed.into_iter().chain([("PROGRAMS_WORLDS", "6"), ("WEAVE_LAB_DIR", "/run/lab")]);
     let fixed = fixed.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    fixed.into_iter().chain([("WEAVE_AGENT".to_owned(), agent)]).collect()
+    fixed.chain([("WEAVE_AGENT".to_owned(), agent)]).collect()
 }
