@@ -62,6 +62,12 @@ pub(crate) fn one_cpu() {
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 }
 
+/// Whether the processor is a program itself, a hundred times as slow (`cargo xtask vm` says so): figures mean little, and
+/// there is no time for many.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var_os("PROGRAMS_EMULATED").is_some()
+}
+
 /// No router solicitations and the like among the test's packets.
 fn quiet() {
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();

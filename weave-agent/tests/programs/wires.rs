@@ -2,7 +2,7 @@
 
 use nix::net::if_::if_nametoindex;
 
-use crate::place::{Elsewhere, ip, run, wait_for_carrier};
+use crate::place::{Elsewhere, ip, wait_for_carrier};
 
 pub(crate) const TUNNEL_PORT: u16 = 6784;
 pub(crate) const PORTS: usize = 4;

@@ -173,7 +173,7 @@ impl<'a> Bench<'a> {
 
     fn boot(&self, name: &str, kernel: &Unpacked, accelerator: Accelerator, tasks: Vec<Task>) -> Result<(Heard, Logs)> {
         let longest = tasks.iter().map(|task| task.limit).max().unwrap_or_default();
-        let orders = Orders { modules: Vec::new(), env: environment(), tasks, workers: PROCESSORS };
+        let orders = Orders { modules: Vec::new(), env: environment(accelerator), tasks, workers: PROCESSORS };
         let initrd = self.dir.join(format!("{name}.cpio"));
         image::write(&initrd, &self.base, kernel, &self.matrix.modules, &orders)?;
         let logs = Logs { kernel: self.dir.join(format!("{name}.kernel.log")), guest: self.dir.join(format!("{name}.log")) };
@@ -258,10 +258,11 @@ fn wanted<'a>(matrix: &'a Matrix, options: &Options) -> Result<Vec<(usize, &'a G
 }
 
 /// Of everything that runs in a guest.
-fn environment() -> Vec<(String, String)> {
+fn environment(accelerator: Accelerator) -> Vec<(String, String)> {
     let agent = image::in_guest(Path::new("weave-agent")).display().to_string();
     let fixed = [("PATH", "/usr/bin"), ("HOME", "/root"), ("CI", "true"), ("RUST_BACKTRACE", "0"), ("LC_ALL", "C")];
-    let fixed = fixed.into_iter().chain([("PROGRAMS_WORLDS", "6"), ("WEAVE_LAB_DIR", "/run/lab")]);
+    let slow = (accelerator == Accelerator::Tcg).then_some(("PROGRAMS_EMULATED", "1"));
+    let fixed = fixed.into_iter().chain([("WEAVE_LAB_DIR", "/run/lab")]).chain(slow);
     let fixed = fixed.map(|(name, value)| (name.to_owned(), value.to_owned()));
     fixed.chain([("WEAVE_AGENT".to_owned(), agent)]).collect()
 }
