@@ -48,7 +48,7 @@ pub struct Group {
     #[serde(default)]
     pub except: Vec<String>,
     /// One test has so many seconds.
-    #[serde(default = "a_minute")]
+    #[serde(default = "two_minutes")]
     pub limit: u64,
     /// One test at a time, and nothing else meanwhile.
     #[serde(default)]
@@ -64,8 +64,8 @@ pub struct Group {
     pub on_purpose: bool,
 }
 
-fn a_minute() -> u64 {
-    60
+fn two_minutes() -> u64 {
+    120
 }
 
 impl Matrix {

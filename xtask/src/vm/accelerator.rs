@@ -65,6 +65,7 @@ fn probe(dir: &Path, image: &Path, initrd: &Path) -> Result<(Accelerator, String
     logs.remove();
     Ok(match ending {
         Ending::Done => (Accelerator::Kvm, "kvm".to_owned()),
-        ending => (Accelerator::Tcg, format!("tcg: a guest on kvm did not get through ({ending:?})")),
+        Ending::Died(why) => (Accelerator::Tcg, format!("tcg, for a guest on kvm dies ({why})")),
+        ending => (Accelerator::Tcg, format!("tcg, for a guest on kvm does not get through ({ending:?})")),
     })
 }

@@ -103,8 +103,18 @@ impl Machine<'_> {
             }
         };
         drop(child);
-        let kernel = fs::read(&self.logs.kernel).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        Ok(Heard { ending: transcript.ending(stopped, &kernel), transcript, kernel })
+        let kernel = written(&self.logs.kernel);
+        let ending = match transcript.ending(stopped, &kernel) {
+            Ending::Died(last) => Ending::Died(self.emulator_complaint().unwrap_or(last)),
+            ending => ending,
+        };
+        Ok(Heard { ending, transcript, kernel })
+    }
+
+    /// Why the emulator ended, if it said so.
+    fn emulator_complaint(&self) -> Option<String> {
+        let text = written(&self.logs.emulator());
+        text.lines().find(|line| line.starts_with(EMULATOR)).map(str::to_owned)
     }
 
     fn start(&self) -> Result<Child> {
@@ -118,6 +128,11 @@ impl Machine<'_> {
         let errors = File::create(self.logs.emulator())?;
         command.stderr(errors).spawn().map_err(|error| process::not_started(&command, error))
     }
+}
+
+/// What is in a log; nothing, if it is not there.
+fn written(log: &Path) -> String {
+    fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// A machine that ends with us.

@@ -34,7 +34,7 @@ use crate::workspace::Workspace;
 /// What the command itself calls.
 const PROGRAMS: [&str; 7] = ["qemu-system-x86_64", "depmod", "dpkg-deb", "xz", "zstd", "strip", "ldd"];
 /// One kernel: what hangs must not hold the others up for ever.
-const WHOLE: Duration = Duration::from_secs(480);
+const WHOLE: Duration = Duration::from_secs(900);
 /// A guest says when a test begins and ends, so it is silent for no longer than the longest test; and a bit.
 const SILENCE: Duration = Duration::from_secs(45);
 

@@ -10,6 +10,9 @@ use super::kernels;
 use super::machine::Heard;
 use crate::progress::step;
 
+/// What is broken, how, and whether it was seen.
+type Case = (&'static str, Vec<Task>, fn(&Heard) -> bool);
+
 /// Boots the kernel once for each thing that can go wrong.
 pub(super) fn run(bench: &Bench<'_>, kernels: &[Kernel], anew: bool) -> Result<bool> {
     let mut good = true;
@@ -19,7 +22,7 @@ pub(super) fn run(bench: &Bench<'_>, kernels: &[Kernel], anew: bool) -> Result<b
         let accelerator = bench.accelerator(&unpacked)?;
         let invalid = bench.tests.iter().map(|test| bench.task(test)).collect();
         let broken = |work| vec![Task { work, limit: 5, alone: true }];
-        let cases: [(&str, Vec<Task>, fn(&Heard) -> bool); 3] = [
+        let cases: [Case; 3] = [
             ("a program that the verifier refuses", invalid, is_refused),
             ("a kernel that panics", broken(Work::Panic), |heard| matches!(&heard.ending, Ending::Panic(_))),
             ("a guest that hangs", broken(Work::Hang), |heard| matches!(&heard.ending, Ending::Hang(_))),

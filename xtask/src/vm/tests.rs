@@ -1,6 +1,7 @@
 //! The test programs: built, and asked what tests they have.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -27,12 +28,10 @@ pub(super) fn find(workspace: &Workspace, groups: &[(usize, &Group)]) -> Result<
     let mut programs = BTreeMap::new();
     let mut tests = Vec::new();
     for &(index, group) in groups {
-        let key = (group.package.as_str(), group.test.as_str());
-        if !programs.contains_key(&key) {
-            let program = build(workspace, group)?;
-            programs.insert(key, program);
-        }
-        let program = &programs[&key];
+        let program = match programs.entry((group.package.as_str(), group.test.as_str())) {
+            Entry::Occupied(built) => built.into_mut(),
+            Entry::Vacant(place) => place.insert(build(workspace, group)?),
+        };
         let names: Vec<_> = list(program, group.on_purpose)?.into_iter().filter(|name| group.takes(name)).collect();
         ensure!(!names.is_empty(), "no test of {} {} is in group {}", group.package, group.test, group.name);
         tests.extend(names.into_iter().map(|name| Test { group: index, name, program: program.clone() }));

@@ -1,8 +1,6 @@
 //! The first process of a virtual machine: makes a system of what the kernel unpacked, carries its orders out, and says
 //! what came of each.
 
-#![expect(clippy::disallowed_methods, reason = "it watches over processes in real time")]
-
 mod say;
 mod system;
 mod tasks;
