@@ -9,7 +9,7 @@ mod selftest;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -91,6 +91,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         list(&matrix);
         return Ok(true);
     }
+    let _alone = alone(&workspace.own("vm"))?;
     if is_root() {
         let wanted = PROGRAMS.iter().copied().chain(matrix.programs.iter().map(String::as_str));
         step("programs that guests and their tests use", || packages::install_missing(&wanted.collect::<Vec<_>>()))?;
@@ -113,6 +114,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         println!("{}", Value::from(reports.iter().map(Report::json).collect::<Vec<_>>()));
     }
     Ok(reports.iter().all(Report::is_good))
+}
+
+/// Two at once would write the same files: the second one waits.
+fn alone(dir: &Path) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }
 
 fn list(matrix: &Matrix) {
