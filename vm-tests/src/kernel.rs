@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use crate::vm::console::SKIPPED;
+use crate::vm::console::{LEFT_OUT, SKIPPED};
 
 /// Whether the running kernel is of this release of Linux or a later one.
 pub fn is_at_least(major: u32, minor: u32) -> bool {
@@ -17,6 +17,15 @@ pub fn has(feature: &str, (major, minor): (u32, u32)) -> bool {
     let there = is_at_least(major, minor);
     if !there {
         println!("{SKIPPED}needs Linux {major}.{minor} ({feature})");
+    }
+    there
+}
+
+/// Whether a part of a test can run; if not, it is said to be left out, and to need this release.
+pub fn has_for(part: &str, feature: &str, (major, minor): (u32, u32)) -> bool {
+    let there = is_at_least(major, minor);
+    if !there {
+        println!("{LEFT_OUT}{part}: needs Linux {major}.{minor} ({feature})");
     }
     there
 }

@@ -7,6 +7,9 @@ use super::orders::{End, Said};
 /// What a test that cannot run here writes, before the reason.
 pub const SKIPPED: &str = "skipped: ";
 
+/// What a test that can run here only in part writes, before what it left out and why.
+pub const LEFT_OUT: &str = "left out: ";
+
 /// Why nothing more came from a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
@@ -102,6 +105,11 @@ impl Transcript {
     /// What a task wrote.
     pub fn lines(&self, task: usize) -> &[String] {
         self.tasks.get(task).map_or(&[], |heard| &heard.lines)
+    }
+
+    /// What a task left out of itself.
+    pub fn left_out(&self, task: usize) -> impl Iterator<Item = &str> {
+        self.lines(task).iter().filter_map(|line| line.strip_prefix(LEFT_OUT))
     }
 
     /// How long a task took.
@@ -215,6 +223,8 @@ mod tests {
         let skip = [wrote("skipped: needs Linux 6.6 (TCX)"), ended(End::Exit(0))];
         assert_eq!(transcript(&skip).verdict(0), Verdict::Skipped("needs Linux 6.6 (TCX)".to_owned()));
         assert_eq!(transcript(&skip).verdict(1), Verdict::NotRun);
+        let part = [wrote("left out: IPv6: needs Linux 6.3"), ended(End::Exit(0))];
+        assert_eq!(transcript(&part).left_out(0).collect::<Vec<_>>(), ["IPv6: needs Linux 6.3"]);
         assert_eq!(transcript(&[ended(End::Exit(0))]).verdict(0), Verdict::Passed);
     }
 

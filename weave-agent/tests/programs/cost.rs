@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use aya::programs::SchedClassifier;
 use aya::sys::{Stats, enable_stats};
+use vm_tests::kernel::has_for;
 use weave_agent::datapath::{Action, Op};
 use weave_agent::peer::ShortId;
 use weave_ebpf::flow::{Config, Flow, FlowKey, INGRESS_TUNNEL, Mac, Source, action, feature, port, vni};
 use weave_ebpf::vxlan::{self, Fields};
 
 use crate::context::Context;
-use crate::host::{Host, writes_headers};
+use crate::host::Host;
 use crate::kernel::{Kernel, Maps, run};
 use crate::place::{is_emulated, one_cpu, private, private_async};
 use crate::trampoline;
@@ -46,7 +47,8 @@ fn the_verifier_has_no_trouble_with_any_program() {
             let translated = info.size_translated().unwrap() / 8;
             // Linux 5.16, commit aba64c7da983.
             let Some(verified) = info.verified_instruction_count() else {
-                println!("{name:16} unknown: no count before Linux 5.16, {translated:12} in the program");
+                println!("{name:16}     ? instructions processed by the verifier, {translated:5} in the program");
+                has_for("the verifier's count of instructions", "verified_insns", (5, 16));
                 continue;
             };
             let remark = if verified > WANTED_INSTRUCTIONS { " (more than wanted)" } else { "" };
@@ -67,8 +69,7 @@ fn what_a_packet_costs() {
         let frame = frame();
         println!("ns per run, without the {} ns that a run of nothing takes:", measure(&nothing, &frame, 0));
         for (what, name, packet, code) in cases(&frame) {
-            if what == TO_PEER && !writes_headers() {
-                println!("{name:14} {what:34} not measured: needs Linux 5.13 (ENCAP_L2_ETH)");
+            if what == TO_PEER && !has_for("what a packet to a peer costs", "ENCAP_L2_ETH", (5, 13)) {
                 continue;
             }
             let program = kernel.program(name);

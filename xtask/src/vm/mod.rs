@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 use vm_tests::is_root;
-use vm_tests::vm::console::{SKIPPED, warnings};
+use vm_tests::vm::console::{LEFT_OUT, SKIPPED, warnings};
 use vm_tests::vm::matrix::{Group, Kernel, Matrix};
 use vm_tests::vm::orders::{Orders, Said, Task, Work};
 
@@ -226,13 +226,17 @@ impl<'a> Bench<'a> {
             return false;
         };
         let figures = self.matrix.group[test.group].show.iter().any(|part| test.name.contains(part.as_str()));
-        figures && !["", ".", "running 1 test"].contains(&line) && !line.starts_with("test ") && !line.starts_with(SKIPPED)
+        figures
+            && !["", ".", "running 1 test"].contains(&line)
+            && ![SKIPPED, LEFT_OUT, "test "].iter().any(|prefix| line.starts_with(prefix))
     }
 
     fn report(&self, kernel: &Kernel, unpacked: &Unpacked, heard: Heard, logs: &Logs, took: Duration) -> Report {
         let mut cells: Vec<_> = self.matrix.group.iter().map(|group| Cell::of(&group.name)).collect();
         for (index, test) in self.tests.iter().enumerate() {
-            cells[test.group].add(&test.name, heard.transcript.verdict(index));
+            let cell = &mut cells[test.group];
+            cell.add(&test.name, heard.transcript.verdict(index));
+            cell.left_out.extend(heard.transcript.left_out(index).map(str::to_owned));
         }
         let ran: BTreeSet<_> = self.tests.iter().map(|test| &self.matrix.group[test.group].name).collect();
         cells.retain(|cell| ran.contains(&cell.group));

@@ -1,6 +1,6 @@
 //! What came of the kernels: lines as they come, and the table at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub(super) struct Cell {
     /// Name and reason.
     pub(super) failed: Vec<(String, String)>,
     pub(super) not_run: usize,
+    /// Parts of tests that cannot run there, and why.
+    pub(super) left_out: BTreeSet<String>,
 }
 
 impl Cell {
@@ -119,7 +121,7 @@ impl Report {
 
 fn cell_json(cell: &Cell) -> Value {
     let failed: serde_json::Map<_, _> = cell.failed.iter().map(|(test, why)| (test.clone(), json!(why))).collect();
-    json!({ "passed": cell.passed, "skipped": cell.skipped, "failed": failed, "not_run": cell.not_run })
+    json!({ "passed": cell.passed, "skipped": cell.skipped, "failed": failed, "not_run": cell.not_run, "left_out": cell.left_out })
 }
 
 /// The table, and below it all that it has no room for.
@@ -146,6 +148,7 @@ fn notes(report: &Report, text: &mut String) {
     report.trouble().into_iter().for_each(&mut note);
     for cell in &report.cells {
         cell.failed.iter().for_each(|(test, why)| note(format!("FAILED {test}: {why}")));
+        cell.left_out.iter().for_each(|what| note(format!("left out of {}: {what}", cell.group)));
         let partly = cell.passed + cell.failed.len() > 0;
         cell.skipped.iter().filter(|_| partly).for_each(|(why, count)| note(format!("{count} of {} skipped: {why}", cell.group)));
     }
