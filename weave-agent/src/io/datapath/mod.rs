@@ -2,6 +2,7 @@
 
 pub mod choice;
 pub mod ebpf;
+pub mod odp;
 pub mod userspace;
 
 mod entry;

@@ -1,0 +1,3 @@
+//! The openvswitch module.
+
+pub mod wire;
