@@ -18,6 +18,7 @@ mod wires;
 mod cases;
 mod frames;
 mod host;
+mod odp;
 mod stream;
 mod tap;
 

@@ -1,3 +1,5 @@
 //! The openvswitch module.
 
+pub mod kernel;
+pub mod socket;
 pub mod wire;
