@@ -6,6 +6,7 @@ pub mod odp;
 pub mod userspace;
 
 mod entry;
+mod tables;
 
 use std::net::Ipv4Addr;
 

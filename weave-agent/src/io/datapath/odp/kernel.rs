@@ -13,6 +13,8 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 /// The module, in the namespace that it was opened in.
 pub struct Kernel {
     socket: Socket,
+    /// For frames, which nobody waits for.
+    frames: Socket,
     datapath: u16,
     vport: Family,
     flow: u16,
@@ -42,7 +44,7 @@ impl Kernel {
         let datapath = socket.family("ovs_datapath")?.id;
         let (vport, flow) = (socket.family("ovs_vport")?, socket.family("ovs_flow")?.id);
         let packet = socket.family("ovs_packet")?.id;
-        Ok(Self { socket, datapath, vport, flow, packet })
+        Ok(Self { socket, frames: Socket::open()?, datapath, vport, flow, packet })
     }
 
     /// The number of the multicast group that vports' comings and goings are told to.
@@ -244,12 +246,12 @@ impl Kernel {
     pub fn execute(&self, datapath: u32, frame: &[u8], actions: &[Act]) -> io::Result<()> {
         let attributes =
             Build::default().put(packet::PACKET, frame).nest(packet::KEY, Build::default()).nest(packet::ACTIONS, put_actions(actions));
-        self.socket.tell(self.message(self.packet, packet::EXECUTE, Kind::Quietly, datapath, attributes))
+        self.frames.tell(self.message(self.packet, packet::EXECUTE, Kind::Quietly, datapath, attributes))
     }
 
     /// How many frames the kernel would not execute since this was asked last.
     pub fn refused(&self) -> u64 {
-        self.socket.refused()
+        self.frames.refused()
     }
 
     fn message(&self, family: u16, command: u8, kind: Kind, datapath: u32, attributes: Build) -> Request {

@@ -19,7 +19,7 @@ use super::cut::{self, Cut};
 use super::outbox::{Body, Datagram, Outbox};
 use super::received::{Place, Received, Said};
 use super::sockets::{self, Tunnel};
-use super::tables::Tables;
+use crate::io::datapath::tables::Tables;
 use super::view::{NO_UPSTREAM, Tunnelled, View, hash};
 use super::virtio::Virtio;
 use crate::datapath::{Frame, Upcall};

@@ -28,7 +28,7 @@ mod tunnel {
 }
 
 /// The fields that are there. In a mask, one that is not there is not looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fields {
     /// Number of the port that it came in by.
     pub in_port: Option<u32>,
@@ -45,7 +45,7 @@ pub struct Fields {
 }
 
 /// A VLAN tag.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vlan {
     /// Priority, "there is a tag" (0x1000) and VLAN id; as a mask, which of these count.
     pub tci: u16,
@@ -54,7 +54,7 @@ pub struct Vlan {
 }
 
 /// Outer headers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tunnel {
     /// The network identifier.
     pub id: Option<u64>,
