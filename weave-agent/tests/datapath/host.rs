@@ -68,8 +68,7 @@ impl Kind {
             }
             Self::Odp => {
                 ip(&format!("link del {vxlan}"));
-                let kept = pins.with_extension("odp");
-                let (datapath, upcalls) = Odp::open(&odp::Options { tunnel_port: TUNNEL_PORT, kept }).unwrap();
+                let (datapath, upcalls) = Odp::open(&odp::Options { tunnel_port: TUNNEL_PORT, kept: None }).unwrap();
                 (Box::new(datapath), upcalls)
             }
             Self::Userspace => {
@@ -95,8 +94,13 @@ pub(crate) struct Host {
 impl Host {
     /// Four ports and two underlay interfaces; three neighbours; an own tree to all of them.
     pub(crate) fn new(kind: Kind, pins: &Path) -> Self {
+        Self::with(kind, |vxlan| kind.open(&pins.join("host"), vxlan))
+    }
+
+    /// The same with a datapath that was opened in another way.
+    pub(crate) fn with(kind: Kind, open: impl FnOnce(&str) -> (Box<dyn Datapath>, Upcalls)) -> Self {
         let wires = Wires::make();
-        let (datapath, upcalls) = kind.open(&pins.join("host"), "vx");
+        let (datapath, upcalls) = open("vx");
         let (capture, containers, underlay) = wires.outside.enter(|| {
             let containers = (0..PORTS).map(|port| Sender::open(&format!("c{port}"))).collect();
             (Capture::open(), containers, (0..2).map(|underlay| Sender::open(&format!("w{underlay}"))).collect())
@@ -104,6 +108,17 @@ impl Host {
         let mut host = Self { kind, wires, datapath, upcalls, capture, containers, underlay };
         host.settle();
         host
+    }
+
+    /// The agent dies. One that has nothing to do with these interfaces stands in until the next one comes.
+    pub(crate) fn close(&mut self) {
+        let (nobody, upcalls) = Userspace::open(TUNNEL_PORT + 1).unwrap();
+        self.reopen(Box::new(nobody), upcalls);
+    }
+
+    /// The next one comes.
+    pub(crate) fn reopen(&mut self, datapath: Box<dyn Datapath>, upcalls: Upcalls) {
+        (self.datapath, self.upcalls) = (datapath, upcalls);
     }
 
     fn settle(&mut self) {

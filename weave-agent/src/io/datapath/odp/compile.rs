@@ -193,7 +193,7 @@ impl Sight<'_> {
             pattern.0.ethertype = Some(tag);
             pattern.0.vlan = Some(Vlan { tci: TAGGED, inner: Vec::new() });
             pattern.1.ethertype = Some(u16::MAX);
-            pattern.1.vlan = Some(Vlan { tci: TAGGED, inner: Vec::new() });
+            pattern.1.vlan = Some(Vlan { tci: TAGGED, inner: any_ethertype() });
         }
         Some(pattern)
     }
@@ -217,6 +217,14 @@ impl Sight<'_> {
         (key.ethernet, mask.ethernet) = (Some([NONE; 2]), Some([NONE; 2]));
         (key, mask)
     }
+}
+
+/// In a mask: what is behind the tag may be anything. The module takes a list with nothing in it for none, and then the tag
+/// for a mistake; so it has one field, no bit of which counts.
+fn any_ethertype() -> Vec<u8> {
+    const LEN: u16 = 6;
+    const ETHERTYPE: u16 = 6;
+    [LEN.to_ne_bytes(), ETHERTYPE.to_ne_bytes(), [0; 2], [0; 2]].concat()
 }
 
 /// What comes out of the tunnel: number and the bits of it that count; addresses (source, ours) if these do. The module wants

@@ -115,18 +115,18 @@ impl Slot {
     }
 }
 
-/// The file.
+/// The file, if it shall be kept.
 #[derive(Clone, Debug)]
-pub(super) struct Keeper(PathBuf);
+pub(super) struct Keeper(Option<PathBuf>);
 
 impl Keeper {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: Option<PathBuf>) -> Self {
         Self(path)
     }
 
     /// What was kept of this datapath; what cannot be read is as if it were not there.
     pub(super) fn read(&self, datapath: u32) -> Option<Told> {
-        let told: Told = postcard::from_bytes(&fs::read(&self.0).ok()?).ok()?;
+        let told: Told = postcard::from_bytes(&fs::read(self.0.as_ref()?).ok()?).ok()?;
         (told.layout == LAYOUT && told.datapath == datapath).then_some(told)
     }
 
@@ -135,10 +135,11 @@ impl Keeper {
     /// # Errors
     /// When the directory takes no file.
     pub(super) fn write(&self, told: &Told) -> io::Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
         let bytes = postcard::to_stdvec(told).map_err(io::Error::other)?;
-        let new = self.0.with_extension("new");
+        let new = path.with_extension("new");
         fs::write(&new, bytes)?;
-        fs::rename(&new, &self.0)
+        fs::rename(&new, path)
     }
 }
 
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn what_was_kept_is_what_was_said_of_the_same_datapath() {
         let dir = tempfile::tempdir().unwrap();
-        let keeper = Keeper::new(dir.path().join("odp"));
+        let keeper = Keeper::new(Some(dir.path().join("odp")));
         assert_eq!(keeper.read(3), None);
         keeper.write(&told()).unwrap();
         assert_eq!((keeper.read(3), keeper.read(4)), (Some(told()), None));

@@ -58,8 +58,8 @@ const BATCHES: usize = 64;
 pub struct Options {
     /// UDP port of the tunnel.
     pub tunnel_port: u16,
-    /// Where to keep what the module cannot.
-    pub kept: PathBuf,
+    /// Where to keep what the module cannot; without it the next agent begins with nothing but the flows it can make sense of.
+    pub kept: Option<PathBuf>,
 }
 
 /// The module's datapath.
@@ -171,11 +171,27 @@ fn adopt_ports(kernel: &Kernel, datapath: u32, tunnel_port: u16, pids: [u32; CHA
     Ok(ports)
 }
 
+/// Whether the kernel has the module, which it loads if it can.
+///
+/// # Errors
+/// Why not.
+pub fn probe() -> Result<()> {
+    Kernel::open().map(drop).map_err(explain)
+}
+
+/// Whether our datapath is there: its own interface tells, without loading a module to ask.
+pub fn is_there() -> bool {
+    if_nametoindex(DATAPATH).is_ok()
+}
+
 /// Deletes our datapath with its ports and flows, and nothing of anybody else's; `false` if there was none.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn leave() -> io::Result<bool> {
+    if !is_there() {
+        return Ok(false);
+    }
     match Kernel::open() {
         Ok(kernel) => kernel.delete_datapath(DATAPATH),
         // What cannot be asked for has nothing.
