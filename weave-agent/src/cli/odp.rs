@@ -63,7 +63,9 @@ pub enum Vports {
         json: bool,
     },
     /// Make one
-    #[command(after_help = "Frames that no flow matches are dropped.\n\nExample: weave-agent odp vport add lab vxlan0 --type vxlan --port 4789")]
+    #[command(
+        after_help = "Frames that no flow matches are dropped.\n\nExample: weave-agent odp vport add lab vxlan0 --type vxlan --port 4789"
+    )]
     Add {
         /// Name of the datapath
         datapath: String,

@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::bpffs;
-use super::datapath::{ebpf, odp};
 use super::datapath::userspace::shield;
+use super::datapath::{ebpf, odp};
 use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX, nat, ports};
 use super::paths::Paths;
 
@@ -28,7 +28,9 @@ pub async fn remove_everything(paths: &Paths) -> Removed {
     done.nat().await;
     done.shield();
     done.pins(&paths.pins());
-    done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.log.1" | "agent.latest" | "agent.odp" | "agent.new"));
+    done.files(&paths.run, |name| {
+        matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.log.1" | "agent.latest" | "agent.odp" | "agent.new")
+    });
     done.files(&paths.state, is_kept);
     done
 }

@@ -164,7 +164,8 @@ async fn start(
 ) -> anyhow::Result<()> {
     let Kept { store, state, settings, passwords, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
-    let Opened { datapath, upcalls, vxlan, why } = choice::open(config.datapath, &choice::Place { host: &host, paths, tunnel_port: config.tunnel_port() }).await?;
+    let Opened { datapath, upcalls, vxlan, why } =
+        choice::open(config.datapath, &choice::Place { host: &host, paths, tunnel_port: config.tunnel_port() }).await?;
     let mut carrier = Carrier::new(datapath);
     let (sleeve, heard) = start_sleeve(&config, &store).await;
     if let Some(sleeve) = &sleeve {

@@ -6,8 +6,8 @@ use weave_agent::addr::Mac;
 use weave_agent::datapath::{Action, Op};
 use weave_agent::io::datapath::odp::kernel::{Kernel, Wanted};
 use weave_agent::io::datapath::odp::socket::Socket;
-use weave_agent::io::datapath::odp::{self, DATAPATH, Odp};
 use weave_agent::io::datapath::odp::wire::{Act, Fields, Flow, Packet, PacketCommand, VportKind};
+use weave_agent::io::datapath::odp::{self, DATAPATH, Odp};
 use weave_ebpf::flow::vni;
 use weave_ebpf::vxlan::{RELAY_TTL, TTL};
 
@@ -88,8 +88,8 @@ fn each_kind_of_frame_of_a_flow_goes_by_a_flow_of_the_module_s_own() {
         for frame in [&plain, &with_tag(&plain)] {
             for _ in 0..3 {
                 host.send_from(0, frame);
+                host.expect(vec![host.at_container(1, frame)]);
             }
-            host.expect(vec![host.at_container(1, frame); 3]);
         }
         let packets: Vec<_> = in_module().iter().map(|flow| flow.packets).collect();
         // The first tagged one came up.
@@ -183,7 +183,10 @@ fn what_an_agent_left_goes_on_and_is_the_next_one_s() {
         let flows = host.datapath.flows().unwrap();
         assert_eq!(flows.iter().map(|flow| (flow.packets, flow.idle.is_some())).collect::<Vec<_>>(), [(2, true); 2], "{flows:?}");
         let adopted = host.datapath.adopted().unwrap().unwrap();
-        assert_eq!((adopted.short, adopted.slots.len(), adopted.sources.len(), adopted.flood_ports), (Some(short(OWN)), 3, 3, host.ports()));
+        assert_eq!(
+            (adopted.short, adopted.slots.len(), adopted.sources.len(), adopted.flood_ports),
+            (Some(short(OWN)), 3, 3, host.ports())
+        );
         assert!(adopted.sources.iter().any(|(remote, _)| *remote == address(2)));
         host.send_from(0, &to_peer);
         host.expect(vec![seen[1].clone()]);
@@ -210,8 +213,38 @@ fn flows_with_actions_that_we_do_not_know_are_listed() {
         }
         let flows = kernel.flows(datapath, false).unwrap();
         assert_eq!(flows.len(), 5);
-        assert!(flows.iter().all(|flow| matches!(flow.actions.as_slice(), [Act::Other(5, _), Act::Other(13, _), Act::Output(_)])), "{flows:?}");
+        assert!(
+            flows.iter().all(|flow| matches!(flow.actions.as_slice(), [Act::Other(5, _), Act::Other(13, _), Act::Output(_)])),
+            "{flows:?}"
+        );
         assert!(kernel.delete_flow(datapath, &flows[0]).unwrap() && !kernel.delete_flow(datapath, &flows[0]).unwrap());
         assert_eq!(kernel.flows(datapath, false).unwrap().len(), 4);
+    });
+}
+
+/// Open vSwitch's tools change a datapath's features when they open it; anybody may delete the tunnel's interface.
+#[test]
+fn what_others_do_to_our_datapath_is_undone() {
+    if !Kind::Odp.is_there() {
+        return;
+    }
+    private_async(|pins| async move {
+        let mut host = Host::new(Kind::Odp, &pins);
+        let kernel = module().unwrap();
+        let before = kernel.find_datapath(DATAPATH).unwrap().unwrap();
+        kernel.set_features(DATAPATH, before.features | 8).unwrap();
+        let is_as_before = || Ok(kernel.find_datapath(DATAPATH).unwrap().unwrap().features == before.features);
+        vm_tests::wait_for("the features", crate::host::SOON, is_as_before).unwrap();
+        let frame = udp(1, container(2));
+        host.cache(0, &frame, Action::Peer(short(2)));
+        ip(&format!("link del vxlan-{TUNNEL_PORT}"));
+        let is_there = || Ok(kernel.vports(before.ifindex).unwrap().iter().any(|port| port.kind == VportKind::Vxlan));
+        vm_tests::wait_for("the tunnel", crate::host::SOON, is_there).unwrap();
+        host.send_from(0, &frame);
+        host.expect(vec![host.on_wire(2, outgoing(host.wires.underlay_mac, 2, vni(2, OWN.into()), TTL, &frame))]);
+        let back = udp(9, container(1));
+        host.cache_peer(2, &back, Action::Port(host.port(0)));
+        host.arrive(0, &tunnelled(host.wires.underlay_mac, 2, vni(OWN.into(), 2), TTL, &back));
+        host.expect(vec![host.at_container(0, &back)]);
     });
 }

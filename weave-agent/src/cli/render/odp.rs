@@ -124,7 +124,9 @@ fn act_value(action: &Act) -> Value {
         Act::Output(port) => json!({ "output": port }),
         Act::SetTunnel(set) => json!({ "tunnel": tunnel(set) }),
         Act::Userspace { pid, cookie } => json!({ "userspace": { "pid": pid, "cookie": hex(cookie) } }),
-        Act::CheckLength { at_most, fits, larger } => json!({ "length": { "at_most": at_most, "fits": list(fits), "larger": list(larger) } }),
+        Act::CheckLength { at_most, fits, larger } => {
+            json!({ "length": { "at_most": at_most, "fits": list(fits), "larger": list(larger) } })
+        }
         Act::Other(kind, value) => json!({ "other": { "attribute": kind, "value": hex(value) } }),
     }
 }
@@ -159,12 +161,19 @@ mod tests {
     #[test]
     fn a_flow_is_a_line() {
         let strange = Flow { actions: vec![Act::Other(12, vec![1, 0xfe]), Act::Userspace { pid: 5, cookie: vec![1] }], ..Flow::default() };
-        insta::assert_snapshot!(flows(&[flow(), strange, Flow::default()]), @"");
+        insta::assert_snapshot!(flows(&[flow(), strange, Flow::default()]), @r"
+        in_port(1),tunnel(id=0x1002,src=10.0.0.2,dst=10.0.0.1),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02) packets:7 bytes:700 actions:length(<=1464:tunnel(id=0x1002,src=10.0.0.2,dst=10.0.0.1,ttl=64,port=6784,df),output(1);else:)
+        in_port(-) packets:0 bytes:0 actions:action-12(01fe),userspace(5)
+        in_port(-) packets:0 bytes:0 actions:drop
+        ");
     }
 
     #[test]
     fn a_flow_is_json() {
         let value = flow_value(&flow());
-        assert_eq!((&value["packets"], &value["key"]["tunnel"]["id"], &value["actions"][0]["length"]["at_most"]), (&json!(7), &json!(0x1002), &json!(1_464)));
+        assert_eq!(
+            (&value["packets"], &value["key"]["tunnel"]["id"], &value["actions"][0]["length"]["at_most"]),
+            (&json!(7), &json!(0x1002), &json!(1_464))
+        );
     }
 }

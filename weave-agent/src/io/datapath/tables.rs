@@ -17,8 +17,8 @@ use weave_ebpf::sleeve;
 use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path};
 
-use crate::datapath::{self, Action, FlowEntry, Op, PeerRoute, TunnelKind};
 use super::{UPCALL_BURST, UPCALL_RATE, entry};
+use crate::datapath::{self, Action, FlowEntry, Op, PeerRoute, TunnelKind};
 use crate::peer::ShortId;
 
 /// As many as the kernel's table takes.

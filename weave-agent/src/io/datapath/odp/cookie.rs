@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn what_was_said_is_understood_and_what_others_said_is_not() {
-        for cookie in [Cookie::TooBig, Cookie::Drop(DropReason::TooBig), Cookie::Sleeve { to: 4_000, origin: 7, ttl: 64 }, Cookie::Heartbeat] {
+        for cookie in
+            [Cookie::TooBig, Cookie::Drop(DropReason::TooBig), Cookie::Sleeve { to: 4_000, origin: 7, ttl: 64 }, Cookie::Heartbeat]
+        {
             assert_eq!(Cookie::read(&cookie.bytes()), Some(cookie));
         }
         for bytes in [&[][..], &[0; 8], &[3; 5], &[2, 0, 0xff, 0xff, 0, 0, 0, 0]] {

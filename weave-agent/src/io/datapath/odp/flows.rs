@@ -70,7 +70,9 @@ impl Flows {
         let made = self.kernel.add_flows(self.datapath, [wanted(ufid, &record)])?;
         let refused = made.into_iter().find_map(Result::err);
         if let Some(error) = refused {
-            return Err(error).with_context(|| format!("the module refuses a flow: {:?} mask {:?} actions {:?}", record.key, record.mask, record.actions));
+            return Err(error).with_context(|| {
+                format!("the module refuses a flow: {:?} mask {:?} actions {:?}", record.key, record.mask, record.actions)
+            });
         }
         self.cache.insert(ufid, record);
         Ok(())

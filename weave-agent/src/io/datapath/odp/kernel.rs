@@ -4,18 +4,30 @@ use std::io;
 
 use super::socket::{Socket, collect};
 use super::wire::object::{datapath, flow, packet, vport};
-use super::wire::{Act, Answer, Build, Datapath, Family, Fields, Flow, Kind, Request, Vport, VportKind, command, put_actions};
+use super::wire::{Act, Answer, Build, Datapath, Family, Fields, Flow, Kind, Request, Said, Vport, VportKind, command, put_actions};
 
 /// A new vport's socket may wait for an old one of its UDP port, which goes a moment after its vport.
 const TRIES: u32 = 50;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Of a datapath whose vports have several upcall sockets each.
+pub(super) const FEATURES: u32 = datapath::UNALIGNED | datapath::VPORT_PIDS;
+
+/// What became of something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A datapath was made or changed.
+    Datapath(Datapath),
+    /// A vport was deleted, or its interface.
+    VportGone(Vport),
+}
 
 /// The module, in the namespace that it was opened in.
 pub struct Kernel {
     socket: Socket,
     /// For frames, which nobody waits for.
     frames: Socket,
-    datapath: u16,
+    datapath: Family,
     vport: Family,
     flow: u16,
     packet: u16,
@@ -41,15 +53,53 @@ impl Kernel {
     /// `NotFound` without the module.
     pub fn open() -> io::Result<Self> {
         let socket = Socket::open()?;
-        let datapath = socket.family("ovs_datapath")?.id;
+        let datapath = socket.family("ovs_datapath")?;
         let (vport, flow) = (socket.family("ovs_vport")?, socket.family("ovs_flow")?.id);
         let packet = socket.family("ovs_packet")?.id;
         Ok(Self { socket, frames: Socket::open()?, datapath, vport, flow, packet })
     }
 
-    /// The number of the multicast group that vports' comings and goings are told to.
-    pub fn vport_events(&self) -> Option<u32> {
-        self.vport.group("ovs_vport")
+    /// A socket that hears what becomes of datapaths and vports, whoever does it.
+    ///
+    /// # Errors
+    /// When the kernel gives none.
+    pub fn events(&self) -> io::Result<Socket> {
+        let socket = Socket::open()?;
+        let groups = [self.datapath.group("ovs_datapath"), self.vport.group("ovs_vport")];
+        groups.into_iter().flatten().try_for_each(|group| socket.join(group))?;
+        Ok(socket)
+    }
+
+    /// What an event says; `None` if it is of something else.
+    pub fn event(&self, answer: &Answer<'_>) -> Option<Event> {
+        let (command, datapath, attributes) = answer.of_datapath()?;
+        match answer.said {
+            Said::Message { family, .. } if family == self.datapath.id && command != command::DELETE => {
+                Datapath::read(datapath, attributes).map(Event::Datapath)
+            }
+            Said::Message { family, .. } if family == self.vport.id && command == command::DELETE => {
+                Vport::read(datapath, attributes).map(Event::VportGone)
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives a datapath the features that it was made with: whoever opens one with Open vSwitch's tools changes them, and
+    /// with them who is told of misses.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn restore_features(&self, name: &str) -> io::Result<()> {
+        self.set_features(name, FEATURES)
+    }
+
+    /// Gives a datapath features (`OVS_DP_F_…`).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_features(&self, name: &str, features: u32) -> io::Result<()> {
+        let attributes = Build::default().put_text(datapath::NAME, name).put(datapath::FEATURES, &features.to_ne_bytes());
+        self.done(self.datapath.id, command::SET, 0, attributes)
     }
 
     /// All datapaths of the namespace.
@@ -58,7 +108,7 @@ impl Kernel {
     /// What the kernel says.
     pub fn datapaths(&self) -> io::Result<Vec<Datapath>> {
         let mut all = Vec::new();
-        self.dump(self.datapath, 0, Build::default(), |answer| collect(answer, Datapath::read, &mut all))?;
+        self.dump(self.datapath.id, 0, Build::default(), |answer| collect(answer, Datapath::read, &mut all))?;
         Ok(all)
     }
 
@@ -68,7 +118,7 @@ impl Kernel {
     /// What else the kernel says.
     pub fn find_datapath(&self, name: &str) -> io::Result<Option<Datapath>> {
         let attributes = Build::default().put_text(datapath::NAME, name);
-        found(self.one(self.datapath, command::GET, Kind::Do { echo: true }, 0, attributes, Datapath::read))
+        found(self.one(self.datapath.id, command::GET, Kind::Do { echo: true }, 0, attributes, Datapath::read))
     }
 
     /// Makes a datapath, whose vports have several upcall sockets each.
@@ -79,8 +129,8 @@ impl Kernel {
         let attributes = Build::default()
             .put_text(datapath::NAME, name)
             .put(datapath::UPCALL_PID, &[0; 4])
-            .put(datapath::FEATURES, &(datapath::UNALIGNED | datapath::VPORT_PIDS).to_ne_bytes());
-        self.one(self.datapath, command::NEW, Kind::Create, 0, attributes, Datapath::read)
+            .put(datapath::FEATURES, &FEATURES.to_ne_bytes());
+        self.one(self.datapath.id, command::NEW, Kind::Create, 0, attributes, Datapath::read)
     }
 
     /// Deletes a datapath with all its vports and flows; `false` if there was none.
@@ -89,7 +139,7 @@ impl Kernel {
     /// What the kernel says.
     pub fn delete_datapath(&self, name: &str) -> io::Result<bool> {
         let attributes = Build::default().put_text(datapath::NAME, name);
-        let done = self.done(self.datapath, command::DELETE, 0, attributes);
+        let done = self.done(self.datapath.id, command::DELETE, 0, attributes);
         Ok(found(done.map(|()| true))?.unwrap_or(false))
     }
 

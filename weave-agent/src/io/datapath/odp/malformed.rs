@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
-use socket2::{Domain, Socket, SockFilter, Type};
+use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::io::net::sys;
 

@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 
 use self::kept::{Keeper, Told};
-use self::kernel::Kernel;
+use self::kernel::{FEATURES, Kernel};
 use self::malformed::Malformed;
 use self::plane::Plane;
 use self::ports::{CHANNELS, Ports};
@@ -95,6 +95,11 @@ impl Odp {
             None => (Told::new(datapath.ifindex), false),
         };
         let (sender, upcalls) = Upcalls::channel(BATCHES);
+        // Opened before anything is looked at: nothing goes unheard between the two.
+        let events = kernel.events().context("cannot hear what becomes of the datapath")?;
+        if datapath.features != FEATURES {
+            kernel.restore_features(DATAPATH)?;
+        }
         let ports = adopt_ports(&kernel, datapath.ifindex, options.tunnel_port, pids)?;
         let mut plane = Plane::new(kernel, datapath.ifindex, ports, options.tunnel_port, sender)?;
         for order in told.orders() {
@@ -102,7 +107,8 @@ impl Odp {
         }
         plane.adopt()?;
         let shared = Arc::new(Shared::new(plane));
-        let workers = sockets.into_iter().map(|socket| Worker::upcalls(&shared, socket)).collect::<Result<_>>()?;
+        let mut workers: Vec<_> = sockets.into_iter().map(|socket| Worker::upcalls(&shared, socket)).collect::<Result<_>>()?;
+        workers.push(Worker::events(&shared, events)?);
         let odp = Self {
             shared,
             _workers: workers,

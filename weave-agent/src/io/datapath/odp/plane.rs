@@ -18,7 +18,7 @@ use super::cache::{Of, Record};
 use super::compile::{Sight, Variant, variant_of};
 use super::cookie::Cookie;
 use super::flows::{Flows, all_of_port};
-use super::kernel::Kernel;
+use super::kernel::{Event, FEATURES, Kernel};
 use super::pieces::pieces;
 use super::ports::Ports;
 use super::tap::Device;
@@ -175,7 +175,8 @@ impl Plane {
             self.forget_port(dead)?;
         }
         // What was said to go there before it came.
-        let waiting = self.flows.cache.those(|record| matches!(record.action, Action::Flood(_)) || record.action == Action::Port(PortId(ifindex)));
+        let waiting =
+            self.flows.cache.those(|record| matches!(record.action, Action::Flood(_)) || record.action == Action::Port(PortId(ifindex)));
         self.compile_again(&waiting)
     }
 
@@ -293,6 +294,35 @@ impl Plane {
         if let Some(packet) = Packet::read(command, attributes) {
             self.take_packet(&packet);
         }
+    }
+
+    /// Something became of the module's datapaths or ports.
+    pub(super) fn heard(&mut self, answer: &Answer<'_>) {
+        match self.flows.kernel.event(answer) {
+            Some(Event::Datapath(changed)) if changed.ifindex == self.flows.datapath && changed.features != FEATURES => {
+                tracing::warn!("somebody changed the openvswitch datapath {}: it is as it was", changed.name);
+                if let Err(error) = self.flows.kernel.restore_features(&changed.name) {
+                    tracing::error!(%error, "frames that no flow matches are lost");
+                }
+            }
+            Some(Event::VportGone(gone)) if gone.datapath == self.flows.datapath && gone.number == self.ports.vxlan() => {
+                tracing::warn!("somebody deleted {}: it is made anew", gone.name);
+                if let Err(error) = self.mend_tunnel(&gone) {
+                    tracing::error!("there is no tunnel: {error:#}");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Its number may be another one now, so that all flows are looked at anew.
+    fn mend_tunnel(&mut self, gone: &Vport) -> Result<()> {
+        let port = Some(self.tables.config.port as u16);
+        let made =
+            self.flows.kernel.add_vport(self.flows.datapath, VportKind::Vxlan, &gone.name, port, &[self.ports.pid_of(gone.number)])?;
+        self.ports.set_vxlan(made.number);
+        self.forget_switched()?;
+        self.listen_to_heartbeats()
     }
 
     fn take_packet(&mut self, packet: &Packet<'_>) {

@@ -42,6 +42,10 @@ impl Ports {
         self.numbers.iter().find(|(_, known)| **known == number).map(|(ifindex, _)| *ifindex)
     }
 
+    pub(super) fn set_vxlan(&mut self, number: u32) {
+        self.vxlan = number;
+    }
+
     /// Number of the tunnel's port.
     pub(super) fn vxlan(&self) -> u32 {
         self.vxlan

@@ -73,6 +73,18 @@ impl Worker {
         })
     }
 
+    /// Hears what others do with our datapath.
+    pub(super) fn events(shared: &Arc<Shared>, socket: Socket) -> Result<Self> {
+        let shared = shared.clone();
+        Self::start(move |end| {
+            while is_ready(socket.as_fd(), end) {
+                let mut plane = shared.lock_after_others();
+                // What was lost here is seen again with the next event.
+                let _ = socket.receive(|answer| Some(plane.heard(answer)));
+            }
+        })
+    }
+
     /// Takes what the sleeve brings.
     pub(super) fn sleeve(shared: &Arc<Shared>, device: Arc<Device>) -> Result<Self> {
         let shared = shared.clone();

@@ -19,11 +19,11 @@ use super::cut::{self, Cut};
 use super::outbox::{Body, Datagram, Outbox};
 use super::received::{Place, Received, Said};
 use super::sockets::{self, Tunnel};
-use crate::io::datapath::tables::Tables;
 use super::view::{NO_UPSTREAM, Tunnelled, View, hash};
 use super::virtio::Virtio;
 use crate::datapath::{Frame, Upcall};
 use crate::frame::{VIRTIO_HEADER_LEN, tcp_segments_for, virtio_header, virtio_header_of};
+use crate::io::datapath::tables::Tables;
 use crate::io::net::sys;
 use crate::peer::ShortId;
 
