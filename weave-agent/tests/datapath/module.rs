@@ -73,7 +73,7 @@ fn in_module() -> Vec<Flow> {
     let kernel = module().unwrap();
     let datapath = kernel.find_datapath(DATAPATH).unwrap().unwrap();
     let flows = kernel.flows(datapath.ifindex, false).unwrap().into_iter();
-    flows.filter(|flow| !matches!(flow.actions.as_slice(), [Act::Userspace { .. }])).collect()
+    flows.filter(|flow| !matches!(flow.actions.as_slice(), [Act::Userspace { .. }, ..])).collect()
 }
 
 #[test]
@@ -171,6 +171,12 @@ fn what_an_agent_left_goes_on_and_is_the_next_one_s() {
         }
         let seen = [host.at_container(1, &to_port), host.on_wire(2, on_wire.clone())];
         host.expect([seen.clone(), seen.clone()].concat());
+        // Nobody is there to answer a heartbeat, but the module.
+        let mut request = vec![0; 500];
+        request[12..16].copy_from_slice(&[0x88, 0xb5, 1, 1]);
+        host.arrive(0, &tunnelled(macs, 2, vni(OWN.into(), 2), TTL, &request));
+        let turned = [&request[..12], &[0x81, 0, 1, 2], &request[12..60]].concat();
+        host.expect(vec![host.on_wire(2, outgoing(macs, 2, vni(2, OWN.into()), TTL, &turned))]);
         // Somebody else's flow in our datapath, and a datapath of somebody else's.
         let kernel = module().unwrap();
         let ours = kernel.find_datapath(DATAPATH).unwrap().unwrap().ifindex;
@@ -208,13 +214,13 @@ fn flows_with_actions_that_we_do_not_know_are_listed() {
             let key = Fields { in_port: Some(number as u32), ethernet: Some([Mac(container(1)), Mac(container(2))]), ..Fields::default() };
             let mask = Fields { in_port: Some(u32::MAX), ethernet: Some([Mac([0xff; 6]); 2]), ..Fields::default() };
             // POP_VLAN, and TRUNC to 60 bytes.
-            let actions = [Act::Other(5, Vec::new()), Act::Other(13, 60u32.to_ne_bytes().to_vec()), Act::Output(frame.len() as u32)];
+            let actions = [Act::Other(5, Vec::new()), Act::Truncate(60), Act::Output(frame.len() as u32)];
             kernel.add_plain_flow(datapath, &key, &mask, &actions).unwrap();
         }
         let flows = kernel.flows(datapath, false).unwrap();
         assert_eq!(flows.len(), 5);
         assert!(
-            flows.iter().all(|flow| matches!(flow.actions.as_slice(), [Act::Other(5, _), Act::Other(13, _), Act::Output(_)])),
+            flows.iter().all(|flow| matches!(flow.actions.as_slice(), [Act::Other(5, _), Act::Truncate(60), Act::Output(_)])),
             "{flows:?}"
         );
         assert!(kernel.delete_flow(datapath, &flows[0]).unwrap() && !kernel.delete_flow(datapath, &flows[0]).unwrap());

@@ -68,6 +68,8 @@ fn act(action: &Act) -> String {
     match action {
         Act::Output(port) => format!("output({port})"),
         Act::SetTunnel(tunnel) => format!("tunnel({})", tunnel_text(tunnel)),
+        Act::PushVlan { kind, tci } => format!("push-vlan({kind:#06x},{tci:#06x})"),
+        Act::Truncate(len) => format!("truncate({len})"),
         Act::Userspace { pid, .. } => format!("userspace({pid})"),
         Act::CheckLength { at_most, fits, larger } => format!("length(<={at_most}:{};else:{})", acts(fits), acts(larger)),
         Act::Other(kind, value) => format!("action-{kind}({})", hex(value)),
@@ -123,6 +125,8 @@ fn act_value(action: &Act) -> Value {
     match action {
         Act::Output(port) => json!({ "output": port }),
         Act::SetTunnel(set) => json!({ "tunnel": tunnel(set) }),
+        Act::PushVlan { kind, tci } => json!({ "push_vlan": { "ethertype": kind, "tci": tci } }),
+        Act::Truncate(len) => json!({ "truncate": len }),
         Act::Userspace { pid, cookie } => json!({ "userspace": { "pid": pid, "cookie": hex(cookie) } }),
         Act::CheckLength { at_most, fits, larger } => {
             json!({ "length": { "at_most": at_most, "fits": list(fits), "larger": list(larger) } })

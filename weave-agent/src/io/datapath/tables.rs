@@ -130,6 +130,11 @@ impl Tables {
         self.sources.insert(remote.octets(), Source { local: local.octets(), short, flags });
     }
 
+    /// Who may send tunnel frames.
+    pub(super) fn sources(&self) -> Vec<Ipv4Addr> {
+        self.sources.keys().map(|address| Ipv4Addr::from(*address)).collect()
+    }
+
     /// What is known of an outer source.
     pub(super) fn neighbour(&self, remote: Ipv4Addr) -> Option<Source> {
         self.sources.get(&remote.octets()).copied()

@@ -29,8 +29,8 @@ const MOST_BLANKETS: usize = 256;
 pub(super) enum Of {
     /// A flow of the switch's, for frames of one kind.
     Flow(FlowKey, Variant),
-    /// All heartbeats for us.
-    Heartbeats,
+    /// Heartbeats of a neighbour, or what its module makes of ours.
+    Heartbeats(Ipv4Addr, bool),
     /// All that comes from an address, which is dropped.
     Blanket(Ipv4Addr),
     /// All that comes by the sleeve's device with this number: a socket takes it before.
@@ -61,7 +61,7 @@ impl Record {
         let (kind, target) = number(self.action);
         let of = match self.of {
             Of::Flow(..) => 1,
-            Of::Heartbeats => 2,
+            Of::Heartbeats(..) => 2,
             Of::Blanket(_) => 3,
             Of::Silence(_) => 4,
         };
@@ -155,7 +155,7 @@ impl Cache {
         match of {
             Of::Flow(key, _) => self.variants(key).count() < MOST_VARIANTS,
             Of::Blanket(_) => self.blankets < MOST_BLANKETS,
-            Of::Heartbeats | Of::Silence(_) => true,
+            Of::Heartbeats(..) | Of::Silence(_) => true,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use weave_ebpf::fastpath::{self, Tables as _, tunnel_vni};
+use weave_ebpf::fastpath::{self, HEARTBEAT_REPLY, Tables as _, tunnel_vni};
 use weave_ebpf::flow::{FlowKey, INGRESS_TUNNEL, Ipv4, PeerSlot, short_ids, slot, source};
 use weave_ebpf::packet::ETHERNET;
 use weave_ebpf::stats::{Counter, DropReason};
@@ -24,6 +24,11 @@ use crate::peer::ShortId;
 const TAG: u32 = 4;
 /// "There is a tag", in its control information; the module wants to be asked for that bit exactly.
 const TAGGED: u16 = 0x1000;
+const VLAN: u16 = 0x8100;
+/// Version and kind of a heartbeat's reply, as the id of a VLAN.
+const REPLY: u16 = 1 << 8 | HEARTBEAT_REPLY as u16;
+/// Bytes of a heartbeat that are sent back.
+const SMALLEST: u32 = 60;
 const ALL: Mac = Mac([0xff; 6]);
 const NONE: Mac = Mac([0; 6]);
 
@@ -180,7 +185,7 @@ impl Sight<'_> {
         let mut pattern = if key.ingress == INGRESS_TUNNEL {
             let local = self.tables.source(key.outer_src)?.local;
             let addresses = (Ipv4Addr::from(key.outer_src), local.into());
-            from_tunnel(self.ports.vxlan(), (key.vni.into(), u64::MAX), Some(addresses), variant.ttl)
+            from_tunnel(self.ports.vxlan(), (key.vni.into(), u64::MAX), addresses, variant.ttl)
         } else {
             let mask = Fields { in_port: Some(u32::MAX), ..Fields::default() };
             (Fields { in_port: Some(self.ports.number(key.ingress)?), ..Fields::default() }, mask)
@@ -198,19 +203,32 @@ impl Sight<'_> {
         Some(pattern)
     }
 
-    /// All heartbeats for us: they have a socket of their own, or a flood from a neighbour would starve them.
-    pub(super) fn heartbeats(&self) -> (Fields, Fields, Vec<Act>) {
-        let own = u64::from(tunnel_vni(self.tables.config.short, 0));
-        let (mut key, mut mask) = from_tunnel(self.ports.vxlan(), (own, tunnel_vni(0xfff, 0).into()), None, None);
-        (key.ethernet, mask.ethernet) = (Some([NONE; 2]), Some([ALL; 2]));
-        let ask = Act::Userspace { pid: self.ports.heartbeat_pid(), cookie: Cookie::Heartbeat.bytes() };
-        (key, mask, vec![ask])
+    /// Heartbeats of a neighbour for us, or what its module makes of ours (`turned`). They have a socket of their own, or a
+    /// flood from that neighbour would starve them. The module answers, too: agents come and go, and a tunnel is as good as
+    /// what carries its frames. It can change no byte, but put a tag between two; see `switch::heartbeat`.
+    pub(super) fn heartbeats(&self, remote: Ipv4Addr, turned: bool) -> Option<(Fields, Fields, Vec<Act>)> {
+        let neighbour = self.tables.neighbour(remote).filter(|source| source.flags & source::SEALED == 0)?;
+        let own = self.tables.config.short;
+        let key = FlowKey { vni: tunnel_vni(own, neighbour.short), outer_src: remote.octets(), ..FlowKey::default() };
+        let (key, mask) = self.pattern(&key, Variant { tag: turned.then_some(VLAN), ttl: None })?;
+        let mut actions = vec![Act::Userspace { pid: self.ports.heartbeat_pid(), cookie: Cookie::Heartbeat.bytes() }];
+        if !turned {
+            actions.extend([Act::PushVlan { kind: VLAN, tci: TAGGED | REPLY }, Act::Truncate(SMALLEST)]);
+            actions.extend(self.send(&self.back(neighbour.local, remote.octets()), tunnel_vni(neighbour.short, own), TTL).ok()?);
+        }
+        Some((key, mask, actions))
+    }
+
+    /// The way to who sent something here, to our own UDP port.
+    pub(super) fn back(&self, local: Ipv4, remote: Ipv4) -> PeerSlot {
+        let port = self.tables.config.port as u16;
+        vxlan::slot(&vxlan::Path { local, remote, port, mtu: u16::MAX.into(), next_hop: Some((0, [0; 6], [0; 6])) })
     }
 
     /// All that comes from one address.
     pub(super) fn blanket(&self, remote: Ipv4Addr) -> (Fields, Fields) {
         let any = Ipv4Addr::BROADCAST;
-        let (mut key, mut mask) = from_tunnel(self.ports.vxlan(), (0, 0), Some((remote, any)), None);
+        let (mut key, mut mask) = from_tunnel(self.ports.vxlan(), (0, 0), (remote, any), None);
         if let Some(tunnel) = &mut mask.tunnel {
             tunnel.dst = Some(Ipv4Addr::UNSPECIFIED);
         }
@@ -227,19 +245,13 @@ fn any_ethertype() -> Vec<u8> {
     [LEN.to_ne_bytes(), ETHERTYPE.to_ne_bytes(), [0; 2], [0; 2]].concat()
 }
 
-/// What comes out of the tunnel: number and the bits of it that count; addresses (source, ours) if these do. The module wants
-/// a destination and a TTL in every key.
-fn from_tunnel(vxlan: u32, id: (u64, u64), addresses: Option<(Ipv4Addr, Ipv4Addr)>, ttl: Option<u8>) -> (Fields, Fields) {
-    let exactly = |_| Ipv4Addr::BROADCAST;
-    let (src, dst) = addresses.unwrap_or((Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST));
+/// What comes out of the tunnel: number and the bits of it that count; source and our address. The module wants a destination
+/// and a TTL in every key.
+fn from_tunnel(vxlan: u32, id: (u64, u64), (src, dst): (Ipv4Addr, Ipv4Addr), ttl: Option<u8>) -> (Fields, Fields) {
+    let exactly = Some(Ipv4Addr::BROADCAST);
     let key = Tunnel { id: Some(id.0), src: Some(src), dst: Some(dst), ttl: Some(ttl.unwrap_or(TTL)), ..Tunnel::default() };
-    let mask = Tunnel {
-        id: Some(id.1),
-        src: Some(addresses.map_or(Ipv4Addr::UNSPECIFIED, exactly)),
-        dst: Some(addresses.map_or(Ipv4Addr::UNSPECIFIED, exactly)),
-        ttl: Some(ttl.map_or(0, |_| u8::MAX)),
-        ..Tunnel::default()
-    };
+    let ttl = Some(ttl.map_or(0, |_| u8::MAX));
+    let mask = Tunnel { id: Some(id.1), src: exactly, dst: exactly, ttl, ..Tunnel::default() };
     let fields = |in_port, tunnel| Fields { in_port: Some(in_port), tunnel: Some(tunnel), ..Fields::default() };
     (fields(vxlan, key), fields(u32::MAX, mask))
 }

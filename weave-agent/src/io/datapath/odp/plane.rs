@@ -149,7 +149,11 @@ impl Plane {
         let before = self.tables.neighbour(remote);
         self.tables.apply(op)?;
         // An order that says nothing new costs nothing.
-        if before == self.tables.neighbour(remote) { Ok(()) } else { self.forget(&ufids) }
+        if before == self.tables.neighbour(remote) {
+            return Ok(());
+        }
+        self.forget(&ufids)?;
+        self.listen_to(remote)
     }
 
     /// Takes over what an earlier agent left in the module, once the tables are as it left them.
@@ -159,9 +163,24 @@ impl Plane {
         self.listen_to_heartbeats()
     }
 
-    pub(super) fn listen_to_heartbeats(&mut self) -> Result<()> {
-        let (key, mask, actions) = Sight { tables: &self.tables, ports: &self.ports }.heartbeats();
-        self.flows.replace(&self.tables, Of::Heartbeats, (key, mask), actions, DropReason::Switch)
+    fn listen_to_heartbeats(&mut self) -> Result<()> {
+        let sources = self.tables.sources();
+        sources.into_iter().try_for_each(|remote| self.listen_to(remote))
+    }
+
+    /// Or no longer, if it is no neighbour.
+    fn listen_to(&mut self, remote: Ipv4Addr) -> Result<()> {
+        for turned in [false, true] {
+            let of = Of::Heartbeats(remote, turned);
+            match (Sight { tables: &self.tables, ports: &self.ports }).heartbeats(remote, turned) {
+                Some((key, mask, actions)) => self.flows.replace(&self.tables, of, (key, mask), actions, DropReason::Switch)?,
+                None => {
+                    let before: Vec<_> = self.flows.cache.find(&of).into_iter().collect();
+                    self.forget(&before)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes frames from an interface.
@@ -403,16 +422,9 @@ impl Plane {
         if let Some(kind) = reply.get_mut(HEARTBEAT_KIND) {
             *kind = HEARTBEAT_REPLY;
         }
-        let config = &self.tables.config;
-        let path = vxlan::Path {
-            local: local.octets(),
-            remote: remote.octets(),
-            port: config.port as u16,
-            mtu: u32::from(u16::MAX),
-            next_hop: Some((0, [0; 6], [0; 6])),
-        };
         let sight = Sight { tables: &self.tables, ports: &self.ports };
-        match sight.send(&vxlan::slot(&path), tunnel_vni(to, config.short), TTL) {
+        let back = sight.back(local.octets(), remote.octets());
+        match sight.send(&back, tunnel_vni(to, self.tables.config.short), TTL) {
             Ok(actions) => self.carry_out(&reply, &actions),
             Err(reason) => self.tables.drop(reason),
         }

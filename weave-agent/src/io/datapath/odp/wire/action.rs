@@ -6,6 +6,9 @@ use super::fields::Tunnel;
 const OUTPUT: u16 = 1;
 const USERSPACE: u16 = 2;
 const SET: u16 = 3;
+const PUSH_VLAN: u16 = 4;
+/// Linux 4.8, commit f2a4d086ed4c.
+const TRUNCATE: u16 = 13;
 /// Linux 5.2, commit 4d5ec89fc8d1.
 const CHECK_LENGTH: u16 = 21;
 /// Within [`SET`].
@@ -27,6 +30,15 @@ pub enum Act {
     Output(u32),
     /// The next outputs to tunnels have these outer headers.
     SetTunnel(Tunnel),
+    /// A VLAN tag is put into it.
+    PushVlan {
+        /// EtherType of the tag.
+        kind: u16,
+        /// Priority, 0x1000 ("there is a tag"; not sent so), VLAN id.
+        tci: u16,
+    },
+    /// The next output sends no more than so many bytes of it.
+    Truncate(u32),
     /// Up to user space: the socket with this netlink port id, which is told the cookie.
     Userspace {
         /// Port id of the socket.
@@ -61,6 +73,11 @@ fn one(kind: u16, value: &[u8], depth: u32) -> Option<Act> {
     match kind {
         OUTPUT => number(value).map(Act::Output),
         SET => find(TUNNEL).map(|tunnel| Act::SetTunnel(Tunnel::read(tunnel, true))),
+        PUSH_VLAN => {
+            let [a, b, c, d] = *value.first_chunk()?;
+            Some(Act::PushVlan { kind: u16::from_be_bytes([a, b]), tci: u16::from_be_bytes([c, d]) })
+        }
+        TRUNCATE => number(value).map(Act::Truncate),
         // With more than these two it is kept whole.
         USERSPACE if Attributes(value).all(|(kind, _)| kind == PID || kind == COOKIE) => {
             Some(Act::Userspace { pid: number(find(PID)?)?, cookie: find(COOKIE).unwrap_or_default().to_vec() })
@@ -79,6 +96,8 @@ pub fn put_actions(actions: &[Act]) -> Build {
     actions.iter().fold(Build::default(), |list, action| match action {
         Act::Output(port) => list.put(OUTPUT, &port.to_ne_bytes()),
         Act::SetTunnel(tunnel) => list.nest(SET, Build::default().nest(TUNNEL, tunnel.build())),
+        Act::PushVlan { kind, tci } => list.put(PUSH_VLAN, &[kind.to_be_bytes(), tci.to_be_bytes()].concat()),
+        Act::Truncate(len) => list.put(TRUNCATE, &len.to_ne_bytes()),
         Act::Userspace { pid, cookie } => list.nest(USERSPACE, Build::default().put(PID, &pid.to_ne_bytes()).put(COOKIE, cookie)),
         Act::CheckLength { at_most, fits, larger } => {
             let lists = Build::default().put(AT_MOST, &at_most.to_ne_bytes());
@@ -98,6 +117,8 @@ pub(super) mod tests {
         vec![
             Act::Output(2),
             Act::SetTunnel(tunnel.clone()),
+            Act::PushVlan { kind: 0x8100, tci: 0x1102 },
+            Act::Truncate(60),
             Act::Userspace { pid: 0x5000_0000, cookie: vec![1, 2, 3] },
             Act::CheckLength {
                 at_most: 1_500,
