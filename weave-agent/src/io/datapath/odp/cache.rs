@@ -96,8 +96,11 @@ fn number(action: Action) -> (u8, u32) {
     }
 }
 
+/// A flow of the switch's that one of the module's was made for.
+pub(super) type Meant = (FlowKey, Variant, Action);
+
 /// What an earlier agent's flow was for, and what the switch had said; `None` if it is not ours.
-pub(super) fn meant(flow: &Flow, ports: &Ports) -> Option<(Ufid, Option<(FlowKey, Variant, Action)>)> {
+pub(super) fn meant(flow: &Flow, ports: &Ports) -> Option<(Ufid, Option<Meant>)> {
     let ufid: Ufid = flow.ufid.as_deref()?.try_into().ok()?;
     if ufid[..2] != MARK {
         return None;

@@ -90,10 +90,10 @@ impl Sight<'_> {
         match action {
             Action::Drop(reason) => compiled.drop(reason),
             Action::Port(port) if port.0 == key.ingress => compiled.drop(DropReason::Reflected),
-            Action::Port(port) => self.to_port(port, &mut compiled),
+            Action::Port(port) => self.deliver(port, &mut compiled),
             Action::Peer(to) => {
                 compiled.by_ttl = is_tunnel;
-                self.to_peer(way, to, origin, is_tunnel, &mut compiled);
+                self.address(way, to, origin, is_tunnel, &mut compiled);
             }
             Action::Flood(of) => {
                 compiled.by_ttl = is_tunnel && !self.tables.hops(of.get().into()).is_empty();
@@ -113,7 +113,7 @@ impl Sight<'_> {
             && origin != self.tables.config.short
     }
 
-    fn to_port(&self, port: PortId, compiled: &mut Compiled) {
+    fn deliver(&self, port: PortId, compiled: &mut Compiled) {
         match self.ports.number(port.0) {
             Some(number) => compiled.actions.push(Act::Output(number)),
             None => compiled.drop(DropReason::Kernel),
@@ -121,7 +121,7 @@ impl Sight<'_> {
     }
 
     /// One copy for a peer. `alone`: nothing else is done with the frame, so that its sender is told if it is too big.
-    fn to_peer(&self, way: Way, to: ShortId, origin: u32, is_tunnel: bool, compiled: &mut Compiled) {
+    fn address(&self, way: Way, to: ShortId, origin: u32, is_tunnel: bool, compiled: &mut Compiled) {
         let larger = if is_tunnel { Cookie::Drop(DropReason::TooBig) } else { Cookie::TooBig };
         if let Err(reason) = self.copy(way, to.get().into(), origin, larger, compiled) {
             compiled.drop(reason);
@@ -163,7 +163,7 @@ impl Sight<'_> {
         }
         compiled.counts.push(Counter::Flooded.index());
         for &port in self.tables.flood_ports.iter().filter(|port| **port != way.ingress) {
-            self.to_port(PortId(port), compiled);
+            self.deliver(PortId(port), compiled);
         }
         let hops = self.tables.hops(origin);
         if way.ttl.is_none() && !hops.is_empty() {

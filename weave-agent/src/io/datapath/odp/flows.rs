@@ -1,6 +1,6 @@
 //! The module's flows, made and changed as the switch's are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use weave_ebpf::flow::FlowKey;
 use weave_ebpf::stats::DropReason;
 
-use super::cache::{Cache, Of, Record, Ufid, meant};
+use super::cache::{Cache, Meant, Of, Record, Ufid, meant};
 use super::compile::{Compiled, Sight, Variant};
 use super::kernel::{Kernel, Wanted};
 use super::ports::Ports;
@@ -137,7 +137,7 @@ impl Flows {
 
     /// What the module has counted since. Flows that somebody else deleted are forgotten.
     pub(super) fn harvest(&mut self, tables: &Tables) -> io::Result<()> {
-        let mut absent: std::collections::BTreeSet<Ufid> = self.cache.iter().map(|(ufid, _)| *ufid).collect();
+        let mut absent: BTreeSet<Ufid> = self.cache.iter().map(|(ufid, _)| *ufid).collect();
         for flow in self.kernel.flows(self.datapath, true)? {
             let Some(ufid) = flow.ufid.as_deref().and_then(|ufid| Ufid::try_from(ufid).ok()) else { continue };
             absent.remove(&ufid);
@@ -188,14 +188,7 @@ impl Flows {
         self.compile_again(Sight { tables, ports }, &all)
     }
 
-    fn adopt_one(
-        &mut self,
-        tables: &mut Tables,
-        ports: &Ports,
-        ufid: &Ufid,
-        flow: &Flow,
-        (key, variant, action): (FlowKey, Variant, Action),
-    ) -> Result<()> {
+    fn adopt_one(&mut self, tables: &mut Tables, ports: &Ports, ufid: &Ufid, flow: &Flow, (key, variant, action): Meant) -> Result<()> {
         let Some(mut now) = record(Sight { tables, ports }, &key, action, variant) else { bail!("not what would be made now") };
         if now.ufid() != *ufid {
             bail!("made in another way");

@@ -6,7 +6,9 @@
 //!
 //! The datapath, its ports and flows outlive the agent; what the module cannot keep is in a file ([`kept`]).
 
+mod attach;
 mod cache;
+mod carriage;
 mod compile;
 mod cookie;
 mod flows;

@@ -12,18 +12,18 @@ use weave_ebpf::fastpath::{self, HEARTBEAT_KIND, HEARTBEAT_REPLY, TunnelKey, Ver
 use weave_ebpf::flow::{FlowKey, INGRESS_TUNNEL, Ipv4, short_ids, slot, upcall};
 use weave_ebpf::sleeve::Prefix;
 use weave_ebpf::stats::{Counter, DropReason};
-use weave_ebpf::vxlan::{self, TTL, vxlan_header};
+use weave_ebpf::vxlan::{TTL, vxlan_header};
 
-use super::cache::{Of, Record};
+use super::cache::Of;
 use super::compile::{Sight, Variant, variant_of};
 use super::cookie::Cookie;
-use super::flows::{Flows, all_of_port};
+use super::flows::Flows;
 use super::kernel::{Event, FEATURES, Kernel};
 use super::pieces::pieces;
 use super::ports::Ports;
 use super::tap::Device;
 use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel, Vport, VportKind};
-use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, PortId, Upcall};
+use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, Upcall};
 use crate::io::datapath::tables::Tables;
 use crate::io::datapath::userspace::received::Said;
 use crate::io::datapath::userspace::view::Tunnelled;
@@ -36,8 +36,8 @@ pub(super) struct Plane {
     pub(super) tables: Tables,
     pub(super) ports: Ports,
     pub(super) flows: Flows,
-    sleeve: Option<Arc<Device>>,
-    frames: RawSender,
+    pub(super) sleeve: Option<Arc<Device>>,
+    pub(super) frames: RawSender,
     upcalls: Sender<Vec<Upcall>>,
     /// Those of this batch.
     asked: Vec<Upcall>,
@@ -111,12 +111,12 @@ impl Plane {
         flows.make(Sight { tables, ports }, key, action, variant)
     }
 
-    fn compile_again(&mut self, ufids: &[[u8; 16]]) -> Result<()> {
+    pub(super) fn compile_again(&mut self, ufids: &[[u8; 16]]) -> Result<()> {
         let Self { tables, ports, flows, .. } = self;
         flows.compile_again(Sight { tables, ports }, ufids)
     }
 
-    fn forget(&mut self, ufids: &[[u8; 16]]) -> Result<()> {
+    pub(super) fn forget(&mut self, ufids: &[[u8; 16]]) -> Result<()> {
         self.flows.forget(&self.tables, ufids)
     }
 
@@ -183,80 +183,6 @@ impl Plane {
         Ok(())
     }
 
-    /// Takes frames from an interface.
-    pub(super) fn add_port(&mut self, ifindex: u32) -> Result<()> {
-        self.tables.add_bucket(ifindex);
-        if self.ports.number(ifindex).is_some() {
-            return Ok(());
-        }
-        let number = self.make_port(ifindex)?;
-        if let Some(dead) = self.ports.insert(ifindex, number) {
-            self.forget_port(dead)?;
-        }
-        // What was said to go there before it came.
-        let waiting =
-            self.flows.cache.those(|record| matches!(record.action, Action::Flood(_)) || record.action == Action::Port(PortId(ifindex)));
-        self.compile_again(&waiting)
-    }
-
-    fn make_port(&mut self, ifindex: u32) -> Result<u32> {
-        let name = nix::net::if_::if_indextoname(ifindex).with_context(|| format!("interface {ifindex} is gone"))?;
-        let name = name.to_string_lossy().into_owned();
-        let pid_of = |number| [self.ports.pid_of(number)];
-        // Who asks for a number that the kernel will give is told the socket afterwards.
-        let made = self.flows.kernel.add_vport(self.flows.datapath, VportKind::Netdev, &name, None, &pid_of(0));
-        let port = made.with_context(|| format!("the openvswitch module does not take the interface {name}"))?;
-        if self.ports.pid_of(port.number) != self.ports.pid_of(0) {
-            self.flows.kernel.set_upcall_pids(self.flows.datapath, port.number, &pid_of(port.number))?;
-        }
-        Ok(port.number)
-    }
-
-    /// No longer. An interface that is gone took its port along.
-    pub(super) fn remove_port(&mut self, ifindex: u32) -> Result<()> {
-        self.tables.remove_bucket(ifindex);
-        let Some(number) = self.ports.remove(ifindex) else { return Ok(()) };
-        self.forget_port(ifindex)?;
-        let ports = self.flows.kernel.vports(self.flows.datapath)?;
-        // The number may be another's already.
-        let is_it = |port: &Vport| port.number == number && port.ifindex.is_none_or(|index| index == ifindex);
-        if ports.iter().any(is_it) {
-            self.flows.kernel.delete_vport(self.flows.datapath, number)?;
-        }
-        Ok(())
-    }
-
-    fn forget_port(&mut self, ifindex: u32) -> Result<()> {
-        let (with, floods) = (PortId(ifindex), |record: &Record| matches!(record.action, Action::Flood(_)));
-        let of_port = self.flows.cache.those(|record| match record.of {
-            Of::Flow(key, _) => key.ingress == ifindex || record.action == Action::Port(with),
-            _ => false,
-        });
-        self.forget(&of_port)?;
-        let floods = self.flows.cache.those(floods);
-        self.compile_again(&floods)
-    }
-
-    /// The sleeve's frames are taken by a socket; the module keeps them from the host's stack.
-    pub(super) fn set_sleeve(&mut self, device: Arc<Device>) -> Result<()> {
-        self.leave_sleeve()?;
-        let number = self.make_port(device.ifindex)?;
-        device.is_port(number);
-        let (key, mask) = all_of_port(number);
-        self.flows.replace(&self.tables, Of::Silence(number), (key, mask), Vec::new(), DropReason::Switch)?;
-        self.tables.set_sleeve(device.ifindex);
-        self.sleeve = Some(device);
-        Ok(())
-    }
-
-    fn leave_sleeve(&mut self) -> Result<()> {
-        let Some(number) = self.sleeve.take().and_then(|device| device.port()) else { return Ok(()) };
-        let ufids: Vec<_> = self.flows.cache.find(&Of::Silence(number)).into_iter().collect();
-        self.forget(&ufids)?;
-        self.flows.kernel.delete_vport(self.flows.datapath, number)?;
-        Ok(())
-    }
-
     /// By each of the ways, whatever becomes of the others.
     fn execute(&mut self, frame: &Frame, ways: &[Egress]) -> Result<()> {
         let mut cut = None;
@@ -277,7 +203,7 @@ impl Plane {
     }
 
     /// Segments, whatever their size, to a peer with a number of this origin.
-    fn send_to_peer(&self, pieces: &[Vec<u8>], (to, origin): (u32, u32), upstream: Ipv4, ttl: u8) -> Result<(), DropReason> {
+    pub(super) fn send_to_peer(&self, pieces: &[Vec<u8>], (to, origin): (u32, u32), upstream: Ipv4, ttl: u8) -> Result<(), DropReason> {
         let slot = fastpath::egress(&self.tables, to, upstream)?;
         let vni = tunnel_vni(to, origin);
         if slot.flags & slot::SLEEVE != 0 {
@@ -469,55 +395,13 @@ impl Plane {
         self.carry_out(missed.frame, &compiled.actions);
     }
 
-    fn ask(&mut self, frame: &[u8], gso_size: u16, kind: u32, key: FlowKey) {
+    pub(super) fn ask(&mut self, frame: &[u8], gso_size: u16, kind: u32, key: FlowKey) {
         let bytes = Bytes::copy_from_slice(frame);
         self.asked.push(match kind {
             upcall::HEARTBEAT => Upcall::Heartbeat { key, frame: bytes },
             upcall::TOO_BIG => Upcall::TooBig { key, frame: Frame { bytes, gso_size } },
             _ => Upcall::Miss { key, frame: Frame { bytes, gso_size } },
         });
-    }
-
-    /// A frame that the sleeve brought, without its prefix. The module has no flows for these.
-    pub(super) fn take_sleeve(&mut self, verdict: Verdict, frame: &[u8], virtio: Virtio, prefix: &Prefix) {
-        let gso_size = if virtio.gso() == 0 { 0 } else { virtio.gso_size };
-        let upstream = prefix.neighbour;
-        match verdict {
-            Verdict::Drop(index) => self.tables.drop_index(index),
-            Verdict::Port { ifindex, .. } => self.give_to_port(ifindex, frame, gso_size),
-            Verdict::Upcall { kind, key } => self.ask(frame, gso_size, kind, key),
-            Verdict::Peer { to, origin } => {
-                let ttl = vxlan::relay_ttl(prefix.ttl).ok_or(DropReason::HopLimit);
-                let sent = ttl.and_then(|ttl| self.send_to_peer(&pieces(frame, virtio), (to, origin), upstream, ttl));
-                sent.unwrap_or_else(|reason| self.tables.drop(reason));
-            }
-            Verdict::Flood { origin } => self.flood_from_sleeve(frame, virtio, prefix, origin),
-            Verdict::Pass | Verdict::Reply { .. } => {}
-        }
-    }
-
-    fn flood_from_sleeve(&mut self, frame: &[u8], virtio: Virtio, prefix: &Prefix, origin: u32) {
-        let gso_size = if virtio.gso() == 0 { 0 } else { virtio.gso_size };
-        self.tables.add(Counter::Flooded.index(), 1);
-        for port in &self.tables.flood_ports {
-            self.give_to_port(*port, frame, gso_size);
-        }
-        let hops = self.tables.hops(origin);
-        let Some(ttl) = vxlan::relay_ttl(prefix.ttl) else {
-            return if hops.is_empty() { () } else { self.tables.drop(DropReason::HopLimit) };
-        };
-        let pieces = if hops.is_empty() { Vec::new() } else { pieces(frame, virtio) };
-        for &hop in hops {
-            let sent = self.send_to_peer(&pieces, (hop.into(), origin), prefix.neighbour, ttl);
-            sent.unwrap_or_else(|reason| self.tables.drop(reason));
-        }
-    }
-
-    fn give_to_port(&self, ifindex: u32, frame: &[u8], gso_size: u16) {
-        let frame = Frame { bytes: Bytes::copy_from_slice(frame), gso_size };
-        if self.frames.send(ifindex, None, &frame).is_err() {
-            self.tables.drop(DropReason::Kernel);
-        }
     }
 
     /// All that was asked goes up, and what the module would not do is counted.

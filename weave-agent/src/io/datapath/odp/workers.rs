@@ -2,6 +2,7 @@
 //!
 //! They share the plane under one lock, which each holds for a batch; whoever else wants it is let in between two batches.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,7 +65,7 @@ impl Worker {
                 plane.tables.tick();
                 for _ in 0..BATCH {
                     // Nothing more, or an overrun, which the module has counted.
-                    if socket.receive(|answer| Some(plane.take(answer))).is_err() {
+                    if take(&socket, &mut plane).is_err() {
                         break;
                     }
                 }
@@ -80,7 +81,10 @@ impl Worker {
             while is_ready(socket.as_fd(), end) {
                 let mut plane = shared.lock_after_others();
                 // What was lost here is seen again with the next event.
-                let _ = socket.receive(|answer| Some(plane.heard(answer)));
+                let _ = socket.receive::<()>(|answer| {
+                    plane.heard(answer);
+                    None
+                });
             }
         })
     }
@@ -118,6 +122,13 @@ impl Drop for Worker {
             tracing::error!("a thread of the data plane had panicked");
         }
     }
+}
+
+fn take(socket: &Socket, plane: &mut Plane) -> io::Result<Option<()>> {
+    socket.receive(|answer| {
+        plane.take(answer);
+        None
+    })
 }
 
 /// Waits until there is something; `false`: it is the end.

@@ -96,11 +96,17 @@ impl Fields {
         for (kind, value) in Attributes(attributes) {
             let known = match kind {
                 IN_PORT => number(value).map(|port| fields.in_port = Some(port)),
-                TUNNEL => Some(fields.tunnel = Some(Tunnel::read(value, others))),
+                TUNNEL => {
+                    fields.tunnel = Some(Tunnel::read(value, others));
+                    Some(())
+                }
                 ETHERNET => macs(value).map(|macs| fields.ethernet = Some(macs)),
                 ETHERTYPE => be16(value).map(|kind| fields.ethertype = Some(kind)),
                 VLAN => be16(value).map(|value| tci = Some(value)),
-                ENCAP => Some(inner = Some(value)),
+                ENCAP => {
+                    inner = Some(value);
+                    Some(())
+                }
                 _ => None,
             };
             if known.is_none() && others {
@@ -145,8 +151,14 @@ impl Tunnel {
                 tunnel::DST => address(value).map(|dst| read.dst = Some(dst)),
                 tunnel::TOS => value.first().map(|tos| read.tos = Some(*tos)),
                 tunnel::TTL => value.first().map(|ttl| read.ttl = Some(*ttl)),
-                tunnel::DONT_FRAGMENT => Some(read.dont_fragment = true),
-                tunnel::CHECKSUM => Some(read.checksum = true),
+                tunnel::DONT_FRAGMENT => {
+                    read.dont_fragment = true;
+                    Some(())
+                }
+                tunnel::CHECKSUM => {
+                    read.checksum = true;
+                    Some(())
+                }
                 tunnel::SOURCE_PORT => be16(value).map(|port| read.source_port = Some(port)),
                 tunnel::PORT => be16(value).map(|port| read.port = Some(port)),
                 tunnel::PAD => Some(()),
