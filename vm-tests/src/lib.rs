@@ -1,4 +1,4 @@
-//! Hosts made of network namespaces (the lab).
+//! Hosts made of network namespaces (the lab), and other kernels to try things on ([`vm`]).
 //!
 //! A [`Lab`] is a set of hosts on an underlay, an agent in each, and containers attached to them; all of it in network
 //! namespaces of its own (`wl-<lab>-h1`, `wl-<lab>-h1c1`, `wl-<lab>-wire`), so that nothing outside is touched and
@@ -14,7 +14,9 @@
 //! # }
 //! ```
 
+pub mod kernel;
 pub mod process;
+pub mod vm;
 
 mod agent;
 mod config;

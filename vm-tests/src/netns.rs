@@ -2,20 +2,19 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{self, Command, Stdio};
+use std::process::{self, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::process::{not_started, output};
+use crate::process::{feed, output};
 
 /// How long a process has between being asked to end and being ended.
 const GRACE: Duration = Duration::from_secs(3);
@@ -122,21 +121,6 @@ fn signal_all(pids: &[Pid], signal: Signal) -> Result<()> {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => return Err(error).with_context(|| format!("cannot end process {pid}")),
         }
-    }
-    Ok(())
-}
-
-fn feed(command: &mut Command, text: &str) -> Result<()> {
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| not_started(command, error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read to the end says why on its standard error.
-        let _ = stdin.write_all(text.as_bytes());
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        bail!("`{}` failed: {}\n{text}", crate::process::line(command), complaint.trim());
     }
     Ok(())
 }

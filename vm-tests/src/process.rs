@@ -1,6 +1,6 @@
 //! Running programs: when one fails the error says which, how, and what to install if it was not there.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,6 +17,22 @@ pub fn output(command: &mut Command) -> Result<String> {
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     succeeded(command, output.status, &complaint)?;
     String::from_utf8(output.stdout).with_context(|| format!("`{}` did not write UTF-8", line(command)))
+}
+
+/// Runs a program that reads what to do from its standard input; what it writes is nobody's business.
+pub fn feed(command: &mut Command, text: &str) -> Result<()> {
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| not_started(command, error))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that does not read to the end says why on its standard error.
+        let _ = stdin.write_all(text.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("`{}` failed: {}\n{text}", line(command), complaint.trim());
+    }
+    Ok(())
 }
 
 /// Runs a program and returns its output and its verdict; only a program that cannot be started is an error.
@@ -47,7 +63,8 @@ pub fn not_started(command: &Command, error: io::Error) -> anyhow::Error {
     }
 }
 
-fn remedy(program: &str) -> String {
+/// What to do about a program that is not there.
+pub fn remedy(program: &str) -> String {
     match debian_package(program) {
         Some(package) => format!("`apt-get install {package}`"),
         None => "install it, or put it on PATH".to_owned(),
@@ -71,6 +88,14 @@ pub fn debian_package(program: &str) -> Option<&'static str> {
         "busybox" => "busybox-static",
         "apt-get" | "apt-cache" | "apt-config" => "apt",
         "dpkg-deb" => "dpkg",
+        "qemu-system-x86_64" => "qemu-system-x86",
+        "depmod" | "/usr/sbin/depmod" => "kmod",
+        "xz" => "xz-utils",
+        "zstd" => "zstd",
+        "strip" => "binutils",
+        "ldd" => "libc-bin",
+        "ethtool" => "ethtool",
+        "sysctl" | "kill" => "procps",
         _ => return None,
     })
 }

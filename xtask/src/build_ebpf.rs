@@ -1,6 +1,5 @@
 //! `cargo xtask build-ebpf`: the eBPF object, the agent with the object inside, and the agent on PATH.
 
-mod debian;
 mod install;
 mod library;
 mod linker;
@@ -27,14 +26,19 @@ pub(crate) struct Options {
 
 /// Builds everything that `weave-agent launch` needs.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let library = step("library sources for the eBPF target", || library::find(workspace))?;
-    let linker = step("bpf-linker", || linker::find(workspace))?;
-    step("eBPF programs", || object::build(workspace, &library, &linker, options.debug_programs))?;
+    programs(workspace, options.debug_programs)?;
     step("agent", || build_agent(workspace))?;
     if !options.no_install {
         step("install", || install::install(&workspace.agent()))?;
     }
     Ok(())
+}
+
+/// Builds the programs alone.
+pub(crate) fn programs(workspace: &Workspace, log: bool) -> Result<()> {
+    let library = step("library sources for the eBPF target", || library::find(workspace))?;
+    let linker = step("bpf-linker", || linker::find(workspace))?;
+    step("eBPF programs", || object::build(workspace, &library, &linker, log))
 }
 
 fn build_agent(workspace: &Workspace) -> Result<((), String)> {

@@ -2,9 +2,12 @@
 
 mod bench;
 mod build_ebpf;
+mod debian;
 mod lab;
+mod packages;
 mod progress;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -40,6 +43,10 @@ enum Verb {
     #[command(hide = true, subcommand)]
     BenchNode(bench::node::End),
 
+    /// Run what depends on the kernel on several kernels, in virtual machines
+    #[command(after_help = "Example:\n  cargo xtask vm\n  cargo xtask vm 6.1 7.x --only programs\n  cargo xtask vm 6.1 --self-test")]
+    Vm(vm::Options),
+
     /// Try weave-agent on one machine, on hosts made of network namespaces
     #[command(after_help = "Example:\n  cargo xtask lab up --hosts 3\n  \
                       cargo xtask lab exec h1c1 -- ping -c3 10.32.3.1\n  cargo xtask lab down")]
@@ -63,6 +70,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Test(options) => return test::run(&workspace, &options).map(verdict),
         Verb::Bench(options) => bench::run(&workspace, &options)?,
         Verb::BenchNode(end) => bench::node::run(&end)?,
+        Verb::Vm(options) => return vm::run(&workspace, &options).map(verdict),
         Verb::Lab(options) => lab::run(&workspace, options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,6 @@
 //! `cargo xtask test`: all that CI checks, layer by layer.
 
 mod layers;
-mod packages;
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,12 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use vm_tests::{is_ci, is_root};
 
+use crate::packages;
 use crate::progress::{seconds, step};
 use crate::workspace::Workspace;
 use layers::Layer;
+
+const PROGRAMS: [&str; 10] = ["ip", "tc", "nft", "conntrack", "ping", "iperf3", "tcpdump", "dig", "musl-gcc", "busybox"];
 
 /// What to test.
 #[derive(Debug, Args)]
@@ -66,7 +68,7 @@ fn install_packages() -> Result<()> {
     if !is_root() && is_ci() {
         bail!("CI=true, but not root: layers that make network namespaces would be left out; run as root");
     }
-    if is_root() { step("programs that tests use", packages::install_missing) } else { Ok(()) }
+    if is_root() { step("programs that tests use", || packages::install_missing(&PROGRAMS)) } else { Ok(()) }
 }
 
 fn try_layer(workspace: &Workspace, layer: &'static Layer) -> Outcome {

@@ -14,9 +14,9 @@ use weave_ebpf::flow::{Config, Flow, FlowKey, INGRESS_TUNNEL, Mac, Source, actio
 use weave_ebpf::vxlan::{self, Fields};
 
 use crate::context::Context;
-use crate::host::Host;
+use crate::host::{Host, writes_headers};
 use crate::kernel::{Kernel, Maps, run};
-use crate::place::{one_cpu, private, private_async};
+use crate::place::{is_emulated, one_cpu, private, private_async};
 use crate::trampoline;
 use crate::wires::{LOCAL, TUNNEL_PORT};
 
@@ -27,6 +27,8 @@ const WANTED_INSTRUCTIONS: u32 = 50_000;
 /// Runs in a batch, and batches. The median batch counts.
 const RUNS: u32 = 5_000;
 const BATCHES: usize = 7;
+/// So many times fewer where a run takes long.
+const FEWER: u32 = 20;
 
 const SRC: Mac = [2, 0, 0, 0, 0, 1];
 const DST: Mac = [2, 0, 0, 0, 0, 2];
@@ -41,8 +43,12 @@ fn the_verifier_has_no_trouble_with_any_program() {
         let kernel = Kernel::load(pins);
         for name in kernel.programs() {
             let info = kernel.program(&name).info().unwrap();
-            let verified = info.verified_instruction_count().unwrap();
             let translated = info.size_translated().unwrap() / 8;
+            // Linux 5.16, commit aba64c7da983.
+            let Some(verified) = info.verified_instruction_count() else {
+                println!("{name:16} unknown: no count before Linux 5.16, {translated:12} in the program");
+                continue;
+            };
             let remark = if verified > WANTED_INSTRUCTIONS { " (more than wanted)" } else { "" };
             println!("{name:16} {verified:7} instructions processed by the verifier, {translated:5} in the program{remark}");
             assert!(verified <= MOST_INSTRUCTIONS, "{name}: {verified} instructions");
@@ -61,13 +67,17 @@ fn what_a_packet_costs() {
         let frame = frame();
         println!("ns per run, without the {} ns that a run of nothing takes:", measure(&nothing, &frame, 0));
         for (what, name, packet, code) in cases(&frame) {
+            if what == TO_PEER && !writes_headers() {
+                println!("{name:14} {what:34} not measured: needs Linux 5.13 (ENCAP_L2_ETH)");
+                continue;
+            }
             let program = kernel.program(name);
             let context = Context::default();
             assert_eq!(run(program, &packet, &context, 1).code, code, "{what}");
             let cost = measure(program, &packet, code).saturating_sub(measure(&nothing, &packet, 0));
             println!("{name:14} {what:34} {cost:4}");
             // Far above what any machine takes: a loop or a copy that should not be there.
-            assert!(cost < 5_000, "{what}: {cost} ns");
+            assert!(cost < 5_000 || is_emulated(), "{what}: {cost} ns");
         }
         repeated(&kernel, &frame);
     });
@@ -81,10 +91,12 @@ fn repeated(kernel: &Kernel, frame: &[u8]) {
     foreign[6..12].copy_from_slice(&DST);
     for (what, name, packet) in [("to a local port", "from_port", foreign), ("not ours", "from_underlay", frame.to_vec())] {
         let program = kernel.program(name);
-        let batch = || run(program, &packet, &Context::default(), 200_000).duration.as_nanos() as u64;
+        let batch = || run(program, &packet, &Context::default(), fewer(200_000)).duration.as_nanos() as u64;
         println!("{name:14} {what:34} {:4}", median(batch));
     }
 }
+
+const TO_PEER: &str = "to a peer (the hash not yet made)";
 
 type Case = (&'static str, &'static str, Vec<u8>, i32);
 
@@ -94,7 +106,7 @@ fn cases(frame: &[u8]) -> Vec<Case> {
     local[6..12].copy_from_slice(&DST);
     vec![
         ("to a local port", "from_port", local, 7),
-        ("to a peer (the hash not yet made)", "from_port", frame.to_vec(), 7),
+        (TO_PEER, "from_port", frame.to_vec(), 7),
         ("not ours", "from_underlay", frame.to_vec(), 0),
         ("to a local port", "from_underlay", tunnelled(frame, vni(OWN, PEER)), 7),
         ("relayed", "from_underlay", tunnelled(frame, vni(THIRD, PEER)), 7),
@@ -140,12 +152,16 @@ fn measure(program: &SchedClassifier, packet: &[u8], code: i32) -> u64 {
     let _counting = enable_stats(Stats::RunTime).unwrap();
     median(|| {
         let (time, runs) = spent(program);
-        for _ in 0..RUNS {
+        for _ in 0..fewer(RUNS) {
             assert_eq!(run(program, packet, &Context::default(), 1).code, code);
         }
         let (after, runs_after) = spent(program);
         (after - time) / (runs_after - runs)
     })
+}
+
+fn fewer(runs: u32) -> u32 {
+    if is_emulated() { runs / FEWER } else { runs }
 }
 
 fn median(batch: impl Fn() -> u64) -> u64 {

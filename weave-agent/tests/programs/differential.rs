@@ -3,6 +3,7 @@
 use std::env;
 use std::path::Path;
 
+use aya::programs::tc::qdisc_add_clsact;
 use aya::programs::{SchedClassifier, TcAttachType};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -14,7 +15,7 @@ use crate::carry::{Carrier, Given, Outcome, REDIRECT, SHOT};
 use crate::context::Context;
 use crate::frames::{self, Tunnel};
 use crate::kernel::{Kernel, Maps, Ring, run};
-use crate::place::{one_cpu, private};
+use crate::place::{is_emulated, one_cpu, private};
 use crate::stack::{self, without_choices};
 use crate::tables::now;
 use crate::trampoline;
@@ -22,6 +23,8 @@ use crate::wires::Wires;
 use crate::world::{SHORTS, World};
 
 const WORLDS: usize = 40;
+/// Where each takes long.
+const FEW_WORLDS: usize = 6;
 const PACKETS: usize = 250;
 /// How far the coarse clock, by which the kernel notes the last match, may be behind: a busy machine loses timer ticks.
 const LATE: u64 = 1_000_000_000;
@@ -60,6 +63,8 @@ impl Bench {
         let mut kernel = Kernel::load(pins);
         let (maps, ring) = (kernel.maps(), kernel.ring(0));
         let trampoline = trampoline::load(kernel.program("from_vxlan"), pins);
+        // Below Linux 6.6 aya makes a filter, and that needs a qdisc.
+        qdisc_add_clsact("vx").unwrap();
         // Copies pass it: a mark left on them would be taken for user space's.
         kernel.program_mut("to_vxlan").attach("vx", TcAttachType::Egress).unwrap();
         Self { kernel, trampoline, maps, ring, capture: Capture::open(), wires }
@@ -89,15 +94,22 @@ impl Bench {
 fn the_programs_do_what_the_library_says() {
     let seed = env::var("PROGRAMS_SEED").map_or_else(|_| now(), |seed| seed.parse().unwrap());
     println!("PROGRAMS_SEED={seed}");
+    if !tells_local() {
+        println!("no packets for from_vxlan: they need Linux 6.0 (the local address in a tunnel key)");
+    }
+    let worlds = if is_emulated() { FEW_WORLDS } else { WORLDS };
     private(move |pins| {
         let mut bench = Bench::new(pins);
         let mut rng = StdRng::seed_from_u64(seed);
         let mut counts = vec![0; bench.maps.counts().len()];
-        for number in 0..WORLDS {
+        for number in 0..worlds {
             let world = World::generate(&mut rng, &bench.wires);
             compare_world(&mut bench, world, &mut rng, &mut counts, &format!("PROGRAMS_SEED={seed}, world {number}"));
         }
-        nothing_was_left_out(&counts);
+        // Fewer make every case, but not each time.
+        if worlds >= WORLDS {
+            nothing_was_left_out(&counts);
+        }
     });
 }
 
@@ -132,7 +144,8 @@ fn generate(rng: &mut StdRng, world: &mut World, bench: &mut Bench) -> Case {
             context.ifindex = *bench.wires.underlay.choose(rng).unwrap();
             (Entry::Underlay, frames::from_underlay(rng, world))
         }
-        8 => {
+        // What a trampoline has to put beside the packet no older kernel takes.
+        8 if tells_local() => {
             let tunnel = Tunnel::generate(rng, world);
             context.ifindex = bench.wires.vxlan;
             context.cb[..3].copy_from_slice(&[tunnel.vni, u32::from_be_bytes(tunnel.remote), tunnel.ttl.into()]);
@@ -217,12 +230,18 @@ fn names() -> Vec<&'static str> {
     drops.chain(Counter::ALL.iter().map(|counter| counter.name())).collect()
 }
 
+/// Whether a tunnel key has a local address (Linux 6.0, commit 26101f5ab6bd).
+fn tells_local() -> bool {
+    vm_tests::kernel::is_at_least(6, 0)
+}
+
 /// A generator that never makes a case proves nothing about it.
 fn nothing_was_left_out(counts: &[u64]) {
     for (name, count) in names().into_iter().zip(counts) {
         println!("{name:16} {count}");
         // Said by the switch alone, or for rings and fan-outs that no test run can fill.
         let elsewhere = ["reserved-group", "contested-mac", "fanout", "upcall-lost"];
-        assert!(*count > 0 || elsewhere.contains(&name), "no packet was counted as {name}");
+        let left_out = !tells_local() && ["stranger", "vxlan-in"].contains(&name);
+        assert!(*count > 0 || left_out || elsewhere.contains(&name), "no packet was counted as {name}");
     }
 }

@@ -110,6 +110,16 @@ impl Host {
     }
 }
 
+/// Whether programs write outer headers; below Linux 5.13 the vxlan device does, for all peers.
+pub(crate) fn writes_headers() -> bool {
+    vm_tests::kernel::is_at_least(5, 13)
+}
+
+/// Whether programs take headers off IPv6, too (Linux 6.3, commit d219df60a70e: DECAP_L3_IPV6); else the stack does.
+pub(crate) fn decapsulates_ipv6() -> bool {
+    vm_tests::kernel::is_at_least(6, 3)
+}
+
 /// Puts the programs on all interfaces.
 pub(crate) fn attach(ebpf: &mut Ebpf, wires: &Wires) {
     wires.ports.iter().for_each(|&port| ebpf.attach_port(PortId(port), true).unwrap());

@@ -6,8 +6,8 @@ use std::time::Duration;
 use aya::VerifierLogLevel;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerfEventArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use weave_agent::io::datapath::ebpf::verify;
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use weave_agent::io::datapath::ebpf::{loader, verify};
 use weave_agent::io::object::OBJECT;
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, Source, Tree, UpcallHeader};
 use weave_ebpf::stats::COUNTERS;
@@ -17,6 +17,9 @@ use crate::context::Context;
 
 /// Pages of the upcall ring: room for some of the largest packets that a test run takes.
 const PAGES: usize = 64;
+
+/// Of the verifier, which can say a million lines.
+const LAST_WORDS: usize = 40;
 
 /// What a run of a program left.
 #[derive(Debug)]
@@ -47,10 +50,12 @@ pub(crate) struct Kernel {
 impl Kernel {
     pub(crate) fn load(pins: &Path) -> Self {
         assert!(!OBJECT.is_empty(), "no BPF programs: run `cargo xtask build-ebpf`");
-        let mut object = aya::EbpfLoader::new().verifier_log_level(log_level()).default_map_pin_directory(pins).load(OBJECT).unwrap();
+        let mut object = load_object(pins, log_level());
         let names: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
         for name in &names {
-            verify(program_mut(&mut object, name)).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            if verify(program_mut(&mut object, name)).is_err() {
+                refused(name, pins);
+            }
         }
         Self { object }
     }
@@ -88,6 +93,23 @@ impl Kernel {
             counts: take("COUNTS").try_into().unwrap(),
         }
     }
+}
+
+fn load_object(pins: &Path, level: VerifierLogLevel) -> aya::Ebpf {
+    loader().verifier_log_level(level).default_map_pin_directory(pins).load(OBJECT).unwrap()
+}
+
+/// Asks once more, for the reason.
+fn refused(name: &str, pins: &Path) -> ! {
+    let mut object = load_object(pins, VerifierLogLevel::default());
+    let Err(ProgramError::LoadError { io_error, verifier_log }) = verify(program_mut(&mut object, name)) else {
+        panic!("{name}: refused at first, then not");
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
+    let reason = last.iter().rfind(|line| !line.starts_with("processed ")).unwrap_or(&"");
+    panic!("{name}: the verifier refuses it ({io_error}): {reason}\n{}", last.join("\n"));
 }
 
 fn program_mut<'a>(object: &'a mut aya::Ebpf, name: &str) -> &'a mut SchedClassifier {

@@ -62,6 +62,12 @@ pub(crate) fn one_cpu() {
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 }
 
+/// Whether the processor is a program itself, a hundred times as slow (`cargo xtask vm` says so): figures mean little, and
+/// there is no time for many.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var_os("PROGRAMS_EMULATED").is_some()
+}
+
 /// No router solicitations and the like among the test's packets.
 fn quiet() {
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
@@ -69,17 +75,17 @@ fn quiet() {
 
 /// Runs lines of `ip` commands (without the word `ip`) in the calling thread's namespace.
 pub(crate) fn ip(lines: &str) {
-    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        run("ip", line);
-    }
+    vm_tests::process::feed(Command::new("ip").args(["-batch", "-"]), lines).unwrap();
 }
 
 /// Waits until interfaces carry packets: the kernel notices some time after they are set up.
 pub(crate) fn wait_for_carrier(interfaces: &[&str]) {
-    for interface in interfaces {
-        let is_up = || Ok(run("ip", &format!("-br link show {interface}")).contains(" UP "));
-        vm_tests::wait_for(&format!("carrier on {interface}"), Duration::from_secs(10), is_up).unwrap();
-    }
+    let are_up = || {
+        let shown = run("ip", "-br link show up");
+        let up: Vec<_> = shown.lines().filter(|line| line.contains(" UP ")).filter_map(|line| line.split([' ', '@']).next()).collect();
+        Ok(interfaces.iter().all(|interface| up.contains(interface)))
+    };
+    vm_tests::wait_for(&format!("carrier on {}", interfaces.join(" ")), Duration::from_secs(10), are_up).unwrap();
 }
 
 /// Runs a program and returns what it wrote.
@@ -106,10 +112,13 @@ impl Elsewhere {
 
     /// Moves an interface there.
     pub(crate) fn take(&self, interface: &str) {
+        ip(&format!("link set {interface} netns {}", self.path()));
+    }
+
+    /// For `ip`, which runs in a process of its own.
+    pub(crate) fn path(&self) -> String {
         use std::os::fd::AsRawFd;
-        // `ip` runs in a process of its own.
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd());
-        ip(&format!("link set {interface} netns {path}"));
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
     }
 
     /// Does something there.

@@ -6,23 +6,32 @@ use weave_ebpf::vxlan::{self, Fields, OUTER, Path};
 
 use crate::capture::Seen;
 use crate::carry::Given;
+use crate::host::writes_headers;
 use crate::wires::{LOCAL, TUNNEL_PORT, Wires, neighbour_mac};
 
 /// Whether `BPF_PROG_TEST_RUN` takes a packet. It wants an Ethernet header, as every driver hands one up, and since 2025 a
 /// whole network header where the EtherType says IP. (Shorter ones inside tunnels are taken, and compared.)
 pub(crate) fn takes(packet: &[u8]) -> bool {
-    match ethertype(packet, 0) {
-        None => false,
-        Some(ethertype::IPV4) => packet.len() >= 14 + 20,
-        Some(ethertype::IPV6) => packet.len() >= 14 + 40,
-        Some(_) => true,
-    }
+    whole_for_old_devices(packet)
+        && match ethertype(packet, 0) {
+            None => false,
+            Some(ethertype::IPV4) => packet.len() >= 14 + 20,
+            Some(ethertype::IPV6) => packet.len() >= 14 + 40,
+            Some(_) => true,
+        }
+}
+
+/// A vxlan device of Linux 5.10 sends IP frames that are too short to be any; later ones drop them ([`whole_network_header`]).
+/// There such packets are left out.
+fn whole_for_old_devices(packet: &[u8]) -> bool {
+    vm_tests::kernel::is_at_least(5, 15) || (whole_network_header(packet) && packet.get(OUTER..).is_none_or(whole_network_header))
 }
 
 /// Whether `bpf_skb_adjust_room` puts headers on. A test run's context can say a packet is GSO but not of which kind,
-/// and of a kind it does not know the helper takes none. (That of a container is TCP or UDP; see `delivery.rs`.)
+/// and of a kind it does not know the helper takes none. (That of a container is TCP or UDP; see `delivery.rs`.) Below Linux
+/// 5.13 it does not know of Ethernet inside, and no loader asks it: but these tables do.
 pub(crate) fn grows(given: Given<'_>) -> bool {
-    given.context.gso_size == 0
+    writes_headers() && given.context.gso_size == 0
 }
 
 /// Whether it takes them off: what remains must be able to hold the network header.

@@ -87,12 +87,25 @@ fn program_array(target: &SchedClassifier) -> io::Result<OwnedFd> {
     Ok(array)
 }
 
+/// With the verifier's own words if it refuses.
 fn load_program(code: &[u8]) -> io::Result<OwnedFd> {
-    let license = c"GPL";
+    let (license, mut log) = (c"GPL", vec![0u8; 1 << 14]);
     let mut attribute = words(&[SCHED_CLS, (code.len() / 8) as u32]);
     attribute.extend(address(code.as_ptr()));
     attribute.extend(address(license.as_ptr()));
-    descriptor(PROGRAM_LOAD, &attribute)
+    attribute.extend(words(&[1, log.len() as u32]));
+    attribute.extend(address(log.as_mut_ptr()));
+    descriptor(PROGRAM_LOAD, &attribute).map_err(|error| {
+        let words = String::from_utf8_lossy(&log).trim_end_matches('\0').replace('\n', "; ");
+        io::Error::other(format!("{error}: {words}"))
+    })
+}
+
+/// A register is read that nobody wrote.
+#[test]
+#[ignore = "fails on purpose: for `cargo xtask vm --self-test`"]
+fn a_program_that_the_verifier_refuses() {
+    load_program(&[instruction(0xbf, 0, 9, 0, 0), instruction(0x95, 0, 0, 0, 0)].concat()).unwrap();
 }
 
 fn pin_program(program: &OwnedFd, path: &Path) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use nix::net::if_::if_nametoindex;
 
-use crate::place::{Elsewhere, ip, run, wait_for_carrier};
+use crate::place::{Elsewhere, ip, wait_for_carrier};
 
 pub(crate) const TUNNEL_PORT: u16 = 6784;
 pub(crate) const PORTS: usize = 4;
@@ -23,24 +23,25 @@ impl Wires {
     /// Makes them in the calling thread's namespace.
     pub(crate) fn make() -> Self {
         let outside = Elsewhere::new();
-        for index in 0..PORTS {
-            pair(&outside, &format!("p{index}"), &format!("c{index}"), 9000);
+        let ports = (0..PORTS).map(|index| (format!("p{index}"), format!("c{index}")));
+        let pairs: Vec<_> = ports.chain((0..2).map(|index| (format!("u{index}"), format!("w{index}")))).collect();
+        let there = outside.path();
+        let mut lines: String =
+            pairs.iter().map(|(a, b)| format!("link add {a} mtu 9000 type veth peer name {b} mtu 9000 netns {there}\n")).collect();
+        let underlay_mac = [0, 1].map(|index| [2, 0, 0, 0, 0xaa, index]);
+        for (index, mac) in (0u8..).zip(underlay_mac) {
+            lines += &format!("link set u{index} address {}\naddr add 10.{index}.0.1/24 dev u{index}\n", text(mac));
         }
-        let mut underlay_mac = [[0; 6]; 2];
-        for (index, mac) in underlay_mac.iter_mut().enumerate() {
-            *mac = [2, 0, 0, 0, 0xaa, index as u8];
-            pair(&outside, &format!("u{index}"), &format!("w{index}"), 9000);
-            ip(&format!("link set u{index} address {}", text(*mac)));
-            ip(&format!("addr add 10.{index}.0.1/24 dev u{index}"));
-            for host in 2..10 {
-                let neighbour = text(neighbour_mac([10, index as u8, 0, host]));
-                ip(&format!("neigh replace 10.{index}.0.{host} lladdr {neighbour} nud permanent dev u{index}"));
-            }
+        pairs.iter().for_each(|(here, _)| lines += &format!("link set {here} up\n"));
+        for (index, host) in (0..2).flat_map(|index| (2..10).map(move |host| (index, host))) {
+            let neighbour = text(neighbour_mac([10, index, 0, host]));
+            lines += &format!("neigh replace 10.{index}.0.{host} lladdr {neighbour} nud permanent dev u{index}\n");
         }
+        ip(&lines);
+        outside.enter(|| ip(&pairs.iter().map(|(_, there)| format!("link set {there} up\n")).collect::<String>()));
         wait_for_carrier(&["p0", "p1", "p2", "p3", "u0", "u1"]);
         outside.enter(|| wait_for_carrier(&["c0", "c1", "c2", "c3", "w0", "w1"]));
-        ip(&format!("link add vx type vxlan external dstport {TUNNEL_PORT} nolearning"));
-        ip("link set vx mtu 8950 up");
+        ip(&format!("link add vx type vxlan external dstport {TUNNEL_PORT} nolearning\nlink set vx mtu 8950 up"));
         Self {
             ports: (0..PORTS).map(|index| index_of(&format!("p{index}"))).collect(),
             underlay: [index_of("u0"), index_of("u1")],
@@ -58,13 +59,6 @@ pub(crate) fn neighbour_mac(address: [u8; 4]) -> [u8; 6] {
 
 pub(crate) fn index_of(name: &str) -> u32 {
     if_nametoindex(name).unwrap()
-}
-
-fn pair(outside: &Elsewhere, here: &str, there: &str, mtu: u32) {
-    ip(&format!("link add {here} mtu {mtu} type veth peer name {there} mtu {mtu}"));
-    outside.take(there);
-    ip(&format!("link set {here} up"));
-    outside.enter(|| run("ip", &format!("link set {there} up")));
 }
 
 fn text(mac: [u8; 6]) -> String {

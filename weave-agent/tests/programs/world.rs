@@ -13,6 +13,7 @@ use weave_ebpf::flow::{
 use weave_ebpf::stats::DropReason;
 use weave_ebpf::vxlan::{self, Path};
 
+use crate::host::decapsulates_ipv6;
 use crate::kernel::Maps;
 use crate::tables::{Memory, NO_TREE};
 use crate::wires::{LOCAL, TUNNEL_PORT, Wires, neighbour_mac};
@@ -73,7 +74,7 @@ fn config(rng: &mut StdRng, wires: &Wires, short: u32) -> Config {
         short,
         vxlan_ifindex: wires.vxlan,
         port: TUNNEL_PORT.into(),
-        features: if rng.random_bool(0.8) { feature::DECAP_IPV6 } else { 0 },
+        features: if rng.random_bool(0.8) && decapsulates_ipv6() { feature::DECAP_IPV6 } else { 0 },
         // Fills any bucket at once, or none ever: what is left does not depend on the moment.
         upcall_rate: if rng.random_bool(0.5) { 1_000_000_000 } else { 0 },
         upcall_burst: rng.random_range(0..20),

@@ -1,5 +1,7 @@
 //! Headers on, headers off, and what the vxlan device is told of a frame.
 
+use core::mem::offset_of;
+
 use aya_ebpf::bindings::{
     BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX,
@@ -80,12 +82,27 @@ const EMPTY_KEY: bpf_tunnel_key = bpf_tunnel_key {
     __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [0; 4] },
 };
 
+/// Whether a tunnel key has room for the local address (Linux 6.0, commit 26101f5ab6bd); the loader says. Without, the
+/// kernel takes the address that its routes say.
+#[unsafe(no_mangle)]
+static LOCAL_IN_KEY: u32 = 1;
+
+/// As much of a tunnel key as the kernel knows: of more it takes nothing.
+#[inline(always)]
+fn key_size() -> u32 {
+    // SAFETY: reads a global; volatile, because the loader changes it.
+    match unsafe { (&raw const LOCAL_IN_KEY).read_volatile() } {
+        0 => offset_of!(bpf_tunnel_key, __bindgen_anon_3) as u32,
+        _ => size_of::<bpf_tunnel_key>() as u32,
+    }
+}
+
 /// What the vxlan device says of a frame it decapsulated, and the outer TTL.
 #[inline(always)]
 pub fn tunnel_key(skb: &Skb) -> Option<(TunnelKey, u8)> {
     let mut key = EMPTY_KEY;
-    // SAFETY: the context and a local of the size given.
-    let error = unsafe { bpf_skb_get_tunnel_key(skb.pointer(), &mut key, size_of::<bpf_tunnel_key>() as u32, 0) };
+    // SAFETY: the context and a local of no less than the size given.
+    let error = unsafe { bpf_skb_get_tunnel_key(skb.pointer(), &mut key, key_size(), 0) };
     if error != 0 {
         return None;
     }
@@ -105,6 +122,6 @@ pub fn set_tunnel_key(skb: &Skb, slot: &PeerSlot, vni: u32, ttl: u8) -> bool {
     key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(slot.remote);
     key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(slot.local);
     let flags = BPF_F_ZERO_CSUM_TX as u64 | BPF_F_DONT_FRAGMENT as u64;
-    // SAFETY: the context and a local of the size given.
-    unsafe { bpf_skb_set_tunnel_key(skb.pointer(), &mut key, size_of::<bpf_tunnel_key>() as u32, flags) == 0 }
+    // SAFETY: the context and a local of no less than the size given.
+    unsafe { bpf_skb_set_tunnel_key(skb.pointer(), &mut key, key_size(), flags) == 0 }
 }

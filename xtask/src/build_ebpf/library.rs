@@ -6,8 +6,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use vm_tests::process;
 
-use super::debian;
+use crate::debian::{self, Apt};
 use crate::workspace::Workspace;
+
+/// Where a release of Rust that is newer than Debian's own shows up first.
+const SUITES: [&str; 2] = ["trixie-backports", "sid"];
 
 /// Where `core`'s sources were found.
 #[derive(Debug)]
@@ -33,11 +36,23 @@ pub(super) fn find(workspace: &Workspace) -> Result<(Library, String)> {
         return Ok((Library::Sysroot, format!("added rust-src with rustup: {}", in_sysroot.display())));
     }
     println!("    rustup cannot add rust-src; looking in Debian's archive");
-    debian::fetch(&workspace.own("rust-src"), &version).with_context(|| nothing_found(&version))?;
+    fetch(&workspace.own("rust-src"), &version).with_context(|| nothing_found(&version))?;
     if !is_library(&unpacked) {
         bail!("Debian's rust-src does not hold {}; {}", unpacked.display(), nothing_found(&version));
     }
     Ok(found_unpacked(unpacked))
+}
+
+/// Fetches Debian's package `rust-src` of exactly this compiler version and unpacks it under `dir`.
+fn fetch(dir: &Path, version: &str) -> Result<()> {
+    for suite in SUITES {
+        let apt = Apt::new(dir.join("apt").join(suite), suite)?;
+        println!("    asking {} for rust-src {version}", apt.told());
+        if let Some(package) = apt.newest("rust-src", &format!("{version}+"))? {
+            return debian::unpack(&apt.download("rust-src", &package)?, dir);
+        }
+    }
+    bail!("neither of Debian's {} has rust-src {version}", SUITES.join(" and "))
 }
 
 fn found_unpacked(library: PathBuf) -> (Library, String) {

@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use aya::EbpfLoader;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::util::KernelVersion;
 use weave_ebpf::flow::{
@@ -92,12 +93,7 @@ impl Ebpf {
         for directory in [&maps, &links] {
             std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         }
-        let mut object = aya::EbpfLoader::new()
-            .default_map_pin_directory(&maps)
-            // Linux 5.11, commit d05512618056: bpf_ktime_get_coarse_ns.
-            .override_global("COARSE_CLOCK", &u32::from(is_at_least(5, 11)), true)
-            .load(object)
-            .context("cannot load the BPF object")?;
+        let mut object = loader().default_map_pin_directory(&maps).load(object).context("cannot load the BPF object")?;
         for hook in Hook::ALL {
             let program = program(&mut object, hook)?;
             verify(program).with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
@@ -215,12 +211,12 @@ impl Ebpf {
     }
 
     /// The kernel's way to a neighbour changed: rewrites the slots that go there. Without a next hop their frames go
-    /// through the vxlan device, and the kernel finds the way.
+    /// through the vxlan device, and the kernel finds the way; where programs cannot write headers, all do.
     ///
     /// # Errors
     /// When the kernel refuses a write.
     pub fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) -> Result<()> {
-        match next_hop {
+        match next_hop.filter(|_| writes_headers()) {
             Some(hop) => self.next_hops.insert(remote, hop),
             None => self.next_hops.remove(&remote),
         };
@@ -467,6 +463,17 @@ fn program(object: &mut aya::Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
     Ok(program.try_into()?)
 }
 
+/// A loader that tells the programs what this kernel has.
+pub fn loader<'a>() -> EbpfLoader<'a> {
+    let told = |there| if there { &1u32 } else { &0u32 };
+    let mut loader = EbpfLoader::new();
+    // Linux 5.11, commit d05512618056: bpf_ktime_get_coarse_ns.
+    loader.override_global("COARSE_CLOCK", told(is_at_least(5, 11)), true);
+    // Linux 6.0, commit 26101f5ab6bd: a tunnel key's local address.
+    loader.override_global("LOCAL_IN_KEY", told(is_at_least(6, 0)), true);
+    loader
+}
+
 /// Loads a program. The verifier stops with EAGAIN when the thread has a signal to see to (Linux 4.20, commit
 /// c3494801cd17), which says nothing about the program.
 ///
@@ -493,6 +500,11 @@ fn configuration(adopted: &Config, options: &Options) -> Config {
         upcall_burst: UPCALL_BURST,
         ..*adopted
     }
+}
+
+/// Whether programs put outer headers before a frame (Linux 5.13, commit d01b59c9ae94: ENCAP_L2_ETH).
+fn writes_headers() -> bool {
+    is_at_least(5, 13)
 }
 
 fn is_at_least(major: u8, minor: u8) -> bool {

@@ -8,13 +8,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use vm_tests::process::{self, debian_package};
 
-const PROGRAMS: [&str; 10] = ["ip", "tc", "nft", "conntrack", "ping", "iperf3", "tcpdump", "dig", "musl-gcc", "busybox"];
-
-/// Installs what is missing; touches nothing if nothing is.
-pub(super) fn install_missing() -> Result<((), String)> {
-    let missing: BTreeSet<_> = PROGRAMS.into_iter().filter(|p| !is_installed(p)).filter_map(debian_package).collect();
+/// Installs what is missing of these programs; touches nothing if nothing is.
+pub(crate) fn install_missing(programs: &[&str]) -> Result<((), String)> {
+    let missing: BTreeSet<_> = programs.iter().filter(|p| !is_installed(p)).filter_map(|p| debian_package(p)).collect();
     if missing.is_empty() {
-        return Ok(((), format!("all there: {}", PROGRAMS.join(", "))));
+        return Ok(((), format!("all there: {}", programs.join(", "))));
     }
     let packages: Vec<_> = missing.into_iter().collect();
     let list = packages.join(" ");

@@ -1,0 +1,278 @@
+//! `cargo xtask vm`: the tests that depend on the kernel, on each of several kernels, in virtual machines.
+
+mod accelerator;
+mod image;
+mod kernels;
+mod machine;
+mod report;
+mod selftest;
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::Value;
+use vm_tests::is_root;
+use vm_tests::vm::console::{SKIPPED, warnings};
+use vm_tests::vm::matrix::{Group, Kernel, Matrix};
+use vm_tests::vm::orders::{Orders, Said, Task, Work};
+
+use self::accelerator::Accelerator;
+use self::kernels::Unpacked;
+use self::machine::{Heard, Limits, Logs, Machine, PROCESSORS};
+use self::report::{Cell, Report};
+use self::tests::Test;
+use crate::build_ebpf;
+use crate::packages;
+use crate::progress::step;
+use crate::workspace::Workspace;
+
+/// What the command itself calls.
+const PROGRAMS: [&str; 7] = ["qemu-system-x86_64", "depmod", "dpkg-deb", "xz", "zstd", "strip", "ldd"];
+/// One kernel: what hangs must not hold the others up for ever.
+const WHOLE: Duration = Duration::from_secs(900);
+/// A guest says when a test begins and ends, so it is silent for no longer than the longest test; and a bit.
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// What to boot, and what to run there.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Options {
+    /// Kernels to boot; all, if none is named
+    kernels: Vec<String>,
+
+    /// Say what kernels and groups of tests there are, and boot none
+    #[arg(long)]
+    list: bool,
+
+    /// Only this group of tests; can be given several times
+    #[arg(long, value_name = "GROUP")]
+    only: Vec<String>,
+
+    /// Only tests with this in their names
+    #[arg(long, value_name = "TEXT")]
+    test: Option<String>,
+
+    /// Look for newer packages of the kernels that are unpacked already
+    #[arg(long)]
+    update: bool,
+
+    /// Break things on purpose (a program, the kernel, the guest) and see that each is reported as what it is
+    #[arg(long, conflicts_with_all = ["list", "only", "test"])]
+    self_test: bool,
+
+    /// Everything again as one line of JSON, the last one
+    #[arg(long)]
+    json: bool,
+
+    /// Keep the logs of kernels on which everything passed, too
+    #[arg(long)]
+    keep_logs: bool,
+}
+
+/// Everything that the guests have in common.
+struct Bench<'a> {
+    workspace: &'a Workspace,
+    matrix: Matrix,
+    tests: Vec<Test>,
+    base: PathBuf,
+    dir: PathBuf,
+    keep_logs: bool,
+}
+
+/// Runs what was asked for, and says whether all of it passed.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let matrix = Matrix::read()?;
+    let kernels: Vec<Kernel> = matrix.kernels(&options.kernels)?.into_iter().cloned().collect();
+    if options.list {
+        list(&matrix);
+        return Ok(true);
+    }
+    let _alone = alone(&workspace.own("vm"))?;
+    if is_root() {
+        let wanted = PROGRAMS.iter().copied().chain(matrix.programs.iter().map(String::as_str));
+        step("programs that guests and their tests use", || packages::install_missing(&wanted.collect::<Vec<_>>()))?;
+    }
+    let agent = wanted(&matrix, options)?.iter().any(|(_, group)| group.agent);
+    match agent {
+        true => build_ebpf::run(workspace, &build_ebpf::Options { no_install: true, ..Default::default() })?,
+        false => build_ebpf::programs(workspace, false)?,
+    }
+    let bench = Bench::prepare(workspace, matrix, options)?;
+    if options.self_test {
+        return selftest::run(&bench, &kernels, options.update);
+    }
+    let mut reports = Vec::new();
+    for kernel in &kernels {
+        reports.push(bench.kernel(kernel, options.update)?);
+    }
+    println!("\n{}", report::table(&reports));
+    if options.json {
+        println!("{}", Value::from(reports.iter().map(Report::json).collect::<Vec<_>>()));
+    }
+    Ok(reports.iter().all(Report::is_good))
+}
+
+/// Two at once would write the same files: the second one waits.
+fn alone(dir: &Path) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
+fn list(matrix: &Matrix) {
+    for kernel in &matrix.kernel {
+        println!("kernel {:<10} the newest {}* of {}", kernel.name, kernel.version, kernel.suite);
+    }
+    for group in matrix.group.iter().filter(|group| !group.on_purpose) {
+        println!("group  {:<10} {} {} {}", group.name, group.package, group.test, group.only.join(" "));
+    }
+}
+
+impl<'a> Bench<'a> {
+    fn prepare(workspace: &'a Workspace, matrix: Matrix, options: &Options) -> Result<Self> {
+        let groups = wanted(&matrix, options)?;
+        let mut tests = step("test programs", || {
+            let tests = tests::find(workspace, &groups)?;
+            let told = format!("{} tests", tests.len());
+            Ok((tests, told))
+        })?;
+        if let Some(part) = &options.test {
+            tests.retain(|test| test.name.contains(part));
+            ensure!(!tests.is_empty(), "no test has `{part}` in its name");
+        }
+        let guest = tests::guest(workspace)?;
+        let dir = workspace.own("vm");
+        let base = dir.join("base.cpio");
+        step("what guests have instead of a disk", || {
+            let programs: BTreeSet<_> = tests.iter().map(|test| test.program.clone()).collect();
+            let agent = groups.iter().any(|(_, group)| group.agent).then(|| workspace.agent());
+            let size = image::write_base(&base, &guest, &programs.into_iter().chain(agent).collect(), &matrix.programs)?;
+            Ok(((), format!("{}, {} MB", base.display(), size >> 20)))
+        })?;
+        Ok(Self { workspace, matrix, tests, base, dir, keep_logs: options.keep_logs })
+    }
+
+    /// Boots one kernel and runs everything on it.
+    fn kernel(&self, kernel: &Kernel, anew: bool) -> Result<Report> {
+        println!();
+        let unpacked = step(&format!("kernel {}", kernel.name), || kernels::find(self.workspace, kernel, anew))?;
+        let accelerator = self.accelerator(&unpacked)?;
+        let tasks = self.tests.iter().map(|test| self.task(test)).collect();
+        let begun = Instant::now();
+        let (heard, logs) = self.boot(&kernel.name, &unpacked, accelerator, tasks)?;
+        let report = self.report(kernel, &unpacked, heard, &logs, begun.elapsed());
+        println!("    {}", report.line());
+        Ok(report)
+    }
+
+    fn accelerator(&self, kernel: &Unpacked) -> Result<Accelerator> {
+        step("accelerator", || {
+            let initrd = self.dir.join("probe.cpio");
+            image::write(&initrd, &self.base, kernel, &[], &Orders::default())?;
+            let found = accelerator::find(&self.dir, &kernel.image(), &initrd);
+            fs::remove_file(&initrd)?;
+            found
+        })
+    }
+
+    fn boot(&self, name: &str, kernel: &Unpacked, accelerator: Accelerator, tasks: Vec<Task>) -> Result<(Heard, Logs)> {
+        let longest = tasks.iter().map(|task| task.limit).max().unwrap_or_default();
+        let orders = Orders { modules: Vec::new(), env: environment(accelerator), tasks, workers: PROCESSORS };
+        let initrd = self.dir.join(format!("{name}.cpio"));
+        image::write(&initrd, &self.base, kernel, &self.matrix.modules, &orders)?;
+        let logs = Logs { kernel: self.dir.join(format!("{name}.kernel.log")), guest: self.dir.join(format!("{name}.log")) };
+        let machine = Machine { accelerator, image: kernel.image(), initrd: &initrd, logs: &logs };
+        let limits = Limits { whole: WHOLE, silence: SILENCE + Duration::from_secs(longest) };
+        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(said));
+        // A hundred megabytes that are made anew in a second.
+        fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
+        Ok((heard?, logs))
+    }
+
+    fn task(&self, test: &Test) -> Task {
+        let group = &self.matrix.group[test.group];
+        let program = image::in_guest(&test.program).display().to_string();
+        let words = ["--exact", "--nocapture", "--test-threads=1", "--format=terse"]
+            .into_iter()
+            .chain(group.on_purpose.then_some("--include-ignored"));
+        let arguments = [test.name.as_str()].into_iter().chain(words).map(str::to_owned).collect();
+        Task { work: Work::Run { program, arguments }, limit: group.limit, alone: group.alone }
+    }
+
+    /// What somebody who waits wants to see: what was skipped or failed, and figures.
+    fn progress(&self, said: &Said) {
+        match said {
+            Said::Up { release } => println!("    {release} is up"),
+            Said::Wrote { task, line } if self.shows(*task, line) => println!("      {line}"),
+            Said::Ended { task, end, seconds } if *end != vm_tests::vm::orders::End::Exit(0) => {
+                println!("    FAILED {} ({end:?}, {seconds:.1} s)", self.name(*task));
+            }
+            _ => {}
+        }
+    }
+
+    fn name(&self, task: usize) -> &str {
+        self.tests.get(task).map_or("", |test| &test.name)
+    }
+
+    fn shows(&self, task: usize, line: &str) -> bool {
+        let Some(test) = self.tests.get(task) else {
+            return false;
+        };
+        let figures = self.matrix.group[test.group].show.iter().any(|part| test.name.contains(part.as_str()));
+        figures && !["", ".", "running 1 test"].contains(&line) && !line.starts_with("test ") && !line.starts_with(SKIPPED)
+    }
+
+    fn report(&self, kernel: &Kernel, unpacked: &Unpacked, heard: Heard, logs: &Logs, took: Duration) -> Report {
+        let mut cells: Vec<_> = self.matrix.group.iter().map(|group| Cell::of(&group.name)).collect();
+        for (index, test) in self.tests.iter().enumerate() {
+            cells[test.group].add(&test.name, heard.transcript.verdict(index));
+        }
+        let ran: BTreeSet<_> = self.tests.iter().map(|test| &self.matrix.group[test.group].name).collect();
+        cells.retain(|cell| ran.contains(&cell.group));
+        let mut report = Report {
+            name: kernel.name.clone(),
+            release: unpacked.release.clone(),
+            ending: heard.ending,
+            took,
+            cells,
+            warnings: warnings(&heard.kernel),
+            logs: None,
+        };
+        if !report.is_good() || self.keep_logs {
+            report.logs = Some([logs.guest.clone(), logs.kernel.clone()]);
+        } else {
+            logs.remove();
+        }
+        report
+    }
+}
+
+/// The groups that were asked for, with their places in the matrix.
+fn wanted<'a>(matrix: &'a Matrix, options: &Options) -> Result<Vec<(usize, &'a Group)>> {
+    let known: Vec<_> = matrix.group.iter().map(|group| group.name.as_str()).collect();
+    for name in &options.only {
+        ensure!(known.contains(&name.as_str()), "there is no group `{name}`, only {}", known.join(", "));
+    }
+    let asked = |group: &Group| match options.only.is_empty() {
+        true => group.on_purpose == options.self_test,
+        false => options.only.contains(&group.name),
+    };
+    Ok(matrix.group.iter().enumerate().filter(|(_, group)| asked(group)).collect())
+}
+
+/// Of everything that runs in a guest.
+fn environment(accelerator: Accelerator) -> Vec<(String, String)> {
+    let agent = image::in_guest(Path::new("weave-agent")).display().to_string();
+    let fixed = [("PATH", "/usr/bin"), ("HOME", "/root"), ("CI", "true"), ("RUST_BACKTRACE", "0"), ("LC_ALL", "C")];
+    let slow = (accelerator == Accelerator::Tcg).then_some(("PROGRAMS_EMULATED", "1"));
+    let fixed = fixed.into_iter().chain([("WEAVE_LAB_DIR", "/run/lab")]).chain(slow);
+    let fixed = fixed.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    fixed.chain([("WEAVE_AGENT".to_owned(), agent)]).collect()
+}
