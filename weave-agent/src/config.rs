@@ -69,6 +69,8 @@ pub enum Choice {
     Auto,
     /// eBPF programs in the kernel.
     Ebpf,
+    /// The kernel's openvswitch module.
+    Odp,
     /// The agent itself.
     Userspace,
 }
@@ -79,6 +81,7 @@ impl Choice {
         match self {
             Self::Auto => "auto",
             Self::Ebpf => "ebpf",
+            Self::Odp => "odp",
             Self::Userspace => "userspace",
         }
     }

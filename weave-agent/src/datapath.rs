@@ -10,6 +10,7 @@
 //! `unsealed`; the source half of the VNI must be a peer that has a slot, and not us, or it is of an `unknown-peer`.
 //!
 //! **Hit.** A flow of the current epoch is obeyed and counts the frame: segments of a large one each, and its inner bytes.
+//! (The openvswitch module counts a large one once, and cuts it into its segments when it comes up.)
 //! **Miss.** The frame comes up whole as [`Upcall::Miss`] and goes nowhere. A token bucket per port, and two per neighbour (the
 //! second for heartbeats), limit how often: `upcall-rate`. Every frame comes up, is carried on, or is counted under a
 //! [`DropReason`]; what came faster than a datapath in user space takes it is its counter `overrun`.
@@ -25,7 +26,8 @@
 //! if it comes from the tree's parent (`wrong-upstream`). More than `MAX_FANOUT` hops or ports are the switch's to copy.
 //!
 //! **Heartbeats** (both inner MACs zero, VNI for us): a request from the neighbour itself is answered at once, whether
-//! anybody listens to upcalls or not; all else comes up as [`Upcall::Heartbeat`].
+//! anybody listens to upcalls or not; all else comes up as [`Upcall::Heartbeat`]. (The module answers in a form of its own,
+//! which `switch::heartbeat` tells of; user space, as long as it is there, answers besides.)
 //!
 //! **After a restart** of the agent a datapath either still has all it was told (`Adopted`), or nothing.
 

@@ -8,6 +8,7 @@ mod mesh;
 mod moves;
 mod names;
 mod observe;
+mod odp;
 mod relay;
 mod restart;
 mod secret;

@@ -7,6 +7,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use super::odp::Odp;
 use super::secret::PasswordFlags;
 use crate::config::{CONN_LIMIT, Choice, MESH_PORT, Settings};
 use crate::dns::{DEFAULT_DOMAIN, Domain};
@@ -193,6 +194,13 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look into the kernel's openvswitch module, and change what it has: datapaths, ports, flows
+    #[command(
+        subcommand,
+        after_help = "It works with and without an agent, on anybody's datapaths; the agent's own is `weave-odp`.\n\n\
+        Example: weave-agent odp flow list weave-odp"
+    )]
+    Odp(Odp),
     /// List the attached containers with their addresses
     #[command(after_help = "Example: weave-agent ps web")]
     Ps {
@@ -273,9 +281,9 @@ pub struct Launch {
     /// MTU for containers; 0 is what the underlay allows
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
-    /// Who carries frames: eBPF programs in the kernel (`ebpf`), the agent itself (`userspace`), or the best that this host
-    /// lets it have [default: auto]
-    #[arg(long, value_name = "auto|ebpf|userspace", value_parser = datapath)]
+    /// Who carries frames: eBPF programs in the kernel (`ebpf`), its openvswitch module (`odp`), the agent itself
+    /// (`userspace`), or the best that this host lets it have [default: auto]
+    #[arg(long, value_name = "auto|ebpf|odp|userspace", value_parser = datapath)]
     pub datapath: Option<Choice>,
     /// The password.
     #[command(flatten)]
@@ -371,11 +379,8 @@ pub struct DnsFlags {
 }
 
 fn datapath(text: &str) -> Result<Choice, String> {
-    match [Choice::Auto, Choice::Ebpf, Choice::Userspace].into_iter().find(|choice| choice.name() == text) {
-        Some(choice) => Ok(choice),
-        None if text == "odp" => Err("this version does not speak to Open vSwitch yet: say auto, ebpf or userspace".to_owned()),
-        None => Err("say auto, ebpf or userspace".to_owned()),
-    }
+    let all = [Choice::Auto, Choice::Ebpf, Choice::Odp, Choice::Userspace];
+    all.into_iter().find(|choice| choice.name() == text).ok_or_else(|| "say auto, ebpf, odp or userspace".to_owned())
 }
 
 /// Weave Net says `warning`, Rust says `warn`.

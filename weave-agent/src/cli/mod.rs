@@ -3,6 +3,7 @@
 pub mod args;
 pub mod launch;
 pub mod meant;
+pub mod odp;
 pub mod render;
 pub mod secret;
 pub mod stop;
@@ -58,6 +59,7 @@ fn carry_out(args: &Args) -> anyhow::Result<()> {
         Command::DnsArgs => block_on(show::dns_args(&client)),
         Command::Prime => block_on(change::prime(&client)),
         Command::Status { what, json } => block_on(show::status(&client, *what, *json)),
+        Command::Odp(command) => odp::carry_out(command),
         Command::Ps { targets, json } => block_on(show::ps(&client, targets, *json)),
         Command::Report { .. } => block_on(show::report(&client)),
         Command::Version { json } => block_on(show::version(&client, *json)),

@@ -32,6 +32,11 @@ impl Paths {
         self.run.join("bpf")
     }
 
+    /// What the next agent needs to know of the openvswitch module's datapath.
+    pub fn odp(&self) -> PathBuf {
+        self.run.join("agent.odp")
+    }
+
     /// What is kept: a database.
     pub fn state_file(&self) -> PathBuf {
         self.state.join("agent.redb")

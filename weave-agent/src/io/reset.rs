@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::bpffs;
-use super::datapath::ebpf;
 use super::datapath::userspace::shield;
+use super::datapath::{ebpf, odp};
 use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX, nat, ports};
 use super::paths::Paths;
 
@@ -19,14 +19,18 @@ pub struct Removed {
     pub failures: Vec<String>,
 }
 
-/// Interfaces, NAT, programs, pins, files.
+/// Datapaths, interfaces, NAT, programs, pins, files.
 pub async fn remove_everything(paths: &Paths) -> Removed {
     let mut done = Removed::default();
+    // Its tunnel's interface goes with it.
+    done.openvswitch();
     done.interfaces().await;
     done.nat().await;
     done.shield();
     done.pins(&paths.pins());
-    done.files(&paths.run, |name| matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.log.1" | "agent.latest"));
+    done.files(&paths.run, |name| {
+        matches!(name, "agent.sock" | "agent.pid" | "agent.log" | "agent.log.1" | "agent.latest" | "agent.odp" | "agent.new")
+    });
     done.files(&paths.state, is_kept);
     done
 }
@@ -70,6 +74,15 @@ impl Removed {
             Ok(true) => self.removed.push(table),
             Ok(false) => {}
             Err(error) => self.failures.push(format!("{table}: {error}")),
+        }
+    }
+
+    fn openvswitch(&mut self) {
+        let datapath = format!("openvswitch datapath {}", odp::DATAPATH);
+        match odp::leave() {
+            Ok(true) => self.removed.push(datapath),
+            Ok(false) => {}
+            Err(error) => self.failures.push(format!("{datapath}: {error}")),
         }
     }
 

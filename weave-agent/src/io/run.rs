@@ -165,7 +165,8 @@ async fn start(
 ) -> anyhow::Result<()> {
     let Kept { store, state, settings, passwords, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
-    let Opened { datapath, upcalls, vxlan, why } = choice::open(config.datapath, &host, &paths.pins(), config.tunnel_port()).await?;
+    let Opened { datapath, upcalls, vxlan, why } =
+        choice::open(config.datapath, &choice::Place { host: &host, paths, tunnel_port: config.tunnel_port() }).await?;
     let mut carrier = Carrier::new(datapath);
     let (sleeve, heard) = start_sleeve(&config, &store, (!carrier.steers()).then_some(1)).await;
     if let Some(sleeve) = &sleeve {

@@ -14,6 +14,15 @@
 //! | 28 | 8 | time of sending, nanoseconds of the sender's own clock; echoed |
 //! | 36 | 2 | length of the frame |
 //! | 38 | | zero padding |
+//!
+//! The openvswitch module cannot change a byte. While nobody else answers it turns a request round with a VLAN tag in it,
+//! whose two bytes are the version and the kind of a reply, and without its end:
+//!
+//! | offset in the frame | bytes | what |
+//! |---|---|---|
+//! | 12 | 2 | EtherType 0x8100 |
+//! | 14 | 2 | version, 1; kind, 2 |
+//! | 16 | | what the request has from 12 on, as far as it goes |
 
 use bytes::Bytes;
 use weave_ebpf::fastpath::{HEARTBEAT_KIND, HEARTBEAT_REPLY, HEARTBEAT_REQUEST};
@@ -26,6 +35,8 @@ const ETHERNET: usize = 14;
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 const VERSION: u8 = 1;
 const HEADER: usize = 38;
+/// A tag that makes a reply of a request.
+const TURNED: [u8; 4] = [0x81, 0, VERSION, HEARTBEAT_REPLY];
 /// The smallest heartbeat is the smallest Ethernet frame (without its checksum).
 const SMALLEST: u16 = 60 - ETHERNET as u16;
 
@@ -100,7 +111,26 @@ impl Heartbeat {
     /// # Errors
     /// If it is anything but a whole heartbeat of this version.
     pub(super) fn decode(frame: &[u8]) -> Result<Self, DecodeError> {
-        let (header, _) = frame.split_first_chunk::<HEADER>().ok_or(DecodeError::Short(frame.len()))?;
+        if frame.get(12..16) == Some(&TURNED) {
+            return Self::decode_turned(frame);
+        }
+        let header = frame.first_chunk().ok_or(DecodeError::Short(frame.len()))?;
+        let heartbeat = Self::decode_header(header)?;
+        let said = ETHERNET as u16 + heartbeat.size;
+        if usize::from(said) == frame.len() { Ok(heartbeat) } else { Err(DecodeError::Length { said, has: frame.len() }) }
+    }
+
+    /// What lacks its end, and is a reply whatever it was.
+    fn decode_turned(frame: &[u8]) -> Result<Self, DecodeError> {
+        let mut header = [0; HEADER];
+        let (addresses, rest) = (frame.get(..12), frame.get(16..HEADER + 4));
+        let (Some(addresses), Some(rest)) = (addresses, rest) else { return Err(DecodeError::Short(frame.len())) };
+        header[..12].copy_from_slice(addresses);
+        header[12..].copy_from_slice(rest);
+        Self::decode_header(&header).map(Self::reply)
+    }
+
+    fn decode_header(header: &[u8; HEADER]) -> Result<Self, DecodeError> {
         if header[..12] != [0; 12] || header[12..14] != ETHERTYPE {
             return Err(DecodeError::Ethernet);
         }
@@ -112,15 +142,13 @@ impl Heartbeat {
             return Err(DecodeError::Kind(kind));
         }
         let said = u16::from_be_bytes(field(header, 36));
-        if usize::from(said) != frame.len() {
-            return Err(DecodeError::Length { said, has: frame.len() });
-        }
+        let size = said.checked_sub(ETHERNET as u16).ok_or(DecodeError::Short(said.into()))?;
         Ok(Self {
             kind,
             connection: u64::from_be_bytes(field(header, 16)),
             sequence: u32::from_be_bytes(field(header, 24)),
             sent_ns: u64::from_be_bytes(field(header, 28)),
-            size: said - ETHERNET as u16,
+            size,
         })
     }
 
@@ -169,6 +197,15 @@ mod tests {
         frame[HEARTBEAT_KIND] = HEARTBEAT_REPLY;
         assert_eq!(Heartbeat::decode(&frame), Ok(request.reply()));
         assert_eq!(frame, request.reply().datagram(short(2), short(1))[VXLAN..]);
+    }
+
+    #[test]
+    fn what_the_module_turns_round_with_a_tag_is_our_reply_without_its_end() {
+        let request = Heartbeat::request(1, 2, 3, 1450);
+        let frame = request.datagram(short(1), short(2))[VXLAN..].to_vec();
+        let turned = [&frame[..12], &TURNED, &frame[12..60]].concat();
+        assert_eq!(Heartbeat::decode(&turned), Ok(request.reply()));
+        assert_eq!(Heartbeat::decode(&turned[..HEADER + 3]), Err(DecodeError::Short(HEADER + 3)));
     }
 
     #[test]

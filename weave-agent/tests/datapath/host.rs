@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use weave_agent::addr::Mac;
 use weave_agent::datapath::{Action, FlowEntry, Frame, Op, PeerRoute, PortId, Source, TunnelKind, Upcall};
 use weave_agent::io::datapath::ebpf::{Ebpf, Options};
+use weave_agent::io::datapath::odp::{self, Odp};
 use weave_agent::io::datapath::userspace::Userspace;
 use weave_agent::io::datapath::{Datapath, NextHop, Upcalls};
 use weave_agent::io::net::RawSender;
@@ -37,16 +38,37 @@ const QUIET: Duration = Duration::from_millis(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Ebpf,
+    Odp,
     Userspace,
 }
 
 impl Kind {
+    /// Not every kernel has all: a test of what it lacks is skipped, and says so.
+    pub(crate) fn is_there(self) -> bool {
+        self != Self::Odp || !vm_tests::is_root() || crate::module::module().is_some()
+    }
+
+    /// How often a large frame of so many segments counts. The openvswitch module counts it once.
+    pub(crate) fn counted(self, segments: u64) -> u64 {
+        if self == Self::Odp { segments.min(1) } else { segments }
+    }
+
+    /// Whether a large frame comes up whole. The openvswitch module cuts it into its segments.
+    pub(crate) fn asks_whole(self) -> bool {
+        self != Self::Odp
+    }
+
     /// In the calling thread's namespace. `vxlan`: the device, if this kind wants one.
     pub(crate) fn open(self, pins: &Path, vxlan: &str) -> (Box<dyn Datapath>, Upcalls) {
         match self {
             Self::Ebpf => {
                 let options = Options { pins: pins.to_owned(), vxlan_ifindex: index_of(vxlan), tunnel_port: TUNNEL_PORT, tcx: None };
                 let (datapath, upcalls) = Ebpf::load(OBJECT, &options).unwrap();
+                (Box::new(datapath), upcalls)
+            }
+            Self::Odp => {
+                ip(&format!("link del {vxlan}"));
+                let (datapath, upcalls) = Odp::open(&odp::Options { tunnel_port: TUNNEL_PORT, kept: None }).unwrap();
                 (Box::new(datapath), upcalls)
             }
             Self::Userspace => {
@@ -60,6 +82,7 @@ impl Kind {
 
 /// Interfaces and the datapath on them.
 pub(crate) struct Host {
+    pub(crate) kind: Kind,
     pub(crate) wires: Wires,
     pub(crate) datapath: Box<dyn Datapath>,
     upcalls: Upcalls,
@@ -71,15 +94,31 @@ pub(crate) struct Host {
 impl Host {
     /// Four ports and two underlay interfaces; three neighbours; an own tree to all of them.
     pub(crate) fn new(kind: Kind, pins: &Path) -> Self {
+        Self::with(kind, |vxlan| kind.open(&pins.join("host"), vxlan))
+    }
+
+    /// The same with a datapath that was opened in another way.
+    pub(crate) fn with(kind: Kind, open: impl FnOnce(&str) -> (Box<dyn Datapath>, Upcalls)) -> Self {
         let wires = Wires::make();
-        let (datapath, upcalls) = kind.open(&pins.join("host"), "vx");
+        let (datapath, upcalls) = open("vx");
         let (capture, containers, underlay) = wires.outside.enter(|| {
             let containers = (0..PORTS).map(|port| Sender::open(&format!("c{port}"))).collect();
             (Capture::open(), containers, (0..2).map(|underlay| Sender::open(&format!("w{underlay}"))).collect())
         });
-        let mut host = Self { wires, datapath, upcalls, capture, containers, underlay };
+        let mut host = Self { kind, wires, datapath, upcalls, capture, containers, underlay };
         host.settle();
         host
+    }
+
+    /// The agent dies. One that has nothing to do with these interfaces stands in until the next one comes.
+    pub(crate) fn close(&mut self) {
+        let (nobody, upcalls) = Userspace::open(TUNNEL_PORT + 1).unwrap();
+        self.reopen(Box::new(nobody), upcalls);
+    }
+
+    /// The next one comes.
+    pub(crate) fn reopen(&mut self, datapath: Box<dyn Datapath>, upcalls: Upcalls) {
+        (self.datapath, self.upcalls) = (datapath, upcalls);
     }
 
     fn settle(&mut self) {

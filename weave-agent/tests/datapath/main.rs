@@ -18,12 +18,16 @@ mod wires;
 mod cases;
 mod frames;
 mod host;
+mod module;
 mod stream;
 mod tap;
 
 use host::{Host, Kind};
 
 fn run<F: Future<Output = ()>>(kind: Kind, case: impl FnOnce(Host) -> F + Send + 'static) {
+    if !kind.is_there() {
+        return;
+    }
     place::private_async(move |pins| async move { case(Host::new(kind, &pins)).await });
 }
 
@@ -31,6 +35,9 @@ macro_rules! contract {
     ($($file:ident: $($case:ident)+;)+) => {
         mod ebpf {
             $($(#[test] fn $case() { super::run(super::Kind::Ebpf, super::cases::$file::$case); })+)+
+        }
+        mod odp {
+            $($(#[test] fn $case() { super::run(super::Kind::Odp, super::cases::$file::$case); })+)+
         }
         mod userspace {
             $($(#[test] fn $case() { super::run(super::Kind::Userspace, super::cases::$file::$case); })+)+

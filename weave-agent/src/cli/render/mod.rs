@@ -3,6 +3,7 @@
 mod addresses;
 mod detail;
 mod names;
+pub mod odp;
 mod summary;
 mod table;
 

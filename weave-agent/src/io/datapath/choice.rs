@@ -1,15 +1,15 @@
 //! Which datapath carries the frames, and why.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use aya::programs::ProgramType;
 
 use super::ebpf::{self, Ebpf};
+use super::odp::{self, Odp};
 use super::userspace::{self, Userspace};
 use super::{Datapath, Upcalls};
 use crate::config::Choice;
 use crate::io::net::{self, Netlink, VxlanDevice};
+use crate::io::paths::Paths;
 use crate::io::{bpffs, object};
 
 /// What lies behind a refusal to load programs.
@@ -27,27 +27,51 @@ pub struct Opened {
     pub why: Option<String>,
 }
 
-/// Opens the datapath of this choice, and removes what another one left. `pins`: where the BPF filesystem is, or was.
+/// Where it is to be.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The host's namespace.
+    pub host: &'a Netlink,
+    /// The agent's directories.
+    pub paths: &'a Paths,
+    /// The tunnel's UDP port.
+    pub tunnel_port: u16,
+}
+
+/// Opens the datapath of this choice, and removes what another one left.
 ///
 /// # Errors
 /// When it cannot be had; with `auto`, when none can.
-pub async fn open(choice: Choice, host: &Netlink, pins: &Path, tunnel_port: u16) -> Result<Opened> {
+pub async fn open(choice: Choice, place: &Place<'_>) -> Result<Opened> {
     match choice {
         Choice::Ebpf => {
-            let opened = open_ebpf(host, pins, tunnel_port).await;
+            let opened = open_ebpf(place).await;
             opened.context("the datapath ebpf cannot be had; `--datapath auto` takes another")
         }
-        Choice::Userspace => open_userspace(host, pins, tunnel_port, "--datapath userspace".to_owned()).await,
-        Choice::Auto => match open_ebpf(host, pins, tunnel_port).await {
+        Choice::Odp => {
+            let opened = open_odp(place, "--datapath odp".to_owned()).await;
+            opened.context("the datapath odp cannot be had; `--datapath auto` takes another")
+        }
+        Choice::Userspace => open_userspace(place, "--datapath userspace".to_owned()).await,
+        Choice::Auto => match open_ebpf(place).await {
             Ok(opened) => Ok(opened),
-            Err(error) => {
-                let why = explain(&error);
-                tracing::warn!("frames are carried in user space, not by eBPF programs: {why}");
-                let opened = open_userspace(host, pins, tunnel_port, why.clone()).await;
-                opened.with_context(|| format!("no datapath can be had: not ebpf ({why}), nor userspace"))
-            }
+            Err(error) => open_next(place, explain(&error)).await,
         },
     }
+}
+
+/// The best besides ebpf, which cannot be had for this reason.
+async fn open_next(place: &Place<'_>, why: String) -> Result<Opened> {
+    let odp = match open_odp(place, why.clone()).await {
+        Ok(opened) => {
+            tracing::warn!("frames are carried by the openvswitch module, not by eBPF programs: {why}");
+            return Ok(opened);
+        }
+        Err(error) => explain(&error),
+    };
+    tracing::warn!("frames are carried in user space, not by eBPF programs ({why}) or the openvswitch module ({odp})");
+    let opened = open_userspace(place, format!("{why}; {odp}")).await;
+    opened.with_context(|| format!("no datapath can be had: not ebpf ({why}), nor odp ({odp}), nor userspace"))
 }
 
 /// One line, with what stands behind a bare "not permitted".
@@ -60,7 +84,7 @@ fn explain(error: &anyhow::Error) -> String {
     if error.chain().any(refused) { format!("{text} ({REFUSAL})") } else { text }
 }
 
-async fn open_ebpf(host: &Netlink, pins: &Path, tunnel_port: u16) -> Result<Opened> {
+async fn open_ebpf(place: &Place<'_>) -> Result<Opened> {
     let object = object::programs()?;
     // Before anything is made that it would need.
     match aya::sys::is_program_supported(ProgramType::SchedClassifier) {
@@ -68,24 +92,58 @@ async fn open_ebpf(host: &Netlink, pins: &Path, tunnel_port: u16) -> Result<Open
         Ok(false) => bail!("the kernel has no BPF programs for traffic control (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF)"),
         Err(error) => return Err(error).context("the kernel refuses BPF programs"),
     }
-    let vxlan = net::ensure_vxlan(host, tunnel_port).await?;
-    bpffs::ensure(pins)?;
-    let options = ebpf::Options { pins: pins.to_owned(), vxlan_ifindex: vxlan.ifindex, tunnel_port, tcx: None };
+    // Its ports would take their frames before the programs, and its tunnel has the UDP port.
+    leave_odp(place)?;
+    let pins = place.paths.pins();
+    let vxlan = net::ensure_vxlan(place.host, place.tunnel_port).await?;
+    bpffs::ensure(&pins)?;
+    let options = ebpf::Options { pins, vxlan_ifindex: vxlan.ifindex, tunnel_port: place.tunnel_port, tcx: None };
     let (datapath, upcalls) = Ebpf::load(object, &options)?;
     // What user space left to itself is the programs' now.
     userspace::shield::remove().context("cannot remove the nftables table netdev weave-agent")?;
     Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: Some(vxlan), why: None })
 }
 
-async fn open_userspace(host: &Netlink, pins: &Path, tunnel_port: u16, why: String) -> Result<Opened> {
-    // Programs that nobody tells anything would go on forwarding, and the device has the tunnel's port.
-    ebpf::leave(pins)?;
-    bpffs::remove(pins)?;
-    if net::remove_vxlan(host, tunnel_port).await? {
+async fn open_odp(place: &Place<'_>, why: String) -> Result<Opened> {
+    // Before anything is removed.
+    odp::probe()?;
+    leave_ebpf(place).await?;
+    userspace::shield::remove().context("cannot remove the nftables table netdev weave-agent")?;
+    let options = odp::Options { tunnel_port: place.tunnel_port, kept: Some(place.paths.odp()) };
+    let (datapath, upcalls) = Odp::open(&options)?;
+    Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: None, why: Some(why) })
+}
+
+async fn open_userspace(place: &Place<'_>, why: String) -> Result<Opened> {
+    leave_odp(place)?;
+    leave_ebpf(place).await?;
+    let (datapath, upcalls) = Userspace::open(place.tunnel_port)?;
+    Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: None, why: Some(why) })
+}
+
+/// Programs that nobody tells anything would go on forwarding, and their device has the tunnel's port.
+async fn leave_ebpf(place: &Place<'_>) -> Result<()> {
+    let pins = place.paths.pins();
+    ebpf::leave(&pins)?;
+    bpffs::remove(&pins)?;
+    // One of this name may be the openvswitch module's, and stay.
+    if !odp::is_there() && net::remove_vxlan(place.host, place.tunnel_port).await? {
         tracing::info!("the eBPF programs of an earlier agent and their vxlan device are gone");
     }
-    let (datapath, upcalls) = Userspace::open(tunnel_port)?;
-    Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: None, why: Some(why) })
+    Ok(())
+}
+
+/// The same of the openvswitch module's datapath.
+fn leave_odp(place: &Place<'_>) -> Result<()> {
+    // It is there whatever became of the file; the file alone means nothing.
+    if !place.paths.odp().exists() && !odp::is_there() {
+        return Ok(());
+    }
+    if odp::leave().context("cannot delete the openvswitch datapath of an earlier agent")? {
+        tracing::info!("the openvswitch datapath of an earlier agent is gone");
+    }
+    let _ = std::fs::remove_file(place.paths.odp());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 pub mod choice;
 pub mod ebpf;
+pub mod odp;
 pub mod userspace;
 
 mod entry;
+mod tables;
 
 use std::net::Ipv4Addr;
 

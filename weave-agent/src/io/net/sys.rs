@@ -37,3 +37,14 @@ pub(in crate::io) fn dropped(fd: BorrowedFd<'_>) -> u64 {
     let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, words.as_mut_ptr().cast(), &raw mut len) };
     if done == 0 { words[DROPS].into() } else { 0 }
 }
+
+/// How many packets a packet socket's filter has let through since this was asked last, taken or not.
+pub(in crate::io) fn packets_since(fd: BorrowedFd<'_>) -> u64 {
+    // `struct tpacket_stats`: packets, and those of them that found no room.
+    let mut counts = [0u32; 2];
+    let mut len = size_of::<[u32; 2]>() as socklen_t;
+    // SAFETY: `fd` is open for as long as it is borrowed; the kernel writes at most `len` bytes to `counts`, which lives here.
+    let done =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, counts.as_mut_ptr().cast(), &raw mut len) };
+    if done == 0 { counts[0].into() } else { 0 }
+}

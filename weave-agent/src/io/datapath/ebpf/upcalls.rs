@@ -61,14 +61,14 @@ fn read_batch(ring: &mut PerfEventArrayBuffer<MapData>) -> Vec<Upcall> {
 fn decode(sample: &[u8]) -> Option<Upcall> {
     let (header, packet) = UpcallHeader::read_from_prefix(sample).ok()?;
     let inner = packet.get(header.offset as usize..header.len as usize)?;
+    let bytes = if header.vlan == 0 { Bytes::copy_from_slice(inner) } else { tagged(inner, header.vlan)? };
     match header.kind {
         upcall::MISS | upcall::TOO_BIG => {
-            let bytes = if header.vlan == 0 { Bytes::copy_from_slice(inner) } else { tagged(inner, header.vlan)? };
             let frame = Frame { bytes, gso_size: header.gso_size as u16 };
             let key = header.key;
             Some(if header.kind == upcall::MISS { Upcall::Miss { key, frame } } else { Upcall::TooBig { key, frame } })
         }
-        upcall::HEARTBEAT => Some(Upcall::Heartbeat { key: header.key, frame: Bytes::copy_from_slice(inner) }),
+        upcall::HEARTBEAT => Some(Upcall::Heartbeat { key: header.key, frame: bytes }),
         _ => None,
     }
 }

@@ -4,14 +4,13 @@
 //! One thread serves all sockets, a batch at a time. It holds the one lock meanwhile; whoever else wants it is let in
 //! between two batches.
 
-mod cut;
+pub(super) mod cut;
 mod outbox;
 mod plane;
-mod received;
+pub(super) mod received;
 pub mod shield;
-mod sockets;
-mod tables;
-mod view;
+pub(super) mod sockets;
+pub(super) mod view;
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;

@@ -17,8 +17,8 @@ use weave_ebpf::sleeve;
 use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
 use weave_ebpf::vxlan::{self, Path};
 
+use super::{UPCALL_BURST, UPCALL_RATE, entry};
 use crate::datapath::{self, Action, FlowEntry, Op, PeerRoute, TunnelKind};
-use crate::io::datapath::{UPCALL_BURST, UPCALL_RATE, entry};
 use crate::peer::ShortId;
 
 /// As many as the kernel's table takes.
@@ -130,6 +130,16 @@ impl Tables {
         self.sources.insert(remote.octets(), Source { local: local.octets(), short, flags });
     }
 
+    /// Who may send tunnel frames.
+    pub(super) fn sources(&self) -> Vec<Ipv4Addr> {
+        self.sources.keys().map(|address| Ipv4Addr::from(*address)).collect()
+    }
+
+    /// What is known of an outer source.
+    pub(super) fn neighbour(&self, remote: Ipv4Addr) -> Option<Source> {
+        self.sources.get(&remote.octets()).copied()
+    }
+
     fn set_tree(&mut self, origin: ShortId, parent: Option<Ipv4Addr>, hops: &[ShortId]) {
         let tree = Tree { parent: parent.map_or([0; 4], |parent| parent.octets()), hops: hops.iter().map(|hop| hop.get()).collect() };
         self.trees.insert(origin.get().into(), tree);
@@ -149,6 +159,36 @@ impl Tables {
         self.trees.get(&origin).map_or(&[], |tree| &tree.hops)
     }
 
+    /// What the switch said of such frames, if it has in this epoch.
+    pub(super) fn action(&self, key: &FlowKey) -> Option<Action> {
+        let flow = self.flows.get(key)?.flow.get();
+        if flow.epoch != self.config.epoch {
+            return None;
+        }
+        entry::entry(*key, &flow, Duration::ZERO).map(|entry| entry.action)
+    }
+
+    /// Counts what somebody else matched for a flow: frames, bytes, and when the last one came (nanoseconds).
+    pub(super) fn credit(&self, key: &FlowKey, packets: u64, bytes: u64, used_ns: u64) {
+        if let Some(cached) = self.flows.get(key) {
+            let flow = cached.flow.get();
+            let (packets, bytes) = (flow.packets + packets, flow.bytes + bytes);
+            cached.flow.set(Flow { packets, bytes, used_ns: flow.used_ns.max(used_ns), ..flow });
+        }
+    }
+
+    /// When the clock was looked at last (monotonic).
+    pub(super) fn now(&self) -> Duration {
+        Duration::from_nanos(self.now)
+    }
+
+    /// Counts something several times, under an index of the list.
+    pub(super) fn add(&self, index: u32, times: u64) {
+        if let Some(count) = self.counts.get(index as usize) {
+            count.set(count.get() + times);
+        }
+    }
+
     /// All flows of this epoch. Those of an older one are swept out.
     pub(super) fn flows(&mut self) -> Vec<FlowEntry> {
         self.tick();
@@ -165,9 +205,7 @@ impl Tables {
 
     /// Counts a frame that goes nowhere, under an index of the list.
     pub(super) fn drop_index(&self, index: u32) {
-        if let Some(count) = self.counts.get(index as usize) {
-            count.set(count.get() + 1);
-        }
+        self.add(index, 1);
     }
 
     pub(super) fn drop(&self, reason: DropReason) {
