@@ -35,7 +35,10 @@ fn containers_on_hosts_of_all_three_kinds_talk() -> Result<()> {
     for (number, kind) in [(1, "odp"), (2, "ebpf"), (3, "userspace")] {
         ensure!(datapath(&lab.host(number)?)?.starts_with(kind), "{}", datapath(&lab.host(number)?)?);
     }
-    everyone_pings_everyone(&lab)?;
+    if let Err(error) = everyone_pings_everyone(&lab) {
+        let drops = (1..=3).map(|number| Ok(lab.host(number)?.status()?["drops"].to_string())).collect::<Result<Vec<_>>>()?;
+        return Err(error.context(drops.join(" ")));
+    }
     multicast_reaches_everybody_once(&lab)?;
     let h1 = lab.host(1)?;
     let listed = h1.weave(["odp", "flow", "list", "weave-odp"])?;
