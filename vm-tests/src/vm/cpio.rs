@@ -119,7 +119,7 @@ mod tests {
         archive.console().unwrap();
         archive.file(Path::new("/usr/bin/one"), b"abcde").unwrap();
         archive.file(Path::new("/usr/bin/two"), b"").unwrap();
-        archive.link(Path::new("/bin"), "usr/bin").unwrap();
+        archive.link(Path::new("/bin"), "elsewhere").unwrap();
         archive.finish().unwrap()
     }
 

@@ -86,7 +86,7 @@ pub struct Segment<'a> {
     pub tag: Tag,
     /// Where in `headers` the TCP or UDP header starts.
     pub transport: u8,
-    /// [`super::offload`].
+    /// [`crate::virtio`].
     pub gso_type: u8,
     /// Bytes per segment when it was one with its neighbours.
     pub gso_size: u16,

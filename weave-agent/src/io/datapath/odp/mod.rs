@@ -2,9 +2,9 @@
 //!
 //! The module is told flows over generic netlink ([`wire`], [`kernel`]). What no flow matches comes up to one of several sockets,
 //! is judged by the fast path's own code over the tables that user space's datapath has, carried on by the module, and made a
-//! flow ([`plane`], [`flows`]). One flow of the switch's may be several of the module's ([`compile`]).
+//! flow (`plane`, `flows`). One flow of the switch's may be several of the module's (`compile`).
 //!
-//! The datapath, its ports and flows outlive the agent; what the module cannot keep is in a file ([`kept`]).
+//! The datapath, its ports and flows outlive the agent; what the module cannot keep is in a file (`kept`).
 
 mod attach;
 mod cache;
