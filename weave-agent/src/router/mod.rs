@@ -146,6 +146,9 @@ impl Router {
                 if let mesh::Input::Passwords(passwords) = &input {
                     // First: from the first password on nothing more goes in clear.
                     let trusted = (!passwords.is_empty()).then(|| self.trusted_subnets.clone());
+                    if let Some(trusted) = &trusted {
+                        self.sessions.handle(now, sleeve::Input::SealedButFor(trusted.clone()));
+                    }
                     self.switch.handle(now, switch::Input::SealedButFor(trusted));
                 }
                 self.mesh.handle(now, input);

@@ -6,10 +6,11 @@
 //! [`OVERLAP`] after the next one was told, or when its peer has left the mesh.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
+use ipnet::Ipv4Net;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub enum Input {
     LinkUp(Neighbour),
     /// A link is down; its sessions go on.
     LinkDown(PeerName),
+    /// There is a password from now on: only in these networks sessions may be in clear.
+    SealedButFor(Vec<Ipv4Net>),
     /// A neighbour said something over its link.
     Told {
         /// Who.
@@ -132,6 +135,7 @@ impl Sessions {
                     party.linked = false;
                 }
             }
+            Input::SealedButFor(trusted) => self.end_those_in_clear(&trusted),
             Input::Told { peer, payload } => self.told(peer, &payload),
             Input::Worn(session) => self.worn(now, session),
             Input::View(view) => self.forget_strangers(&view),
@@ -219,6 +223,14 @@ impl Sessions {
 
     fn refuse(&mut self, over: impl IntoIterator<Item = Accepted>) {
         self.out.extend(over.into_iter().map(|accepted| Output::Op(Op::Refuse(accepted.session))));
+    }
+
+    /// What was agreed on when there was no password.
+    fn end_those_in_clear(&mut self, trusted: &[Ipv4Net]) {
+        let is_trusted = |remote: &Ipv4Addr| trusted.iter().any(|subnet| subnet.contains(remote));
+        let open = |party: &Party| !party.neighbour.sealed && !is_trusted(&party.neighbour.remote);
+        let ended: Vec<PeerName> = self.parties.iter().filter(|(_, party)| open(party)).map(|(name, _)| *name).collect();
+        ended.into_iter().for_each(|name| self.forget(name));
     }
 
     fn told(&mut self, peer: PeerName, payload: &[u8]) {

@@ -34,7 +34,7 @@ impl Switch {
     /// Takes out what would go or come in clear where it must not. What an earlier agent left, and what a slot was before
     /// its neighbour asked for sealing, is good for frames that nobody wants secret only.
     fn close(&self, wanted: &mut Tables) {
-        wanted.slots.retain(|_, route| route.tunnel == TunnelKind::Sleeve || !self.must_seal(route.remote));
+        wanted.slots.retain(|_, route| !self.must_seal(route.remote) || route.tunnel == TunnelKind::Sleeve && self.is_sealed(route.remote));
         for (remote, source) in &mut wanted.sources {
             source.sealed |= self.must_seal(*remote);
         }
@@ -43,6 +43,13 @@ impl Switch {
     /// If our settings say so, whatever was agreed with the neighbour when there was no password, or if that was.
     fn must_seal(&self, remote: Ipv4Addr) -> bool {
         self.config.seals(remote) || self.tunnels.values().any(|tunnel| tunnel.remote() == remote && tunnel.neighbour.sealed)
+    }
+
+    /// Its sleeve is: one that was agreed on before there was a password carries in clear. Before there is a neighbour there is
+    /// no session either, and nothing leaves.
+    fn is_sealed(&self, remote: Ipv4Addr) -> bool {
+        let mut here = self.tunnels.values().filter(|tunnel| tunnel.remote() == remote);
+        here.all(|tunnel| tunnel.neighbour.sealed)
     }
 
     fn oversized(&self) -> usize {

@@ -400,6 +400,9 @@ fn the_first_password_ends_what_goes_in_clear_at_once() {
     bench.input(Input::SealedButFor(Some(vec!["10.0.0.3/32".parse().unwrap()])));
     assert!(!bench.slots.contains_key(&short(2)) && bench.sources[&address(2)].sealed);
     assert!(bench.slots.contains_key(&short(3)) && !bench.sources[&address(3)].sealed, "that network is trusted");
+    // A sleeve that was agreed on before is in clear as well.
+    bench.answering.remove(&address(2));
+    bench.sleeves.insert(address(2), 1472);
     bench.pass(20_000);
     assert!(!bench.slots.contains_key(&short(2)));
     bench.input(Input::SealedButFor(None));
