@@ -208,7 +208,7 @@ pub enum Error {
     PeerReachable(Named),
     /// Its agent does not run, but its kernel does.
     #[error(
-        "peer {0} has no agent that runs, but its containers are still on the network with their addresses: run `weave-agent launch` or `weave-agent reset` there instead"
+        "peer {0} has no agent that runs, but its containers are still on the network with their addresses, or were until a moment ago: run `weave-agent launch` or `weave-agent reset` there instead; if its host has just died, this again in 5 s"
     )]
     PeerCarries(Named),
     /// Others may have got some of its space.

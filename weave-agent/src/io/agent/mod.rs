@@ -2,6 +2,9 @@
 //!
 //! Nothing here waits: whatever takes time is a task that comes back with an [`Event`].
 
+mod calls;
+mod underlay;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -12,29 +15,26 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::api::{Call, Refusal, Request, Show, answer, body};
-use super::asks::{Ask, Asks, Told};
-use super::carrier::Carrier;
-use super::clock::Clock;
-use super::connect;
-use super::datapath::Upcalls;
-use super::event::{Done, Event, OwnDevice, Stream};
-use super::hands::Hands;
-use super::links::Links;
-use super::logging;
-use super::names::Names;
-use super::naming::{self, NameChange, named_as};
-use super::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent, VXLAN_OVERHEAD};
-use super::notices::Notices;
-use super::passwords;
-use super::report::Snapshot;
-use super::signals::{Signal, Signals};
-use super::sleeve::Sleeve;
-use super::store::{self, State};
-use super::targets::{self, Typed};
-use super::troubles::Troubles;
 use crate::config::Config;
 use crate::datapath::{Action, Op, PortId, Source, Upcall};
+use crate::io::api::Call;
+use crate::io::asks::{Ask, Asks, Told};
+use crate::io::carrier::Carrier;
+use crate::io::clock::Clock;
+use crate::io::connect;
+use crate::io::datapath::Upcalls;
+use crate::io::event::{Done, Event, OwnDevice, Stream};
+use crate::io::hands::Hands;
+use crate::io::links::Links;
+use crate::io::logging;
+use crate::io::names::Names;
+use crate::io::naming::named_as;
+use crate::io::net::{EXPOSE_PORT, Port, PortKind, Underlay, UnderlayEvent};
+use crate::io::notices::Notices;
+use crate::io::signals::{Signal, Signals};
+use crate::io::sleeve::Sleeve;
+use crate::io::store::{self, State};
+use crate::io::troubles::Troubles;
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
 use crate::{Time, dns, ipam, sleeve, switch};
@@ -323,26 +323,6 @@ impl Agent {
         self.carrier.apply(op);
     }
 
-    /// The ways to neighbours are watched as long as they are neighbours.
-    fn set_way(&mut self, remote: Ipv4Addr, source: Option<Source>) {
-        let before = match source {
-            Some(source) => self.ways.insert(remote, source),
-            None => self.ways.remove(&remote),
-        };
-        if before == source {
-            return;
-        }
-        let (before, local) = (before.map(|source| source.local), source.map(|source| source.local));
-        if let Some(before) = before.filter(|_| before != local) {
-            self.underlay.unwatch(remote, before);
-        }
-        if let Some(local) = local.filter(|_| before != local) {
-            self.underlay.watch(remote, local);
-        }
-        self.neighbours.send_replace(self.ways.clone());
-        self.hands.look_at_mtu.notify_one();
-    }
-
     fn upcalls(&mut self, batch: Vec<Upcall>) {
         for upcall in batch {
             self.input(Input::Switch(switch::Input::Upcall(upcall)));
@@ -455,143 +435,6 @@ impl Agent {
         let gone: Vec<PortId> = self.ports.keys().filter(|port| !there.contains(port)).copied().collect();
         gone.into_iter().for_each(|port| self.unplug(port));
     }
-
-    fn changed(&mut self, change: UnderlayEvent) {
-        self.hands.look_at_mtu.notify_one();
-        match change {
-            UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote).is_some_and(|source| source.local == local) => {
-                self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(super::carrier::next_hop));
-                if let Some(hop) = next_hop {
-                    let mtu = u16::try_from(hop.mtu.saturating_sub(VXLAN_OVERHEAD)).unwrap_or(u16::MAX);
-                    self.input(Input::Switch(switch::Input::RouteMtu { remote, mtu }));
-                }
-            }
-            UnderlayEvent::NextHop { .. } => {}
-            UnderlayEvent::AddressAdded(_) => self.dial_again(),
-            UnderlayEvent::AddressGone(address) => {
-                self.carrier.address_gone(address);
-                self.mesh(mesh::Input::AddressGone(address));
-            }
-            UnderlayEvent::LinkGone(ifindex) => self.leave(ifindex),
-            UnderlayEvent::Interfaces(there) => self.interfaces_are(&there),
-        }
-    }
-
-    /// What could not be reached may be within reach of a new address: the targets are not made to wait for their turn.
-    fn dial_again(&mut self) {
-        let known = self.router.status(self.clock.now()).mesh.targets;
-        let targets = known.into_iter().map(|target| Target { name: target.name, addresses: target.addresses }).collect();
-        self.mesh(mesh::Input::Connect { targets, replace: false });
-    }
-
-    fn interfaces_are(&mut self, there: &[u32]) {
-        let gone: Vec<u32> = self.interfaces.iter().filter(|ifindex| !there.contains(ifindex)).copied().collect();
-        gone.into_iter().for_each(|ifindex| self.leave(ifindex));
-        for ifindex in there {
-            if !self.interfaces.contains(ifindex) && self.carrier.join(*ifindex) {
-                self.interfaces.insert(*ifindex);
-            }
-        }
-    }
-
-    fn leave(&mut self, ifindex: u32) {
-        if self.interfaces.remove(&ifindex) {
-            self.carrier.leave(ifindex);
-        }
-    }
-
-    fn call(&mut self, call: Call) {
-        let Call { request, answer: to } = call;
-        let hands = self.hands.clone();
-        match request {
-            Request::Show(Show::Ps) => spawn_answer(to, async move { answer(&hands.attachments().await?) }),
-            Request::Show(show) => {
-                let snapshot = self.snapshot(show);
-                spawn_answer(to, async move { snapshot.show(show, &hands).await });
-            }
-            Request::Connect(asked) => {
-                let our_port = self.config.port;
-                spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
-            }
-            Request::Passwords(asked) => spawn_answer(to, async move { passwords::change(&hands, asked).await }),
-            Request::Forget(asked) => drop(to.send(self.forget(asked))),
-            Request::Attach(asked) => spawn_answer(to, async move { hands.attach(asked).await }),
-            Request::Detach(asked) => spawn_answer(to, async move { hands.detach(asked).await }),
-            Request::Expose(asked) => spawn_answer(to, async move { hands.expose(asked).await }),
-            Request::Hide(asked) => spawn_answer(to, async move { hands.hide(asked).await }),
-            Request::Rmpeer(asked) => spawn_answer(to, async move { hands.rmpeer(asked).await }),
-            Request::DnsAdd(asked) => {
-                let changed = self.dns_add(&asked);
-                spawn_answer(to, async move { hands.dns_changed(changed, true).await });
-            }
-            Request::DnsRemove(asked) => {
-                let changed = self.dns_remove(&asked);
-                spawn_answer(to, async move { hands.dns_changed(changed, false).await });
-            }
-            Request::DnsLookup(asked) => drop(to.send(hands.dns_lookup(&asked))),
-            Request::Prime => spawn_answer(to, async move { hands.prime().await }),
-            Request::Reset => spawn_answer(to, async move { hands.leave().await }),
-            Request::Stop => {
-                self.ending = true;
-                let carried_on = self.carried_on();
-                drop(to.send(answer(&body::Stopping { pid: std::process::id(), carried_on })));
-            }
-        }
-    }
-
-    fn dns_add(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
-        let name = self.hands.qualified(&asked.name)?;
-        if asked.addresses.is_empty() {
-            return Err(Refusal::bad_request(format!("no address for {name}: say which")));
-        }
-        naming::findable(&asked.addresses).map_err(Refusal::bad_request)?;
-        let addresses = asked.addresses.clone();
-        self.names(dns::Input::Register { owner: dns::Owner::external(), name: name.clone(), addresses: addresses.clone() });
-        Ok(NameChange { name, addresses })
-    }
-
-    /// Whoever gave the name: `dns-add`, or `attach` and `expose`, after which it would come back with the next agent.
-    fn dns_remove(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
-        let name = self.hands.qualified(&asked.name)?;
-        let status = self.router.status(self.clock.now());
-        let entries: Vec<dns::EntryStatus> =
-            status.dns.into_iter().flat_map(|dns| dns.entries).filter(|entry| !entry.dead && entry.name == name).collect();
-        let me = self.state.borrow().name;
-        let addresses = naming::removable(me, &name, &entries, &asked.addresses).map_err(Refusal::not_found)?;
-        for address in &addresses {
-            self.names(dns::Input::Unregister { owner: None, name: Some(name.clone()), address: Some(*address) });
-        }
-        let left = naming::left(me, &entries, &addresses);
-        self.state.send_modify(|state| naming::forget(&mut state.names, &name, &left));
-        Ok(NameChange { name, addresses })
-    }
-
-    /// A typing error would otherwise look like a success.
-    fn forget(&mut self, asked: body::Forget) -> super::api::Answer {
-        let known = self.state.borrow().targets.clone();
-        if let Some(unknown) = asked.peers.iter().find(|peer| !known.contains(peer)) {
-            let known = if known.is_empty() { "there is none".to_owned() } else { format!("they are {}", known.join(", ")) };
-            return Err(Refusal::not_found(format!("{unknown} is not among the peers that this agent was told to connect to: {known}")));
-        }
-        self.mesh(mesh::Input::Forget { targets: asked.peers });
-        answer(&serde_json::json!({}))
-    }
-
-    fn snapshot(&mut self, show: Show) -> Snapshot {
-        let now = self.clock.now();
-        Snapshot {
-            config: self.config.clone(),
-            uptime: now,
-            router: self.router.status(now),
-            answered: self.asks.answered(),
-            has_nameserver: self.hands.names.as_ref().is_some_and(|names| names.port().is_some()),
-            datapath: self.chosen.clone().map_or_else(|| self.carrier.describe(), |why| format!("{}: {why}", self.carrier.describe())),
-            flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
-            counters: self.carrier.counters(),
-            sleeve: self.sleeve.as_ref().map(Sleeve::status),
-            notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),
-        }
-    }
 }
 
 /// Without a range every address is somebody's own choice.
@@ -600,21 +443,4 @@ fn by_hand(ask: Ask) -> Result<ipam::Answer, ipam::Error> {
         Ask::Claim { address, .. } => Ok(ipam::Answer::Addresses(vec![address])),
         _ => Err(ipam::Error::Disabled),
     }
-}
-
-/// An answer that takes time is somebody else's work.
-fn spawn_answer(to: tokio::sync::oneshot::Sender<super::api::Answer>, work: impl Future<Output = super::api::Answer> + Send + 'static) {
-    // If the client has left, so be it.
-    tokio::spawn(async move { drop(to.send(work.await)) });
-}
-
-/// `POST /connect`: typing errors are refused as a whole; names that mean nothing now are tried again later.
-async fn connect_now(hands: &Hands, asked: body::Connect, our_port: u16) -> super::api::Answer {
-    let typed: Result<Vec<Typed>, _> = asked.peers.iter().map(|text| Typed::parse(text, our_port)).collect();
-    let (targets, unresolved): (Vec<Target>, Vec<Option<String>>) =
-        targets::resolve_all(&typed.map_err(Refusal::bad_request)?).await.into_iter().unzip();
-    let replace = asked.replace;
-    let connected = hands.events.carry_out(|done| Event::Connect { targets, replace, done }).await;
-    connected.map_err(Refusal::internal)?;
-    answer(&body::Connected { unresolved: unresolved.into_iter().flatten().collect() })
 }
