@@ -17,6 +17,10 @@ pub const MESH_PORT: u16 = 6783;
 pub const CONN_LIMIT: usize = 200;
 /// Smallest MTU for containers: IPv6 needs it (RFC 8200 5).
 pub const LEAST_MTU: u32 = 1280;
+/// After so many seconds the keys of sealed tunnels are followed by others, if nobody says otherwise.
+pub const REKEY_INTERVAL: u32 = 3600;
+/// The shortest that can be had: an old key is accepted for a minute besides, and not more than eight at once.
+pub const LEAST_REKEY_INTERVAL: u32 = 10;
 /// Most bytes of a nickname: it travels in every topology message.
 const LONGEST_NICKNAME: usize = 64;
 
@@ -40,6 +44,8 @@ pub struct Settings {
     pub password: Option<bool>,
     /// `--trusted-subnets`
     pub trusted_subnets: Option<String>,
+    /// `--rekey-interval`, seconds
+    pub rekey_interval: Option<u32>,
     /// `--ipalloc-range`
     pub ipalloc_range: Option<String>,
     /// `--ipalloc-default-subnet`
@@ -100,6 +106,7 @@ impl Settings {
             mtu: self.mtu.or(before.mtu),
             password: self.password.or(before.password),
             trusted_subnets: self.trusted_subnets.or(before.trusted_subnets),
+            rekey_interval: self.rekey_interval.or(before.rekey_interval),
             // A subnet of another range means nothing.
             ipalloc_default_subnet: self.ipalloc_default_subnet.or(before.ipalloc_default_subnet.filter(|_| self.ipalloc_range.is_none())),
             ipalloc_range: self.ipalloc_range.or(before.ipalloc_range),
@@ -135,6 +142,8 @@ pub struct Config {
     pub passwords: Vec<Password>,
     /// Neighbours in these may be sent frames in clear.
     pub trusted_subnets: Vec<Ipv4Net>,
+    /// Keys of sealed tunnels are followed by others after so many seconds.
+    pub rekey: u32,
     /// Whom to connect to. `None`: those of last time.
     pub peers: Option<Vec<String>>,
     /// What addresses are given out; `None`: none, all are somebody's own choice.
@@ -262,6 +271,7 @@ mod tests {
             mtu: None,
             passwords: vec![],
             trusted_subnets: vec![],
+            rekey: REKEY_INTERVAL,
             peers: None,
             ipalloc: Some(Ipalloc { ranges: vec!["10.32.0.0/12".parse().unwrap()], subnets: vec![], init: Init::Consensus }),
             dns: None,

@@ -6,8 +6,8 @@
 //! **Frames in.** A frame comes from an attached port, or from a neighbour: as VXLAN (RFC 7348) on the tunnel's UDP port, or
 //! through the sleeve's device. It is looked up under its [`FlowKey`]; a frame for another peer (the destination half of its
 //! VNI is not us) with both MACs zero. The host's own stack hears nothing of a port. VXLAN counts as from a neighbour only
-//! if its outer source is one ([`Op::SetSource`]), else it is a `stranger`'s; one that must be sealed is refused as
-//! `unsealed`; the source half of the VNI must be a peer that has a slot, and not us, or it is of an `unknown-peer`.
+//! if its outer source is one ([`Op::SetSource`]), else it is a `stranger`'s; what came in clear and must be sealed is refused as
+//! `unsealed` (or was, by the kernel's policy, before it came here); the source half of the VNI must be a peer that has a slot, and not us, or it is of an `unknown-peer`.
 //!
 //! **Hit.** A flow of the current epoch is obeyed and counts the frame: segments of a large one each, and its inner bytes.
 //! (The openvswitch module counts a large one once, and cuts it into its segments when it comes up.)
@@ -73,11 +73,13 @@ pub struct PeerRoute {
 }
 
 /// A kind of tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TunnelKind {
     /// VXLAN, by the kernel.
     Vxlan,
+    /// The same, sealed by the kernel's IPsec: ESP (RFC 4303) in transport mode.
+    Esp,
     /// Sealed datagrams, by user space.
     Sleeve,
 }
@@ -89,8 +91,9 @@ pub struct Source {
     pub short: ShortId,
     /// The address of ours it sends to.
     pub local: Ipv4Addr,
-    /// Only the sleeve may bring its frames: VXLAN from its address is dropped.
-    pub sealed: bool,
+    /// The least protected tunnel that may bring its frames. If that is ESP, so may the sleeve, but VXLAN that comes in clear
+    /// is dropped; if it is the sleeve, all VXLAN is.
+    pub least: TunnelKind,
 }
 
 /// Where one copy of an executed frame goes.

@@ -8,6 +8,7 @@ mod bounded;
 pub mod config;
 pub mod datapath;
 pub mod dns;
+pub mod esp;
 pub mod frame;
 pub mod ipam;
 pub mod mesh;

@@ -153,7 +153,7 @@ pub fn from_underlay<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, conf
     if source.local != outer.dst {
         return Verdict::Pass;
     }
-    if source.flags & source::SEALED != 0 {
+    if source.flags & (source::SEALED | source::ESP) != 0 {
         return Verdict::drop(DropReason::Unsealed);
     }
     let Some([dst, src]) = macs(packet, OUTER) else {
@@ -181,9 +181,15 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
     let Some([dst, src]) = macs(packet, 0) else {
         return Verdict::drop(DropReason::Malformed);
     };
-    let (to, _) = short_ids(tunnel.vni);
+    let (to, from) = short_ids(tunnel.vni);
     let key = tunnel_key(tunnel.vni, tunnel.remote, src, dst, config);
     if to == config.short && src == NO_MAC && dst == NO_MAC {
+        // Under ESP all of them come here, and are answered here.
+        let [kind] = packet.read::<1>(HEARTBEAT_KIND).unwrap_or([0]);
+        if source.flags & source::ESP != 0 && from == source.short && kind == HEARTBEAT_REQUEST {
+            tables.count(Counter::Heartbeats);
+            return Verdict::Reply { to: from };
+        }
         return ask(tables, config, upcall::HEARTBEAT, key, heartbeat_bucket(&source));
     }
     from_neighbour(packet, tables, config, key, Arrival { bucket: bucket_of(&source), bytes: packet.len(), on_underlay: false })

@@ -81,6 +81,8 @@ pub mod slot {
     pub const DIRECT: u32 = 2;
     /// User space carries the peer's frames: they go to the TAP device `ifindex` with a [`crate::sleeve::Prefix`].
     pub const SLEEVE: u32 = 4;
+    /// What goes there the stack seals with ESP (RFC 4303): never with `DIRECT`, which would go past it.
+    pub const ESP: u32 = 8;
 }
 
 /// How one peer is reached. A changed route is one write of this; [`crate::vxlan::slot`] makes one.
@@ -119,6 +121,8 @@ pub struct Source {
 pub mod source {
     /// Only the sleeve may bring its frames.
     pub const SEALED: u32 = 1;
+    /// VXLAN may, too, if the stack took it out of ESP: on the vxlan device, and not on an underlay interface, where it is in clear.
+    pub const ESP: u32 = 2;
 }
 
 /// The broadcast tree of one origin peer, seen from here; indexed by the origin's short id.

@@ -108,13 +108,16 @@ pub struct Path {
     pub mtu: u32,
     /// Interface, its MAC and the next hop's; without it the vxlan device finds the way.
     pub next_hop: Option<(u32, Mac, Mac)>,
+    /// The stack seals it with ESP: `next_hop` is of no use.
+    pub esp: bool,
 }
 
 /// The slot of a peer that is reached by `path`.
 pub fn slot(path: &Path) -> PeerSlot {
     let mut template = [0; 56];
     let header = &mut template;
-    let (ifindex, source, next_hop) = path.next_hop.unwrap_or_default();
+    let direct = path.next_hop.filter(|_| !path.esp);
+    let (ifindex, source, next_hop) = direct.unwrap_or_default();
     header[..6].copy_from_slice(&next_hop);
     header[6..12].copy_from_slice(&source);
     put_u16(header, 12, ethertype::IPV4);
@@ -126,7 +129,7 @@ pub fn slot(path: &Path) -> PeerSlot {
     put_u16(header, UDP + 2, path.port);
     header[VXLAN] = FLAG_VNI;
     PeerSlot {
-        flags: slot::VALID | if path.next_hop.is_some() { slot::DIRECT } else { 0 },
+        flags: slot::VALID | if direct.is_some() { slot::DIRECT } else { 0 } | if path.esp { slot::ESP } else { 0 },
         ifindex,
         mtu: path.mtu,
         sum: header[IP..UDP].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum(),
@@ -141,7 +144,8 @@ pub fn path(slot: &PeerSlot) -> Option<Path> {
     let header = slot.template.as_bytes();
     let next_hop = (slot.flags & slot::DIRECT != 0).then_some((slot.ifindex, header.read(6)?, header.read(0)?));
     let port = u16::from_be_bytes(header.read(UDP + 2)?);
-    (slot.flags & slot::VALID != 0).then_some(Path { local: slot.local, remote: slot.remote, port, mtu: slot.mtu, next_hop })
+    let esp = slot.flags & slot::ESP != 0;
+    (slot.flags & slot::VALID != 0).then_some(Path { local: slot.local, remote: slot.remote, port, mtu: slot.mtu, next_hop, esp })
 }
 
 /// What differs from packet to packet in the outer headers.
@@ -338,7 +342,8 @@ const fn source_port(hash: u32) -> u16 {
 mod tests {
     use super::*;
 
-    const PATH: Path = Path { local: [10, 0, 0, 1], remote: [10, 0, 0, 2], port: 6784, mtu: 1500, next_hop: Some((3, [4; 6], [2; 6])) };
+    const PATH: Path =
+        Path { local: [10, 0, 0, 1], remote: [10, 0, 0, 2], port: 6784, mtu: 1500, next_hop: Some((3, [4; 6], [2; 6])), esp: false };
 
     fn first(vni: u32) -> [u8; OUTER] {
         headers(&slot(&PATH), vni, Fields::new(14, 7))
@@ -387,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_slot_tells_the_path_it_was_made_of() {
-        for path in [PATH, Path { next_hop: None, ..PATH }] {
+        for path in [PATH, Path { next_hop: None, ..PATH }, Path { next_hop: None, esp: true, ..PATH }] {
             assert_eq!(super::path(&slot(&path)), Some(path));
         }
         assert_eq!(super::path(&PeerSlot::default()), None);

@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::odp::Odp;
 use super::secret::PasswordFlags;
-use crate::config::{CONN_LIMIT, Choice, MESH_PORT, Settings};
+use crate::config::{CONN_LIMIT, Choice, LEAST_REKEY_INTERVAL, MESH_PORT, Settings};
 use crate::dns::{DEFAULT_DOMAIN, Domain};
 use crate::io::paths::Paths;
 use crate::ipam::DEFAULT_RANGE;
@@ -294,6 +294,9 @@ pub struct Launch {
     /// Networks that need no encryption: between two hosts that have each other's address in theirs, frames go as without a password
     #[arg(long, value_name = "CIDR[,CIDR…]")]
     pub trusted_subnets: Option<String>,
+    /// Seconds after which encrypted tunnels get new keys [default: 3600]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(i64::from(LEAST_REKEY_INTERVAL)..))]
+    pub rekey_interval: Option<u32>,
     /// What addresses containers get.
     #[command(flatten)]
     pub ipalloc: IpallocFlags,
@@ -340,6 +343,7 @@ impl Launch {
             mtu: self.mtu,
             password: self.no_password.then_some(false),
             trusted_subnets: self.trusted_subnets.clone(),
+            rekey_interval: self.rekey_interval,
             ipalloc_range: ipalloc.ipalloc_range,
             ipalloc_default_subnet: ipalloc.ipalloc_default_subnet,
             ipalloc_init: ipalloc.ipalloc_init,

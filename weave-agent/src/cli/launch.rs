@@ -176,6 +176,7 @@ fn words(typed: &Launch, has_passwords: bool) -> Vec<String> {
         ("--mtu", settings.mtu.map(|mtu| mtu.to_string())),
         ("--password-file", has_passwords.then(|| "-".to_owned())),
         ("--trusted-subnets", settings.trusted_subnets),
+        ("--rekey-interval", settings.rekey_interval.map(|seconds| seconds.to_string())),
         ("--ipalloc-range", settings.ipalloc_range),
         ("--ipalloc-default-subnet", settings.ipalloc_default_subnet),
         ("--ipalloc-init", settings.ipalloc_init),

@@ -3,7 +3,7 @@
 use ipnet::{IpNet, Ipv4Net};
 
 use super::args::Launch;
-use crate::config::{CONN_LIMIT, Config, Dns, Ipalloc, MESH_PORT, Settings};
+use crate::config::{CONN_LIMIT, Config, Dns, Ipalloc, MESH_PORT, REKEY_INTERVAL, Settings};
 use crate::io::api::{self, Wanted, body};
 use crate::io::targets::Typed;
 use crate::ipam::{DEFAULT_RANGE, Init};
@@ -90,6 +90,7 @@ pub fn config(typed: &Launch, settings: &Settings, passwords: &[Password], hostn
         mtu: settings.mtu.filter(|mtu| *mtu != 0),
         passwords: passwords.to_vec(),
         trusted_subnets: trusted(settings.trusted_subnets.as_deref().unwrap_or_default())?,
+        rekey: settings.rekey_interval.unwrap_or(REKEY_INTERVAL),
         peers: (!typed.peers.is_empty()).then(|| typed.peers.clone()),
         ipalloc: ipalloc(settings)?,
         dns: dns(settings),

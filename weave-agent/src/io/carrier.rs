@@ -109,6 +109,11 @@ impl Carrier {
         self.datapath.steers()
     }
 
+    /// See [`Datapath::seals`].
+    pub fn seals(&self) -> bool {
+        self.datapath.seals()
+    }
+
     /// Frames flow on when the agent has ended.
     pub fn outlives_agent(&self) -> bool {
         self.datapath.outlives_agent()

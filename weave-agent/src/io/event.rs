@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::asks::{Ask, Told};
 use crate::datapath::PortId;
-use crate::dns;
 use crate::mesh::{LinkId, Psk, Target};
+use crate::{dns, esp};
 
 /// Events that may wait for the loop; whoever has one more waits with it.
 pub const WAITING: usize = 1024;
@@ -101,6 +101,8 @@ pub enum Event {
     Stored(u64),
     /// A device of ours was mended and has this index, or cannot be, and why.
     Device(OwnDevice, Result<u32, String>),
+    /// IPsec's state in the kernel changed.
+    Esp(esp::Input),
     /// Why some ports cannot follow the MTU.
     Mtu(BTreeMap<PortId, String>),
     /// All that had to be done before the end is done.

@@ -21,9 +21,9 @@ use super::net::{
 };
 use super::net::{EXPOSE_PORT, TargetError, ports};
 use super::store::State;
-use crate::datapath::Source;
+use crate::datapath::{Source, TunnelKind};
 use crate::status::Attachment;
-use crate::{dns, ipam, sleeve};
+use crate::{dns, esp, ipam, sleeve};
 
 /// For a disk that is slow: others take over what a host leaves, or `rmpeer` does.
 const HANDING_ON: Duration = Duration::from_secs(2);
@@ -52,6 +52,8 @@ pub struct Hands {
     pub neighbours: watch::Receiver<BTreeMap<Ipv4Addr, Source>>,
     /// What neighbours get is expected to be sealed, as long as there are none.
     pub secret: bool,
+    /// And the kernel can do it.
+    pub esp: bool,
     /// MTU for containers, if the user said so.
     pub mtu: Option<u32>,
     /// The ports' addresses.
@@ -69,8 +71,11 @@ impl Hands {
         let neighbours = self.neighbours.borrow().clone();
         let addresses: Vec<Ipv4Addr> = neighbours.keys().copied().collect();
         let mtu = net::mtu_for(&self.host, &addresses).await;
-        let sealed = if neighbours.is_empty() { self.secret } else { neighbours.values().any(|source| source.sealed) };
-        if sealed { sleeve::sealed_mtu(mtu) } else { mtu }
+        let sealed = |kind| neighbours.values().any(|source| source.least == kind);
+        let by_esp = if neighbours.is_empty() { self.secret && self.esp } else { sealed(TunnelKind::Esp) };
+        let by_sleeve = if neighbours.is_empty() { self.secret } else { by_esp || sealed(TunnelKind::Sleeve) };
+        let within = |sealed: bool, most: fn(u32) -> u32| if sealed { most(mtu) } else { mtu };
+        within(by_sleeve, sleeve::sealed_mtu).min(within(by_esp, esp::sealed_mtu))
     }
 
     /// `POST /attach`

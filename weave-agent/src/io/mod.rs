@@ -9,6 +9,7 @@ pub mod clock;
 pub mod connect;
 pub mod datapath;
 pub mod dns;
+pub mod esp;
 pub mod event;
 pub mod exposure;
 pub mod follow;

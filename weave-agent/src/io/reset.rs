@@ -7,6 +7,7 @@ use std::path::Path;
 use super::bpffs;
 use super::datapath::userspace::shield;
 use super::datapath::{ebpf, odp};
+use super::esp;
 use super::net::{self, EXPOSE_PORT, Link, Netlink, PORT_PREFIX, nat, ports};
 use super::paths::Paths;
 
@@ -19,13 +20,14 @@ pub struct Removed {
     pub failures: Vec<String>,
 }
 
-/// Datapaths, interfaces, NAT, programs, pins, files.
+/// Datapaths, interfaces, NAT, IPsec, programs, pins, files.
 pub async fn remove_everything(paths: &Paths) -> Removed {
     let mut done = Removed::default();
     // Its tunnel's interface goes with it.
     done.openvswitch();
     done.interfaces().await;
     done.nat().await;
+    done.esp().await;
     done.shield();
     done.pins(&paths.pins());
     done.files(&paths.run, |name| {
@@ -65,6 +67,13 @@ impl Removed {
             Ok(true) => self.removed.push(format!("nftables table {}", nat::TABLE)),
             Ok(false) => {}
             Err(error) => self.failures.push(format!("nftables table {}: {error}", nat::TABLE)),
+        }
+    }
+
+    async fn esp(&mut self) {
+        match esp::leave().await {
+            Ok(removed) => self.removed.extend(removed),
+            Err(error) => self.failures.push(format!("IPsec: {error:#}")),
         }
     }
 

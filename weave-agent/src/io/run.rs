@@ -18,12 +18,13 @@ use super::api::{Call, server};
 use super::carrier::Carrier;
 use super::clock::Clock;
 use super::datapath::choice::{self, Opened};
+use super::esp::{self as esp_io, Esp};
 use super::event::{self, Event, Events, OwnDevice};
 use super::hands::Hands;
 use super::leases::Leases;
 use super::names::Names;
 use super::net::docker::Docker;
-use super::net::{self, Device, DeviceWatch, Known, Netlink, Port, PortWatch, Underlay, Vxlan, ports};
+use super::net::{self, Device, DeviceWatch, Known, Netlink, Port, PortWatch, Underlay, Vxlan, VxlanDevice, ports};
 use super::passwords;
 use super::paths::Paths;
 use super::pidfile::{Claim, PidFile, already_running};
@@ -37,7 +38,7 @@ use crate::config::{Config, Settings};
 use crate::mesh::Psk;
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
-use crate::{dns, ipam, mesh, sleeve, switch};
+use crate::{Time, dns, esp, ipam, mesh, sleeve, switch};
 
 /// What is still on its way out when the agent ends has this long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -168,49 +169,42 @@ async fn start(
     let Opened { datapath, upcalls, vxlan, why } =
         choice::open(config.datapath, &choice::Place { host: &host, paths, tunnel_port: config.tunnel_port() }).await?;
     let mut carrier = Carrier::new(datapath);
-    let (sleeve, heard) = start_sleeve(&config, &store, (!carrier.steers()).then_some(1)).await;
-    if let Some(sleeve) = &sleeve {
-        carrier.set_sleeve(sleeve.ifindex()).context("the sleeve's device")?;
-    }
-    let clock = Clock::new();
+    let Sealers { sleeve, heard, esp, keeper, left } = start_sealers(&config, &store, &mut carrier, !passwords.is_empty()).await?;
     let secret = !passwords.is_empty() && config.trusted_subnets.is_empty();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
-    let router_config = router::Config { ipam, dns, ..router_config(&config, passwords, &state.borrow(), sleeve.as_ref(), &mut rng)? };
-    let router = Router::new(router_config, secret_seed()?);
+    let mesh = mesh_config(&config, passwords, &state.borrow(), (sleeve.as_ref(), esp.is_some()), &mut rng)?;
+    let router = Router::new(router_config(&config, mesh, ipam, dns)?, secret_seed()?);
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(BTreeMap::new());
     let (zone, answered) = watch::channel(Arc::default());
     let name = state.borrow().name;
     let hands = Hands {
         names: names(&config, &host, name, answered).await?,
-        host: host.clone(),
         docker: Docker::from_env(),
         leases: Leases::new(events.clone(), rng.next_u32()),
         events: events.clone(),
         state: state.clone(),
         neighbours: seen,
         secret,
+        esp: esp.is_some(),
         mtu: config.mtu,
         known: Known::default(),
         look_at_mtu: Arc::default(),
+        host,
     };
-    let port = config.tunnel_port();
-    let devices = (
-        vxlan.map(|made| DeviceWatch::new(host.clone(), Vxlan { port, made })).transpose()?,
-        sleeve.as_ref().map(|sleeve| DeviceWatch::new(host.clone(), sleeve.keeper())).transpose()?,
-    );
-    // Opened before the ports are listed: none goes unseen between the two.
-    let port_watch = PortWatch::new()?;
-    let adopted = ports::list(&host).await?;
+    let watches = Watches::open(&hands.host, config.tunnel_port(), vxlan, sleeve.as_ref())?;
+    let adopted = ports::list(&hands.host).await?;
     hands.known.learn(&adopted);
+    let (clock, notices, chosen) = (Clock::new(), store.notices().clone(), why);
     let parts = Parts {
         config: config.clone(),
         clock,
         router,
         carrier,
         sleeve,
-        chosen: why,
+        esp,
+        chosen,
         hands: hands.clone(),
         underlay,
         neighbours,
@@ -218,22 +212,73 @@ async fn start(
         snapshots,
         zone,
         by_hand,
-        notices: store.notices().clone(),
+        notices,
     };
     let mut agent = Agent::new(parts);
     let nameserver = hands.names.as_ref().and_then(Names::port).map(|port| port.id);
     let adopted: Vec<_> = adopted.into_iter().filter(|port| Some(port.id) != nameserver).collect();
-    agent.adopt(&adopted);
+    agent.adopt(left, &adopted);
 
     let api = server::bind(&paths.socket())?;
     hands.state.send_if_modified(|state| std::mem::replace(&mut state.settings, settings.clone()) != settings);
     let (calls, called) = mpsc::channel(CALLS);
-    let mut tasks = background(&config, tcp, hands, port_watch, devices, events, adopted);
+    let mut tasks = background(&config, tcp, hands, watches, keeper, events, adopted);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, heard, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     ran
+}
+
+/// What seals tunnels, as far as it can be had.
+struct Sealers {
+    sleeve: Option<Sleeve>,
+    heard: mpsc::Receiver<sleeve::Heard>,
+    esp: Option<Esp>,
+    keeper: Option<esp_io::Keeper>,
+    /// What an earlier agent left of IPsec.
+    left: Option<esp::Input>,
+}
+
+async fn start_sealers(config: &Config, store: &Store, carrier: &mut Carrier, secret: bool) -> anyhow::Result<Sealers> {
+    let (sleeve, heard) = start_sleeve(config, store, (!carrier.steers()).then_some(1)).await;
+    if let Some(sleeve) = &sleeve {
+        carrier.set_sleeve(sleeve.ifindex()).context("the sleeve's device")?;
+    }
+    if !carrier.seals() {
+        esp_io::leave().await.context("cannot remove the IPsec state of an earlier agent")?;
+        return Ok(Sealers { sleeve, heard, esp: None, keeper: None, left: None });
+    }
+    Ok(match esp_io::start().await {
+        Ok((esp, keeper, left)) => Sealers { sleeve, heard, esp: Some(esp), keeper: Some(keeper), left: Some(left) },
+        Err(error) => {
+            let level = "the kernel's tunnel cannot be encrypted here, so that what must be goes by the sleeve";
+            if secret {
+                tracing::warn!("{level}: {error:#}")
+            } else {
+                tracing::debug!("{level}: {error:#}")
+            }
+            Sealers { sleeve, heard, esp: None, keeper: None, left: None }
+        }
+    })
+}
+
+/// What looks at the kernel.
+struct Watches {
+    ports: PortWatch,
+    vxlan: Option<DeviceWatch<Vxlan>>,
+    sleeve: Option<DeviceWatch<sleeve_io::Keeper>>,
+}
+
+impl Watches {
+    /// To be called before the ports are listed: none goes unseen between the two.
+    fn open(host: &Netlink, port: u16, vxlan: Option<VxlanDevice>, sleeve: Option<&Sleeve>) -> anyhow::Result<Self> {
+        Ok(Self {
+            vxlan: vxlan.map(|made| DeviceWatch::new(host.clone(), Vxlan { port, made })).transpose()?,
+            sleeve: sleeve.map(|sleeve| DeviceWatch::new(host.clone(), sleeve.keeper())).transpose()?,
+            ports: PortWatch::new()?,
+        })
+    }
 }
 
 /// The sleeve, on the mesh's port number. Without it the network works as long as the kernel's tunnel does.
@@ -283,20 +328,23 @@ fn background(
     config: &Config,
     tcp: TcpListener,
     hands: Hands,
-    ports: PortWatch,
-    (vxlan, sleeve): (Option<DeviceWatch<Vxlan>>, Option<DeviceWatch<sleeve_io::Keeper>>),
+    watches: Watches,
+    esp: Option<esp_io::Keeper>,
     events: Events,
     adopted: Vec<Port>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(connect::accept(tcp, events.clone()));
     tasks.spawn(targets::keep_resolved(hands.state.subscribe(), config.port, events.clone()));
-    tasks.spawn(watch_ports(ports, hands.host.clone(), events.clone()));
-    if let Some(vxlan) = vxlan {
+    tasks.spawn(watch_ports(watches.ports, hands.host.clone(), events.clone()));
+    if let Some(vxlan) = watches.vxlan {
         tasks.spawn(watch_device(OwnDevice::Vxlan, vxlan, events.clone()));
     }
-    if let Some(sleeve) = sleeve {
-        tasks.spawn(watch_device(OwnDevice::Sleeve, sleeve, events));
+    if let Some(sleeve) = watches.sleeve {
+        tasks.spawn(watch_device(OwnDevice::Sleeve, sleeve, events.clone()));
+    }
+    if let Some(esp) = esp {
+        tasks.spawn(esp.run(events));
     }
     tasks.spawn(follow::keep_mtu(hands.clone()));
     tasks.spawn(async move {
@@ -374,16 +422,16 @@ fn has_aes() -> bool {
     return false;
 }
 
-fn router_config(
+fn mesh_config(
     config: &Config,
     passwords: Vec<Psk>,
     state: &State,
-    sleeve: Option<&Sleeve>,
+    (sleeve, esp): (Option<&Sleeve>, bool),
     rng: &mut StdRng,
-) -> anyhow::Result<router::Config> {
+) -> anyhow::Result<mesh::Config> {
     let short = state.short_id.and_then(ShortId::new).context("no short id was chosen")?;
     let typed = state.targets.iter().filter_map(|text| Typed::parse(text, config.port).ok());
-    let mesh = mesh::Config {
+    Ok(mesh::Config {
         name: state.name,
         uid: PeerUid(rng.random_range(1..=u64::MAX)),
         nickname: config.nickname.clone(),
@@ -392,11 +440,17 @@ fn router_config(
         tunnel_port: config.tunnel_port(),
         sleeve_port: sleeve.map_or(0, |sleeve| sleeve.local().port()),
         aes: has_aes(),
+        esp,
         passwords,
         trusted_subnets: config.trusted_subnets.clone(),
         discovery: config.discovery,
         connection_limit: config.conn_limit,
         targets: typed.map(|typed| typed.unresolved()).collect(),
-    };
-    Ok(router::Config { mesh, switch: switch::Config::new(state.name, short, config.tunnel_port()), ipam: None, dns: None })
+    })
+}
+
+fn router_config(config: &Config, mesh: mesh::Config, ipam: Option<Addresses>, dns: Option<dns::Config>) -> anyhow::Result<router::Config> {
+    let short = mesh.short.context("no short id was chosen")?;
+    let switch = switch::Config::new(mesh.name, short, config.tunnel_port());
+    Ok(router::Config { mesh, switch, rekey: Time::from_secs(config.rekey.into()), ipam, dns })
 }

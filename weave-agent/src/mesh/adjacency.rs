@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::admission::ESP;
 use super::dialler::Linked;
 use super::link::Link;
 use super::message::{Connection, Hello, MAX_PEERS};
@@ -52,6 +53,7 @@ impl Mesh {
             sleeve_port: hello.sleeve_port,
             aes: hello.aes && self.config.aes,
             sealed: link.is_sealed() && !self.both_trust(link, hello),
+            esp: self.config.esp && hello.features.iter().any(|feature| feature.0 == ESP),
             outbound: link.outbound,
         };
         if self.ration.allows(now, Cause::Up) {

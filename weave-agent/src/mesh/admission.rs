@@ -24,6 +24,8 @@ const UNFINISHED: usize = 256;
 const LIVED: Time = Time::from_secs(1);
 /// What we can do beyond the protocol version: passing on channels that we know nothing about.
 pub(super) const FEATURES: [&str; 1] = ["surrogate"];
+/// What not every kernel can do: seal the kernel's tunnel.
+pub(super) const ESP: &str = "esp";
 
 /// What is to be done about a hello.
 enum Verdict {
@@ -115,7 +117,7 @@ impl Mesh {
             aes: self.config.aes,
             trusts: self.trusts(*link.remote.ip()),
             nickname: self.config.nickname.clone(),
-            features: FEATURES.map(|feature| Feature(feature.to_owned())).to_vec(),
+            features: FEATURES.into_iter().chain(self.config.esp.then_some(ESP)).map(|feature| Feature(feature.to_owned())).collect(),
         };
         self.send(now, id, &Message::Hello(hello));
     }

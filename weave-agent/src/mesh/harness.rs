@@ -58,6 +58,7 @@ pub(super) fn config(host: usize, targets: &[usize]) -> Config {
         tunnel_port: 6784,
         sleeve_port: 6783,
         aes: true,
+        esp: false,
         passwords: Vec::new(),
         trusted_subnets: Vec::new(),
         discovery: true,

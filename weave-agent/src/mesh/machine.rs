@@ -50,6 +50,8 @@ pub struct Config {
     pub sleeve_port: u16,
     /// Our CPU has AES instructions.
     pub aes: bool,
+    /// Our kernel can seal its tunnel.
+    pub esp: bool,
     /// The network's passwords, stretched: the first is what we dial with, all are accepted. Without any, links are in clear.
     pub passwords: Vec<Psk>,
     /// Neighbours in these may be sent frames in clear, if they say the same of us.

@@ -69,6 +69,8 @@ pub struct Neighbour {
     pub aes: bool,
     /// What goes to it must be encrypted: there is a password, and not both ends trust the network between them.
     pub sealed: bool,
+    /// Both ends' kernels can do that for the kernel's tunnel, with ESP.
+    pub esp: bool,
     /// We dialled.
     pub outbound: bool,
 }

@@ -7,9 +7,10 @@
 //! |---|---|---|
 //! | mesh | switch | a new view, links up and down, `macs` that another peer announced |
 //! | mesh | ipam, dns | a new view, what their replicas at other peers say |
-//! | mesh | sessions | links up and down, what a neighbour told us over its link |
+//! | mesh | sessions, associations | links up and down, what a neighbour told us over its link |
 //! | switch | mesh | tunnels up and down, `macs` to announce |
-//! | sessions | mesh | what to tell a neighbour |
+//! | sessions, associations | mesh | what to tell a neighbour |
+//! | associations | switch | whether the kernel's tunnel to a neighbour cannot go in clear |
 //! | ipam, dns | mesh | what they tell their replicas |
 
 mod macs;
@@ -17,6 +18,7 @@ mod macs;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ipnet::Ipv4Net;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -25,15 +27,20 @@ use serde::Serialize;
 pub use self::macs::{DecodeError, MAX_MACS};
 use crate::datapath::Op;
 use crate::dns::Dns;
+use crate::esp::Associations;
 use crate::ipam::Ipam;
 use crate::mesh::{Channel, Mesh};
 use crate::peer::PeerName;
 use crate::sleeve::Sessions;
 use crate::switch::Switch;
-use crate::{Time, dns, ipam, mesh, sleeve, switch};
+use crate::{Time, dns, esp, ipam, mesh, sleeve, switch};
 
 /// The gossip channel of [`Ipam`].
 const IPAM: &str = "ipam";
+/// What a neighbour is told over its link begins with whose it is.
+const OF_SESSIONS: u8 = 0;
+/// See [`OF_SESSIONS`].
+const OF_ASSOCIATIONS: u8 = 1;
 
 /// Everything that can happen to an agent. The simulator makes these up; `io` reports them.
 #[derive(Clone, Debug)]
@@ -44,6 +51,8 @@ pub enum Input {
     Switch(switch::Input),
     /// What the sleeve heard of a neighbour.
     Sleeve(sleeve::Heard),
+    /// What became of IPsec's state in the kernel.
+    Esp(esp::Input),
     /// To the keeper of addresses, if there is one: requests, owners that are gone, what is on disk.
     Ipam(ipam::Input),
     /// To the keeper of names, if there is one: containers that come and go.
@@ -75,6 +84,8 @@ pub enum Output {
     Zone(Arc<dns::Zone>),
     /// An order to `io::sleeve`.
     Sleeve(sleeve::Op),
+    /// An order to `io::esp`.
+    Esp(esp::Op),
     /// Names given by hand, to be on disk.
     Keep(Vec<dns::Kept>),
 }
@@ -86,6 +97,8 @@ pub struct Config {
     pub mesh: mesh::Config,
     /// Of the data plane.
     pub switch: switch::Config,
+    /// Keys of sealed tunnels are followed by others after this time.
+    pub rekey: Time,
     /// Of the keeper of addresses, with what it kept; `None`: addresses are given by hand only.
     pub ipam: Option<(ipam::Config, Option<ipam::Snapshot>)>,
     /// Of the keeper of names; `None`: there are none.
@@ -112,6 +125,7 @@ pub struct Router {
     trusted_subnets: Vec<Ipv4Net>,
     switch: Switch,
     sessions: Sessions,
+    associations: Associations,
     ipam: Option<Ipam>,
     dns: Option<Dns>,
     outputs: VecDeque<Output>,
@@ -129,7 +143,8 @@ impl Router {
         }
         Self {
             // What the mesh draws is seen on the wire: the keys must not follow from it.
-            sessions: Sessions::new(rng.random()),
+            sessions: Sessions::new(rng.random(), config.rekey),
+            associations: Associations::new(rng.random(), config.switch.tunnel_port, config.rekey),
             trusted_subnets: config.mesh.trusted_subnets.clone(),
             mesh: Mesh::new(config.mesh, rng.random()),
             switch: Switch::new(switch::Config { sealed_but_for, ..config.switch }),
@@ -156,6 +171,7 @@ impl Router {
             Input::Switch(input) => self.switch.handle(now, input),
             Input::Sleeve(sleeve::Heard::Worn(session)) => self.sessions.handle(now, sleeve::Input::Worn(session)),
             Input::Sleeve(heard) => self.switch.handle(now, switch::Input::Sleeve(heard)),
+            Input::Esp(input) => self.associations.handle(now, input),
             Input::Ipam(input) => self.tell_ipam(now, input),
             Input::Dns(input) => self.tell_dns(now, input),
         }
@@ -167,6 +183,7 @@ impl Router {
         self.mesh.handle_timeout(now);
         self.switch.handle_timeout(now);
         self.sessions.handle_timeout(now);
+        self.associations.handle_timeout(now);
         if let Some(ipam) = &mut self.ipam {
             ipam.handle_timeout(now);
         }
@@ -185,7 +202,8 @@ impl Router {
     pub fn poll_timeout(&self) -> Option<Time> {
         let ipam = self.ipam.as_ref().and_then(Ipam::poll_timeout);
         let dns = self.dns.as_ref().and_then(Dns::poll_timeout);
-        [self.mesh.poll_timeout(), self.switch.poll_timeout(), self.sessions.poll_timeout(), ipam, dns].into_iter().flatten().min()
+        let sealed = [self.sessions.poll_timeout(), self.associations.poll_timeout()];
+        [self.mesh.poll_timeout(), self.switch.poll_timeout(), ipam, dns].into_iter().chain(sealed).flatten().min()
     }
 
     /// For `weave-agent status`.
@@ -219,6 +237,8 @@ impl Router {
                 self.take_from_switch(now, output);
             } else if let Some(output) = self.sessions.poll_output() {
                 self.take_from_sessions(now, output);
+            } else if let Some(output) = self.associations.poll_output() {
+                self.take_from_associations(now, output);
             } else if let Some(output) = self.ipam.as_mut().and_then(Ipam::poll_output) {
                 self.take_from_ipam(now, output);
             } else if let Some(output) = self.dns.as_mut().and_then(Dns::poll_output) {
@@ -235,14 +255,17 @@ impl Router {
                 self.tell_ipam(now, ipam::Input::View(view.clone()));
                 self.tell_dns(now, dns::Input::View(view.clone()));
                 self.sessions.handle(now, sleeve::Input::View(view.clone()));
+                self.associations.handle(now, esp::Input::View(view.clone()));
                 self.switch.handle(now, switch::Input::View(view));
             }
             mesh::Output::LinkUp(neighbour) => {
                 self.sessions.handle(now, sleeve::Input::LinkUp(neighbour.clone()));
+                self.associations.handle(now, esp::Input::LinkUp(neighbour.clone()));
                 self.switch.handle(now, switch::Input::LinkUp(neighbour));
             }
             mesh::Output::LinkDown { peer } => {
                 self.sessions.handle(now, sleeve::Input::LinkDown(peer));
+                self.associations.handle(now, esp::Input::LinkDown(peer));
                 self.switch.handle(now, switch::Input::LinkDown(peer));
             }
             mesh::Output::Delivered { channel, from, payload } if macs::is_channel(&channel) => self.announced(now, from, &payload),
@@ -250,7 +273,7 @@ impl Router {
                 self.tell_ipam(now, ipam::Input::Targets(targets.len()));
                 self.outputs.push_back(Output::Mesh(mesh::Output::Targets(targets)));
             }
-            mesh::Output::Told { peer, payload } => self.sessions.handle(now, sleeve::Input::Told { peer, payload }),
+            mesh::Output::Told { peer, payload } => self.told(now, peer, payload),
             mesh::Output::Delivered { channel, from, payload } if channel.0 == IPAM => {
                 self.tell_ipam(now, ipam::Input::Delivered { from, payload });
             }
@@ -277,7 +300,28 @@ impl Router {
     fn take_from_sessions(&mut self, now: Time, output: sleeve::Output) {
         match output {
             sleeve::Output::Op(op) => self.outputs.push_back(Output::Sleeve(op)),
-            sleeve::Output::Tell { peer, payload } => self.mesh.handle(now, mesh::Input::Tell { peer, payload }),
+            sleeve::Output::Tell { peer, payload } => self.tell(now, peer, OF_SESSIONS, &payload),
+        }
+    }
+
+    fn take_from_associations(&mut self, now: Time, output: esp::Output) {
+        match output {
+            esp::Output::Op(op) => self.outputs.push_back(Output::Esp(op)),
+            esp::Output::Protected { remote, protected } => self.switch.handle(now, switch::Input::Protected { remote, protected }),
+            esp::Output::Tell { peer, payload } => self.tell(now, peer, OF_ASSOCIATIONS, &payload),
+        }
+    }
+
+    fn tell(&mut self, now: Time, peer: PeerName, of: u8, payload: &[u8]) {
+        let payload = [&[of], payload].concat().into();
+        self.mesh.handle(now, mesh::Input::Tell { peer, payload });
+    }
+
+    fn told(&mut self, now: Time, peer: PeerName, mut payload: Bytes) {
+        match payload.split_to(payload.len().min(1)).first() {
+            Some(&OF_SESSIONS) => self.sessions.handle(now, sleeve::Input::Told { peer, payload }),
+            Some(&OF_ASSOCIATIONS) => self.associations.handle(now, esp::Input::Told { peer, payload }),
+            _ => tracing::warn!(%peer, "a neighbour told us something that we do not know: it has another version?"),
         }
     }
 

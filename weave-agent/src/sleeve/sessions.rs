@@ -20,7 +20,7 @@ use crate::Time;
 use crate::mesh::{Neighbour, View};
 use crate::peer::PeerName;
 
-/// A sealed session is followed by another after this time.
+/// A sealed session is followed by another after this time, if nobody says otherwise.
 pub const LIFETIME: Time = Time::from_secs(3600);
 /// What is under way with the last session may still come for so long.
 pub const OVERLAP: Time = Time::from_secs(60);
@@ -103,12 +103,12 @@ impl Party {
     }
 
     /// When it is time for another session.
-    fn renewal(&self) -> Option<Time> {
-        (self.linked && self.cipher() != Cipher::Clear).then(|| self.made + LIFETIME)
+    fn renewal(&self, lifetime: Time) -> Option<Time> {
+        (self.linked && self.cipher() != Cipher::Clear).then(|| self.made + lifetime)
     }
 
-    fn due(&self) -> Option<Time> {
-        self.accepted.iter().filter_map(|accepted| accepted.until).chain(self.renewal()).min()
+    fn due(&self, lifetime: Time) -> Option<Time> {
+        self.accepted.iter().filter_map(|accepted| accepted.until).chain(self.renewal(lifetime)).min()
     }
 }
 
@@ -116,14 +116,15 @@ impl Party {
 #[derive(Debug)]
 pub struct Sessions {
     parties: BTreeMap<PeerName, Party>,
+    lifetime: Time,
     rng: StdRng,
     out: VecDeque<Output>,
 }
 
 impl Sessions {
-    /// None yet. All keys come from `seed`, which must be secret and never be used again.
-    pub fn new(seed: [u8; 32]) -> Self {
-        Self { parties: BTreeMap::new(), rng: StdRng::from_seed(seed), out: VecDeque::new() }
+    /// None yet. All keys come from `seed`, which must be secret and never be used again. Each lives for `lifetime`.
+    pub fn new(seed: [u8; 32], lifetime: Time) -> Self {
+        Self { parties: BTreeMap::new(), lifetime, rng: StdRng::from_seed(seed), out: VecDeque::new() }
     }
 
     /// Something happened.
@@ -144,11 +145,15 @@ impl Sessions {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
-        let due: Vec<PeerName> =
-            self.parties.iter().filter(|(_, party)| party.due().is_some_and(|due| due <= now)).map(|(name, _)| *name).collect();
+        let due: Vec<PeerName> = self
+            .parties
+            .iter()
+            .filter(|(_, party)| party.due(self.lifetime).is_some_and(|due| due <= now))
+            .map(|(name, _)| *name)
+            .collect();
         for name in due {
             let Some(party) = self.parties.get_mut(&name) else { continue };
-            let renew = party.renewal().is_some_and(|due| due <= now);
+            let renew = party.renewal(self.lifetime).is_some_and(|due| due <= now);
             let all = std::mem::take(&mut party.accepted).into_iter();
             let (over, rest): (VecDeque<_>, _) = all.partition(|accepted| accepted.until.is_some_and(|until| until <= now));
             party.accepted = rest;
@@ -161,7 +166,7 @@ impl Sessions {
 
     /// When that is.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.parties.values().filter_map(Party::due).min()
+        self.parties.values().filter_map(|party| party.due(self.lifetime)).min()
     }
 
     /// The next thing to do.

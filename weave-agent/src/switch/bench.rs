@@ -61,6 +61,7 @@ pub(super) fn neighbour(n: u16) -> Neighbour {
         sleeve_port: 6783,
         aes: true,
         sealed: false,
+        esp: false,
         outbound: true,
     }
 }

@@ -1,7 +1,6 @@
 //! Which of two ways carries: the kernel's tunnel while it works, the sleeve while that does not.
 
 use crate::Time;
-use crate::datapath::TunnelKind;
 
 /// At the start the kernel's tunnel has so long to prove itself before the sleeve is taken in its place.
 const PATIENCE: Time = Time::from_secs(1);
@@ -19,10 +18,18 @@ pub(super) struct Works {
     pub(super) sleeve: bool,
 }
 
+/// Who carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chosen {
+    /// The kernel's tunnel: VXLAN, under ESP if it must be sealed.
+    Kernel,
+    Sleeve,
+}
+
 /// The choice, and what it remembers.
 #[derive(Debug)]
 pub(super) struct Choice {
-    current: Option<TunnelKind>,
+    current: Option<Chosen>,
     began: Time,
     /// Since when the kernel's tunnel has worked without a break.
     vxlan_since: Option<Time>,
@@ -36,7 +43,7 @@ impl Choice {
         Self { current: None, began: now, vxlan_since: None, returned: None, steady: STEADY }
     }
 
-    pub(super) const fn current(&self) -> Option<TunnelKind> {
+    pub(super) const fn current(&self) -> Option<Chosen> {
         self.current
     }
 
@@ -44,7 +51,7 @@ impl Choice {
     pub(super) fn due(&self, works: Works) -> Option<Time> {
         match self.current {
             None if works.sleeve => Some(self.began + PATIENCE),
-            Some(TunnelKind::Sleeve) => self.vxlan_since.map(|since| since + self.steady),
+            Some(Chosen::Sleeve) => self.vxlan_since.map(|since| since + self.steady),
             _ => None,
         }
     }
@@ -54,18 +61,18 @@ impl Choice {
         let vxlan = works.vxlan == Some(true);
         self.vxlan_since = if vxlan { self.vxlan_since.or(Some(now)) } else { None };
         self.current = match self.current {
-            Some(TunnelKind::Vxlan) if vxlan => self.current,
-            Some(TunnelKind::Vxlan) => {
+            Some(Chosen::Kernel) if vxlan => self.current,
+            Some(Chosen::Kernel) => {
                 self.failed(now);
-                works.sleeve.then_some(TunnelKind::Sleeve)
+                works.sleeve.then_some(Chosen::Sleeve)
             }
-            Some(TunnelKind::Sleeve) if vxlan && (!works.sleeve || self.is_steady(now)) => {
+            Some(Chosen::Sleeve) if vxlan && (!works.sleeve || self.is_steady(now)) => {
                 self.returned = Some(now);
-                Some(TunnelKind::Vxlan)
+                Some(Chosen::Kernel)
             }
-            Some(TunnelKind::Sleeve) => works.sleeve.then_some(TunnelKind::Sleeve),
-            None if vxlan => Some(TunnelKind::Vxlan),
-            None if works.sleeve && (works.vxlan.is_none() || self.began + PATIENCE <= now) => Some(TunnelKind::Sleeve),
+            Some(Chosen::Sleeve) => works.sleeve.then_some(Chosen::Sleeve),
+            None if vxlan => Some(Chosen::Kernel),
+            None if works.sleeve && (works.vxlan.is_none() || self.began + PATIENCE <= now) => Some(Chosen::Sleeve),
             None => None,
         };
     }
@@ -88,7 +95,7 @@ mod tests {
     const BLOCKED: Works = Works { vxlan: Some(false), sleeve: true };
 
     /// Runs for `ms` milliseconds; says when the choice changed and to what.
-    fn run(choice: &mut Choice, from: u64, to: u64, works: Works) -> Vec<(u64, Option<TunnelKind>)> {
+    fn run(choice: &mut Choice, from: u64, to: u64, works: Works) -> Vec<(u64, Option<Chosen>)> {
         let mut changes = Vec::new();
         for ms in (from..to).step_by(10) {
             let before = choice.current();
@@ -102,21 +109,21 @@ mod tests {
 
     #[test]
     fn the_kernels_tunnel_is_taken_at_once_and_the_sleeve_after_a_second() {
-        assert_eq!(run(&mut Choice::new(Time::ZERO), 0, 5000, BOTH), [(0, Some(TunnelKind::Vxlan))]);
-        assert_eq!(run(&mut Choice::new(Time::ZERO), 0, 5000, BLOCKED), [(1000, Some(TunnelKind::Sleeve))]);
+        assert_eq!(run(&mut Choice::new(Time::ZERO), 0, 5000, BOTH), [(0, Some(Chosen::Kernel))]);
+        assert_eq!(run(&mut Choice::new(Time::ZERO), 0, 5000, BLOCKED), [(1000, Some(Chosen::Sleeve))]);
     }
 
     #[test]
     fn where_only_the_sleeve_may_be_used_nothing_is_waited_for() {
-        assert_eq!(run(&mut Choice::new(Time::ZERO), 0, 5000, Works { vxlan: None, sleeve: true }), [(0, Some(TunnelKind::Sleeve))]);
+        assert_eq!(run(&mut Choice::new(Time::ZERO), 0, 5000, Works { vxlan: None, sleeve: true }), [(0, Some(Chosen::Sleeve))]);
     }
 
     #[test]
     fn a_failure_is_acted_on_at_once_and_the_way_back_takes_five_seconds() {
         let mut choice = Choice::new(Time::ZERO);
         run(&mut choice, 0, 1000, BOTH);
-        assert_eq!(run(&mut choice, 1000, 90_000, BLOCKED), [(1000, Some(TunnelKind::Sleeve))]);
-        assert_eq!(run(&mut choice, 90_000, 99_000, BOTH), [(95_000, Some(TunnelKind::Vxlan))]);
+        assert_eq!(run(&mut choice, 1000, 90_000, BLOCKED), [(1000, Some(Chosen::Sleeve))]);
+        assert_eq!(run(&mut choice, 90_000, 99_000, BOTH), [(95_000, Some(Chosen::Kernel))]);
     }
 
     #[test]
@@ -142,7 +149,7 @@ mod tests {
         let mut choice = Choice::new(Time::ZERO);
         run(&mut choice, 0, 2000, BLOCKED);
         run(&mut choice, 2000, 3000, BOTH);
-        assert_eq!(run(&mut choice, 3000, 3100, Works { vxlan: Some(true), sleeve: false }), [(3000, Some(TunnelKind::Vxlan))]);
+        assert_eq!(run(&mut choice, 3000, 3100, Works { vxlan: Some(true), sleeve: false }), [(3000, Some(Chosen::Kernel))]);
         assert_eq!(run(&mut choice, 3100, 3200, Works { vxlan: Some(false), sleeve: false }), [(3100, None)]);
     }
 }

@@ -38,6 +38,8 @@ pub struct Switch {
     pub(super) acquainted: bool,
     pub(super) tunnels: BTreeMap<PeerName, Tunnel>,
     pub(super) route_mtus: BTreeMap<Ipv4Addr, u16>,
+    /// Outer addresses that no VXLAN goes to or comes from in clear: the kernel's IPsec sees to it.
+    pub(super) protected: BTreeSet<Ipv4Addr>,
     /// What the datapath's other tables hold.
     pub(super) told: Tables,
     /// What an earlier agent left in them, until the grace after the start is over.
@@ -71,6 +73,7 @@ impl Switch {
             acquainted: false,
             tunnels: BTreeMap::new(),
             route_mtus: BTreeMap::new(),
+            protected: BTreeSet::new(),
             told: Tables::default(),
             kept: Tables::default(),
             announcer: Announcer::new(config.announce_rate),
@@ -102,6 +105,7 @@ impl Switch {
                 self.config.sealed_but_for = trusted;
                 self.reconcile();
             }
+            Input::Protected { remote, protected } => self.protect(now, remote, protected),
             Input::LinkUp(neighbour) => self.link_up(now, neighbour),
             Input::LinkDown(name) => self.link_down(name),
             Input::RouteMtu { remote, mtu } => self.route_mtu(now, remote, mtu),

@@ -25,6 +25,8 @@ mod way;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod esp_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
@@ -61,6 +63,13 @@ pub enum Input {
     View(Arc<View>),
     /// What must be sealed is other than [`Config::sealed_but_for`] said: the passwords were changed.
     SealedButFor(Option<Vec<Ipv4Net>>),
+    /// The kernel lets no VXLAN to or from this address through in clear from now on; or it may, from when this is handled.
+    Protected {
+        /// The neighbour's outer address.
+        remote: Ipv4Addr,
+        /// Whether it does.
+        protected: bool,
+    },
     /// A link is up: probe the tunnel beside it.
     LinkUp(Neighbour),
     /// A link is down; its tunnel lives as long as heartbeats are answered.

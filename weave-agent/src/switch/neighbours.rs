@@ -18,10 +18,11 @@ use crate::sleeve;
 impl Switch {
     pub(super) fn link_up(&mut self, now: Time, neighbour: Neighbour) {
         let name = neighbour.name;
-        let mtu = self.route_mtus.get(&neighbour.remote).copied().unwrap_or(self.config.default_mtu);
+        let mtu = self.route_mtu_to(neighbour.remote);
+        let protected = self.protected.contains(&neighbour.remote);
         match self.tunnels.get_mut(&name) {
-            Some(tunnel) => tunnel.relink(now, neighbour, mtu),
-            None => drop(self.tunnels.insert(name, Tunnel::new(now, neighbour, mtu))),
+            Some(tunnel) => tunnel.relink(now, neighbour, mtu, protected),
+            None => drop(self.tunnels.insert(name, Tunnel::new(now, neighbour, mtu, protected))),
         }
         self.reconcile();
         self.notice_tunnels();
@@ -33,6 +34,10 @@ impl Switch {
             tunnel.linked = false;
         }
         self.notice_tunnels();
+    }
+
+    pub(super) fn route_mtu_to(&self, remote: Ipv4Addr) -> u16 {
+        self.route_mtus.get(&remote).copied().unwrap_or(self.config.default_mtu)
     }
 
     pub(super) fn route_mtu(&mut self, now: Time, remote: Ipv4Addr, mtu: u16) {
@@ -69,7 +74,7 @@ impl Switch {
         }
         for (name, kind, heartbeat) in due {
             match kind {
-                TunnelKind::Vxlan => self.send_heartbeat(name, &heartbeat),
+                TunnelKind::Vxlan | TunnelKind::Esp => self.send_heartbeat(name, &heartbeat),
                 TunnelKind::Sleeve => self.probe_sleeve(name, &heartbeat),
             }
         }

@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use super::Switch;
 use super::tables::{Tables, Tree};
 use super::tunnel::Tunnel;
+use crate::Time;
 use crate::datapath::{Op, PeerRoute, Source, TunnelKind};
-use crate::mesh::{Neighbour, PeerView, View};
+use crate::mesh::{PeerView, View};
 use crate::peer::{PeerName, ShortId};
 
 impl Switch {
@@ -34,10 +35,38 @@ impl Switch {
     /// Takes out what would go or come in clear where it must not. What an earlier agent left, and what a slot was before
     /// its neighbour asked for sealing, is good for frames that nobody wants secret only.
     fn close(&self, wanted: &mut Tables) {
-        wanted.slots.retain(|_, route| !self.must_seal(route.remote) || route.tunnel == TunnelKind::Sleeve && self.is_sealed(route.remote));
+        wanted.slots.retain(|_, route| self.may_carry(route));
         for (remote, source) in &mut wanted.sources {
-            source.sealed |= self.must_seal(*remote);
+            source.least = match (self.must_seal(*remote), self.protected.contains(remote)) {
+                (false, _) => TunnelKind::Vxlan,
+                (true, true) => TunnelKind::Esp,
+                (true, false) => TunnelKind::Sleeve,
+            };
         }
+    }
+
+    fn may_carry(&self, route: &PeerRoute) -> bool {
+        match route.tunnel {
+            TunnelKind::Vxlan => !self.must_seal(route.remote),
+            TunnelKind::Esp => self.protected.contains(&route.remote),
+            TunnelKind::Sleeve => !self.must_seal(route.remote) || self.is_sealed(route.remote),
+        }
+    }
+
+    /// The kernel lets no VXLAN to or from this address in clear from now on, or may do so again.
+    pub(super) fn protect(&mut self, now: Time, remote: Ipv4Addr, protected: bool) {
+        if protected {
+            self.protected.insert(remote);
+        } else {
+            self.protected.remove(&remote);
+        }
+        let mtu = self.route_mtu_to(remote);
+        for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.remote() == remote) {
+            tunnel.protect(now, protected, mtu);
+        }
+        self.notice_tunnels();
+        self.reconcile();
+        self.beat(now);
     }
 
     /// If our settings say so, whatever was agreed with the neighbour when there was no password, or if that was.
@@ -73,8 +102,8 @@ impl Switch {
     }
 
     fn source_of(&self, name: PeerName, tunnel: &Tunnel) -> Source {
-        let Neighbour { local, sealed, .. } = tunnel.neighbour;
-        Source { short: self.neighbour_short(name, tunnel), local, sealed }
+        // What must be sealed `close` says.
+        Source { short: self.neighbour_short(name, tunnel), local: tunnel.neighbour.local, least: TunnelKind::Vxlan }
     }
 
     fn slots(&self, view: &View) -> BTreeMap<ShortId, PeerRoute> {

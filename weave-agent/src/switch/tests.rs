@@ -331,7 +331,7 @@ fn a_flow_the_datapath_lost_is_forgotten_and_one_it_should_not_have_is_removed()
 }
 
 fn source() -> Source {
-    Source { short: short(2), local: address(US), sealed: false }
+    Source { short: short(2), local: address(US), least: TunnelKind::Vxlan }
 }
 
 /// What a datapath kept over a restart: two ports, neighbour 2 as parent of its own tree, and us flooding to it.
@@ -374,7 +374,11 @@ fn what_an_earlier_agent_sent_in_clear_is_not_kept_once_there_is_a_password() {
     for (trusted, kept_open) in [("10.9.0.0/16", false), ("10.0.0.0/24", true)] {
         let mut bench = Bench::new(|config| config.sealed_but_for = Some(vec![trusted.parse().unwrap()]));
         kept(&mut bench);
-        assert_eq!((bench.slots.contains_key(&short(2)), !bench.sources[&address(2)].sealed), (kept_open, kept_open), "{trusted}");
+        assert_eq!(
+            (bench.slots.contains_key(&short(2)), bench.sources[&address(2)].least == TunnelKind::Vxlan),
+            (kept_open, kept_open),
+            "{trusted}"
+        );
         bench.view(full_mesh(&[2]));
         assert_eq!(bench.slots.contains_key(&short(2)), kept_open, "{trusted}");
     }
@@ -385,7 +389,7 @@ fn a_neighbour_that_must_be_sealed_from_now_on_gets_nothing_in_clear_before_its_
     let mut bench = Bench::settled();
     assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Vxlan);
     bench.input(Input::LinkUp(Neighbour { sealed: true, connection: 7, ..neighbour(2) }));
-    assert!(!bench.slots.contains_key(&short(2)) && bench.sources[&address(2)].sealed);
+    assert!(!bench.slots.contains_key(&short(2)) && bench.sources[&address(2)].least == TunnelKind::Sleeve);
     assert_eq!(bench.slots[&short(3)].tunnel, TunnelKind::Vxlan, "others are as they were");
     bench.pass(20_000);
     assert_eq!(bench.slots.get(&short(2)).map(|route| route.remote), None, "nor while nothing answers");
@@ -398,8 +402,8 @@ fn a_neighbour_that_must_be_sealed_from_now_on_gets_nothing_in_clear_before_its_
 fn the_first_password_ends_what_goes_in_clear_at_once() {
     let mut bench = Bench::settled();
     bench.input(Input::SealedButFor(Some(vec!["10.0.0.3/32".parse().unwrap()])));
-    assert!(!bench.slots.contains_key(&short(2)) && bench.sources[&address(2)].sealed);
-    assert!(bench.slots.contains_key(&short(3)) && !bench.sources[&address(3)].sealed, "that network is trusted");
+    assert!(!bench.slots.contains_key(&short(2)) && bench.sources[&address(2)].least == TunnelKind::Sleeve);
+    assert!(bench.slots.contains_key(&short(3)) && bench.sources[&address(3)].least == TunnelKind::Vxlan, "that network is trusted");
     // A sleeve that was agreed on before is in clear as well.
     bench.answering.remove(&address(2));
     bench.sleeves.insert(address(2), 1472);
@@ -516,7 +520,7 @@ fn what_must_be_sealed_never_goes_by_the_kernels_tunnel() {
     bench.input(Input::LinkUp(Neighbour { sealed: true, ..neighbour(2) }));
     bench.view(full_mesh(&[2]));
     bench.pass(20_000);
-    assert!(bench.sources[&address(2)].sealed);
+    assert!(bench.sources[&address(2)].least == TunnelKind::Sleeve);
     assert_eq!(bench.slots[&short(2)].tunnel, TunnelKind::Sleeve);
     assert!(!bench.outputs.iter().any(|output| matches!(output, Output::Op(Op::Heartbeat { .. }))));
     bench.sleeves.remove(&address(2));

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::choice::{Choice, Works};
+use super::choice::{Choice, Chosen, Works};
 use super::heartbeat::Heartbeat;
 use super::path_mtu::FLOOR;
 use super::status::{TunnelState, TunnelStatus};
@@ -11,7 +11,7 @@ use super::way::Way;
 use crate::Time;
 use crate::datapath::{PeerRoute, TunnelKind};
 use crate::mesh::Neighbour;
-use crate::sleeve;
+use crate::{esp, sleeve};
 
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -24,7 +24,7 @@ pub(super) struct Tunnel {
     pub(super) told_datagram: Option<u16>,
     /// Of the link before this one: heartbeats may be under way with it.
     previous: u64,
-    /// `None` if it may not be used: what goes there must be sealed.
+    /// The kernel's: VXLAN, under ESP if it must be sealed. `None` if it may not be used.
     vxlan: Option<Way>,
     /// Measured in bytes of UDP payload. `None` if the neighbour has none.
     sleeve: Option<Way>,
@@ -32,11 +32,11 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// `route_mtu`: the largest inner packet that VXLAN takes along the underlay's route.
-    pub(super) fn new(now: Time, neighbour: Neighbour, route_mtu: u16) -> Self {
+    /// `route_mtu`: the largest inner packet that VXLAN takes along the underlay's route. `protected`: it cannot go in clear.
+    pub(super) fn new(now: Time, neighbour: Neighbour, route_mtu: u16, protected: bool) -> Self {
         Self {
             previous: neighbour.connection,
-            vxlan: (!neighbour.sealed).then(|| Way::new(now, route_mtu)),
+            vxlan: kernel_way(now, &neighbour, route_mtu, protected),
             sleeve: (neighbour.sleeve_port != 0).then(|| Way::new(now, sleeve::datagram_of(route_mtu))),
             neighbour,
             linked: true,
@@ -47,15 +47,29 @@ impl Tunnel {
     }
 
     /// A new link to the same neighbour. The tunnel goes on as it is if it has the same two ends.
-    pub(super) fn relink(&mut self, now: Time, neighbour: Neighbour, route_mtu: u16) {
-        let ends = |n: &Neighbour| (n.local, n.remote, n.port, n.sleeve_port, n.sealed);
+    pub(super) fn relink(&mut self, now: Time, neighbour: Neighbour, route_mtu: u16, protected: bool) {
+        let ends = |n: &Neighbour| (n.local, n.remote, n.port, n.sleeve_port, n.sealed, n.esp);
         if ends(&neighbour) == ends(&self.neighbour) {
             self.previous = self.neighbour.connection;
             self.neighbour = neighbour;
             self.linked = true;
         } else {
-            *self = Self { told: self.told, ..Self::new(now, neighbour, route_mtu) };
+            *self = Self { told: self.told, ..Self::new(now, neighbour, route_mtu, protected) };
         }
+    }
+
+    /// The kernel's tunnel can be sealed from now on, or no longer.
+    pub(super) fn protect(&mut self, now: Time, protected: bool, route_mtu: u16) {
+        if !self.neighbour.sealed || protected && self.vxlan.is_some() {
+            return;
+        }
+        self.vxlan = kernel_way(now, &self.neighbour, route_mtu, protected);
+        self.choose(now);
+    }
+
+    /// What the kernel's tunnel is.
+    fn kernel(&self) -> TunnelKind {
+        if self.neighbour.sealed { TunnelKind::Esp } else { TunnelKind::Vxlan }
     }
 
     fn ways(&self) -> impl Iterator<Item = &Way> {
@@ -94,7 +108,7 @@ impl Tunnel {
     pub(super) fn poll(&mut self, now: Time) -> Vec<(TunnelKind, Heartbeat)> {
         let connection = self.neighbour.connection;
         let mut due = Vec::new();
-        for (kind, way) in [(TunnelKind::Vxlan, &mut self.vxlan), (TunnelKind::Sleeve, &mut self.sleeve)] {
+        for (kind, way) in [(self.kernel(), &mut self.vxlan), (TunnelKind::Sleeve, &mut self.sleeve)] {
             let heartbeats = way.iter_mut().flat_map(|way| way.poll(now, connection));
             due.extend(heartbeats.map(|heartbeat| (kind, heartbeat)));
         }
@@ -108,7 +122,7 @@ impl Tunnel {
             return false;
         }
         let way = match kind {
-            TunnelKind::Vxlan => &mut self.vxlan,
+            TunnelKind::Vxlan | TunnelKind::Esp => &mut self.vxlan,
             TunnelKind::Sleeve => &mut self.sleeve,
         };
         let taken = way.as_mut().is_some_and(|way| way.answer(now, reply.sequence, reply.size));
@@ -118,7 +132,7 @@ impl Tunnel {
 
     pub(super) fn set_route_mtu(&mut self, now: Time, mtu: u16) {
         if let Some(vxlan) = &mut self.vxlan {
-            vxlan.set_ceiling(now, mtu);
+            vxlan.set_ceiling(now, ceiling(&self.neighbour, mtu));
         }
         if let Some(sleeve) = &mut self.sleeve {
             sleeve.set_ceiling(now, sleeve::datagram_of(mtu));
@@ -128,17 +142,16 @@ impl Tunnel {
     /// How a slot that points to this neighbour looks.
     pub(super) fn route(&self) -> Option<PeerRoute> {
         let Neighbour { remote, local, port, .. } = self.neighbour;
-        let tunnel = self.choice.current()?;
-        let mtu = match tunnel {
-            TunnelKind::Vxlan => self.vxlan.as_ref()?.mtu()?,
-            TunnelKind::Sleeve => sleeve::inner_mtu(self.datagram()?),
+        let (tunnel, mtu) = match self.choice.current()? {
+            Chosen::Kernel => (self.kernel(), self.vxlan.as_ref()?.mtu()?),
+            Chosen::Sleeve => (TunnelKind::Sleeve, sleeve::inner_mtu(self.datagram()?)),
         };
         Some(PeerRoute { remote, local, port, mtu, tunnel })
     }
 
     /// What the way in use takes is being found out.
     pub(super) fn is_measuring(&self) -> bool {
-        let way = if self.choice.current() == Some(TunnelKind::Sleeve) { &self.sleeve } else { &self.vxlan };
+        let way = if self.choice.current() == Some(Chosen::Sleeve) { &self.sleeve } else { &self.vxlan };
         way.as_ref().is_some_and(|way| way.path().is_searching())
     }
 
@@ -174,18 +187,32 @@ impl Tunnel {
 
     /// Why the kernel's tunnel does not carry, for people.
     fn why(&self, now: Time, by: Option<TunnelKind>) -> Option<String> {
-        if by == Some(TunnelKind::Vxlan) {
+        if by == Some(self.kernel()) {
             return None;
         }
-        let Some(vxlan) = &self.vxlan else { return Some("it must be encrypted".to_owned()) };
-        let port = self.neighbour.port;
+        let Neighbour { sealed, esp, port, .. } = self.neighbour;
+        let Some(vxlan) = &self.vxlan else {
+            return Some(if esp { "it must be encrypted, and ESP is not set up yet" } else { "it must be encrypted" }.to_owned());
+        };
+        let (what, blocked) = if sealed { ("esp", "IP protocol 50".to_owned()) } else { ("vxlan", format!("UDP {port}")) };
         Some(match vxlan.liveness().last_answer() {
-            None => format!("vxlan never answered, UDP {port} blocked?"),
-            Some(_) if vxlan.is_up() => "vxlan works again, for how long?".to_owned(),
-            Some(_) if vxlan.is_alive() => format!("vxlan takes no packet of {FLOOR} bytes"),
-            Some(last) => format!("vxlan unanswered for {} s, UDP {port} blocked?", now.saturating_sub(last).as_secs()),
+            None => format!("{what} never answered, {blocked} blocked?"),
+            Some(_) if vxlan.is_up() => format!("{what} works again, for how long?"),
+            Some(_) if vxlan.is_alive() => format!("{what} takes no packet of {FLOOR} bytes"),
+            Some(last) => format!("{what} unanswered for {} s, {blocked} blocked?", now.saturating_sub(last).as_secs()),
         })
     }
+}
+
+/// The way by the kernel's tunnel, if it may be used.
+fn kernel_way(now: Time, neighbour: &Neighbour, route_mtu: u16, protected: bool) -> Option<Way> {
+    let may = !neighbour.sealed || neighbour.esp && protected;
+    may.then(|| Way::new(now, ceiling(neighbour, route_mtu)))
+}
+
+/// The largest inner packet for the kernel's tunnel where bare VXLAN takes `route_mtu`.
+fn ceiling(neighbour: &Neighbour, route_mtu: u16) -> u16 {
+    if neighbour.sealed { esp::inner_mtu(route_mtu) } else { route_mtu }
 }
 
 #[cfg(test)]
@@ -204,6 +231,7 @@ mod tests {
             sleeve_port: 0,
             aes: true,
             sealed: false,
+            esp: false,
             outbound: true,
         }
     }
@@ -227,21 +255,21 @@ mod tests {
 
     #[test]
     fn a_tunnel_is_up_once_a_full_size_heartbeat_was_answered() {
-        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450);
+        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450, false);
         assert!(run(&mut tunnel, 0, 1000, 1450).unwrap() < 10);
         assert_eq!(tunnel.route().unwrap().mtu, 1450);
     }
 
     #[test]
     fn a_tunnel_for_small_packets_only_comes_up_with_the_size_that_gets_through() {
-        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450);
+        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450, false);
         assert!(run(&mut tunnel, 0, 10_000, 1401).unwrap() < 4000);
         assert_eq!(tunnel.route().unwrap().mtu, 1401);
     }
 
     #[test]
     fn a_dead_tunnel_is_down_in_two_seconds_and_back_in_three() {
-        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450);
+        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450, false);
         run(&mut tunnel, 0, 1000, 1450);
         run(&mut tunnel, 1000, 5000, 1450);
         assert!(run(&mut tunnel, 5000, 60_000, 0).unwrap() <= 7000);
@@ -252,17 +280,17 @@ mod tests {
 
     #[test]
     fn a_new_link_to_the_same_ends_leaves_the_tunnel_up_and_other_ends_do_not() {
-        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450);
+        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450, false);
         run(&mut tunnel, 0, 1000, 1450);
-        tunnel.relink(Time::from_secs(1), neighbour(8), 1450);
+        tunnel.relink(Time::from_secs(1), neighbour(8), 1450, false);
         assert!(tunnel.is_up());
-        tunnel.relink(Time::from_secs(1), Neighbour { remote: Ipv4Addr::new(10, 0, 0, 3), ..neighbour(9) }, 1450);
+        tunnel.relink(Time::from_secs(1), Neighbour { remote: Ipv4Addr::new(10, 0, 0, 3), ..neighbour(9) }, 1450, false);
         assert!(!tunnel.is_up());
     }
 
     #[test]
     fn a_reply_with_another_connection_or_repeated_is_refused() {
-        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450);
+        let mut tunnel = Tunnel::new(Time::ZERO, neighbour(7), 1450, false);
         let (kind, request) = tunnel.poll(Time::ZERO)[0];
         assert!(!tunnel.answer(Time::ZERO, kind, &Heartbeat { connection: 8, ..request.reply() }));
         assert!(tunnel.answer(Time::ZERO, kind, &request.reply()));

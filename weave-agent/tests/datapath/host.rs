@@ -133,7 +133,7 @@ impl Host {
             let (remote, underlay) = (address(peer), usize::from(address(peer).octets()[1]));
             let local = LOCAL[underlay].into();
             self.set_peer(peer, peer);
-            self.op(Op::SetSource { remote, neighbour: Some(Source { short: short(peer), local, sealed: false }) });
+            self.op(Op::SetSource { remote, neighbour: Some(Source { short: short(peer), local, least: TunnelKind::Vxlan }) });
             if peer != 4 {
                 let (ifindex, source) = (self.wires.underlay[underlay], Mac(self.wires.underlay_mac[underlay]));
                 let hop = NextHop { ifindex, source, next_hop: Mac(neighbour_mac(remote.octets())) };

@@ -118,7 +118,8 @@ impl Carrier<'_> {
             },
             Verdict::Flood { origin } => self.flood_from_vxlan(given, origin, tunnel),
             Verdict::Upcall { kind, key } => upcall(given, kind, key, 0),
-            verdict @ (Verdict::Pass | Verdict::Reply { .. }) => panic!("{verdict:?} from the vxlan device"),
+            Verdict::Reply { .. } => reply_by_stack(given),
+            Verdict::Pass => panic!("Pass from the vxlan device"),
         }
     }
 
@@ -292,6 +293,12 @@ fn forwarded(code: i32, given: Given<'_>, packet: &[u8]) -> Outcome {
 /// As it is; the device's own mark must not be taken for an order of user space's.
 fn through_device(given: Given<'_>) -> Outcome {
     Outcome { mark: Some(0), ..forwarded(REDIRECT, given, given.bytes) }
+}
+
+fn reply_by_stack(given: Given<'_>) -> Outcome {
+    let mut packet = given.bytes.to_vec();
+    packet[HEARTBEAT_KIND] = HEARTBEAT_REPLY;
+    Outcome { mark: Some(0), ..forwarded(REDIRECT, given, &packet) }
 }
 
 fn upcall(given: Given<'_>, kind: u32, key: FlowKey, offset: u32) -> Outcome {

@@ -132,7 +132,7 @@ fn tunnelled(frame: &[u8], vni: u32) -> Vec<u8> {
 fn fill(maps: &mut Maps) {
     let path = |remote| {
         let next_hop = Some((1, [2; 6], [4; 6]));
-        vxlan::slot(&vxlan::Path { local: LOCAL[0], remote, port: TUNNEL_PORT, mtu: 9_000, next_hop })
+        vxlan::slot(&vxlan::Path { local: LOCAL[0], remote, port: TUNNEL_PORT, mtu: 9_000, next_hop, esp: false })
     };
     maps.set_config(&Config { epoch: 1, short: OWN, port: TUNNEL_PORT.into(), features: feature::DECAP_IPV6, ..Config::default() });
     maps.set_peer(PEER, &path(REMOTE));

@@ -70,7 +70,7 @@ impl Host {
         let (remote, underlay) = (address(peer), usize::from(address(peer).octets()[1]));
         let local = Ipv4Addr::from(LOCAL[underlay]);
         self.op(Op::SetPeer(short(peer), Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 8_950, tunnel: TunnelKind::Vxlan })));
-        self.op(Op::SetSource { remote, neighbour: Some(Source { short: short(peer), local, sealed: false }) });
+        self.op(Op::SetSource { remote, neighbour: Some(Source { short: short(peer), local, least: TunnelKind::Vxlan }) });
         if DIRECT.contains(&peer) {
             let (ifindex, source) = (self.wires.underlay[underlay], Mac(self.wires.underlay_mac[underlay]));
             self.ebpf.set_next_hop(remote, Some(NextHop { ifindex, source, next_hop: Mac(neighbour_mac(remote.octets())) })).unwrap();
@@ -144,7 +144,7 @@ pub(crate) fn tunnelled(wires: &Wires, from: u16, vni: u32, frame: &[u8]) -> Vec
     let remote = address(from).octets();
     let underlay = usize::from(remote[1]);
     let next_hop = Some((0, neighbour_mac(remote), wires.underlay_mac[underlay]));
-    let path = vxlan::Path { local: remote, remote: LOCAL[underlay], port: TUNNEL_PORT, mtu: 0, next_hop };
+    let path = vxlan::Path { local: remote, remote: LOCAL[underlay], port: TUNNEL_PORT, mtu: 0, next_hop, esp: false };
     [vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 0)).as_slice(), frame].concat()
 }
 

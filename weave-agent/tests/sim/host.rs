@@ -69,7 +69,8 @@ impl Host {
                 .iter()
                 .filter_map(|(address, source)| {
                     let sealed = source.flags & flow::source::SEALED != 0;
-                    Some(((*address).into(), Source { short: short(source.short)?, local: source.local.into(), sealed }))
+                    let least = if sealed { TunnelKind::Sleeve } else { TunnelKind::Vxlan };
+                    Some(((*address).into(), Source { short: short(source.short)?, local: source.local.into(), least }))
                 })
                 .collect(),
             trees: kernel

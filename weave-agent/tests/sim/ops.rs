@@ -79,14 +79,15 @@ impl Kernel {
             port: route.port,
             mtu: u32::from(route.mtu),
             next_hop,
+            esp: false,
         })
     }
 
     fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) {
         let remote: Ipv4 = remote.octets();
         match neighbour {
-            Some(datapath::Source { short, local, sealed }) => {
-                let flags = if sealed { source::SEALED } else { 0 };
+            Some(datapath::Source { short, local, least }) => {
+                let flags = if least == TunnelKind::Sleeve { source::SEALED } else { 0 };
                 self.sources.insert(remote, Source { local: local.octets(), short: u32::from(short.get()), flags });
             }
             None => _ = self.sources.remove(&remote),

@@ -162,7 +162,14 @@ impl Run {
                 Forgery::Heartbeat => [&[0; 14], &[1, HEARTBEAT_REQUEST][..], &[0; 60]].concat().into(),
                 _ => self.forged_frame(dst, neighbour),
             };
-            let path = Path { local: address(from).octets(), remote: address(host).octets(), port: TUNNEL_PORT, mtu: 1450, next_hop: None };
+            let path = Path {
+                local: address(from).octets(),
+                remote: address(host).octets(),
+                port: TUNNEL_PORT,
+                mtu: 1450,
+                next_hop: None,
+                esp: false,
+            };
             let headers = vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 0));
             let packet = [&headers[..], &frame].concat().into();
             self.world.schedule(Time::ZERO, Event::Packet { to: host, packet });

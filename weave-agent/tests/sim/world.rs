@@ -444,11 +444,12 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         tunnel_port: TUNNEL_PORT,
         sleeve_port: SLEEVE_PORT,
         aes: true,
+        esp: false,
         passwords: state.secret.then_some(Psk([7; 32])).into_iter().collect(),
         trusted_subnets: Ipv4Net::new(address(0), 8).into_iter().filter(|_| !state.sealed).collect(),
         discovery: true,
         connection_limit: 0,
         targets: state.targets.iter().map(|name| target(name)).collect(),
     };
-    Config { mesh, switch: host::limits(state), ipam: None, dns: None }
+    Config { mesh, switch: host::limits(state), rekey: sleeve::LIFETIME, ipam: None, dns: None }
 }

@@ -15,7 +15,7 @@ use crate::kernel::flood;
 use crate::kernel::log;
 use crate::kernel::maps::{Maps, count, egress};
 use crate::kernel::skb::Skb;
-use crate::kernel::tunnel::{add_prefix, decapsulate, encapsulate, remove_prefix, set_tunnel_key, tunnel_key};
+use crate::kernel::tunnel::{self, add_prefix, decapsulate, encapsulate, remove_prefix, set_tunnel_key, tunnel_key};
 use crate::kernel::upcall::upcall;
 
 /// A frame that came from a local port has no neighbour to send it back to.
@@ -78,7 +78,8 @@ pub fn from_vxlan(skb: &Skb, config: &Config) -> i32 {
         Verdict::Peer { to, origin } => relay_by_stack(skb, config, &tunnel, ttl, to, origin),
         Verdict::Flood { origin } => flood::from_vxlan(skb, origin),
         Verdict::Upcall { kind, key } => upcall(skb, kind, key, 0),
-        Verdict::Pass | Verdict::Reply { .. } => TC_ACT_OK,
+        Verdict::Reply { to } => reply_by_stack(skb, config, tunnel.remote, to),
+        Verdict::Pass => TC_ACT_OK,
     }
 }
 
@@ -219,6 +220,17 @@ fn relay_by_stack(skb: &Skb, config: &Config, tunnel: &TunnelKey, ttl: u8, to: u
         Some(ttl) if slot.flags & slot::SLEEVE != 0 => into_sleeve(skb, slot, tunnel_vni(to, origin), ttl),
         Some(ttl) => through_device(skb, config, slot, tunnel_vni(to, origin), ttl),
         None => drop(skb, DropReason::HopLimit.index()),
+    }
+}
+
+/// A heartbeat request that came under ESP goes back as its reply, under ESP: the kernel's policy is by address.
+#[inline(always)]
+fn reply_by_stack(skb: &Skb, config: &Config, remote: Ipv4, to: u32) -> i32 {
+    // Not by the peer's slot, which may lead elsewhere.
+    let stored = skb.ctx.store(HEARTBEAT_KIND, &HEARTBEAT_REPLY, 0).is_ok();
+    match stored && tunnel::address(skb, remote, NO_UPSTREAM, tunnel_vni(to, config.short), TTL) {
+        true => redirect(config.vxlan_ifindex),
+        false => drop(skb, DropReason::Kernel.index()),
     }
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_skb_change_head, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
 use weave_ebpf::fastpath::TunnelKey;
-use weave_ebpf::flow::PeerSlot;
+use weave_ebpf::flow::{Ipv4, PeerSlot};
 use weave_ebpf::packet::{ETHERNET, Packet, ethertype};
 use weave_ebpf::sleeve::{PREFIX, Prefix};
 use weave_ebpf::vxlan::{Fields, Headers, OUTER};
@@ -114,13 +114,19 @@ pub fn tunnel_key(skb: &Skb) -> Option<(TunnelKey, u8)> {
 /// Tells the vxlan device where a frame goes.
 #[inline(always)]
 pub fn set_tunnel_key(skb: &Skb, slot: &PeerSlot, vni: u32, ttl: u8) -> bool {
+    address(skb, slot.remote, slot.local, vni, ttl)
+}
+
+/// The same without a slot; the zero address as `local`: the one that the kernel's routes say.
+#[inline(always)]
+pub fn address(skb: &Skb, remote: Ipv4, local: Ipv4, vni: u32, ttl: u8) -> bool {
     // A mark of someone else's would be an order to `to_vxlan`.
     skb.ctx.set_mark(0);
     let mut key = EMPTY_KEY;
     key.tunnel_id = vni;
     key.tunnel_ttl = ttl;
-    key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(slot.remote);
-    key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(slot.local);
+    key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(remote);
+    key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(local);
     let flags = BPF_F_ZERO_CSUM_TX as u64 | BPF_F_DONT_FRAGMENT as u64;
     // SAFETY: the context and a local of no less than the size given.
     unsafe { bpf_skb_set_tunnel_key(skb.pointer(), &mut key, key_size(), flags) == 0 }

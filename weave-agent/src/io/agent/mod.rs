@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::config::Config;
-use crate::datapath::{Action, Op, PortId, Source, Upcall};
+use crate::datapath::{Action, Op, PortId, Source, TunnelKind, Upcall};
 use crate::io::api::Call;
 use crate::io::asks::{Ask, Asks, Told};
 use crate::io::carrier::Carrier;
 use crate::io::clock::Clock;
 use crate::io::connect;
 use crate::io::datapath::Upcalls;
+use crate::io::esp::Esp;
 use crate::io::event::{Done, Event, OwnDevice, Stream};
 use crate::io::hands::Hands;
 use crate::io::links::Links;
@@ -37,7 +38,7 @@ use crate::io::store::{self, State};
 use crate::io::troubles::Troubles;
 use crate::mesh::{self, Target};
 use crate::router::{Input, Output, Router};
-use crate::{Time, dns, ipam, sleeve, switch};
+use crate::{Time, dns, esp, ipam, sleeve, switch};
 
 /// How often flows are read for their age.
 const FLOWS: Duration = Duration::from_secs(2);
@@ -56,6 +57,8 @@ pub struct Parts {
     pub carrier: Carrier,
     /// Who carries what the kernel's tunnel cannot, if that could be started.
     pub sleeve: Option<Sleeve>,
+    /// Who seals the kernel's tunnel, if that can be done.
+    pub esp: Option<Esp>,
     /// Why it is not the one that would be better.
     pub chosen: Option<String>,
     /// Who changes the host's network.
@@ -99,6 +102,7 @@ pub struct Agent {
     router: Router,
     carrier: Carrier,
     sleeve: Option<Sleeve>,
+    esp: Option<Esp>,
     chosen: Option<String>,
     hands: Hands,
     underlay: Underlay,
@@ -127,8 +131,23 @@ pub struct Agent {
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, clock, router, carrier, sleeve, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices } =
-            parts;
+        let Parts {
+            config,
+            clock,
+            router,
+            carrier,
+            sleeve,
+            esp,
+            chosen,
+            hands,
+            underlay,
+            neighbours,
+            state,
+            snapshots,
+            zone,
+            by_hand,
+            notices,
+        } = parts;
         let links = Links::new(hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
         Self {
@@ -137,6 +156,7 @@ impl Agent {
             router,
             carrier,
             sleeve,
+            esp,
             chosen,
             hands,
             underlay,
@@ -156,8 +176,12 @@ impl Agent {
         }
     }
 
-    /// Take over what an earlier agent left.
-    pub fn adopt(&mut self, ports: &[Port]) {
+    /// Take over what an earlier agent left. `sealed`: of IPsec.
+    pub fn adopt(&mut self, sealed: Option<esp::Input>, ports: &[Port]) {
+        // First: what is not known to be sealed is not used where it must be.
+        if let Some(sealed) = sealed {
+            self.input(Input::Esp(sealed));
+        }
         if let Some(adopted) = self.carrier.adopted() {
             // The switch orders only what differs: these ways would never be watched otherwise.
             for &(remote, source) in &adopted.sources {
@@ -242,7 +266,8 @@ impl Agent {
 
     /// Nothing that containers send is carried by the agent itself.
     fn carried_on(&self) -> bool {
-        self.carrier.outlives_agent() && !self.ways.values().any(|source| source.sealed)
+        let by_us = |peer: &switch::PeerStatus| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.by == Some(TunnelKind::Sleeve));
+        self.carrier.outlives_agent() && !self.router.status(self.clock.now()).switch.peers.iter().any(by_us)
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -287,6 +312,11 @@ impl Agent {
                 Output::Sleeve(op) => {
                     if let Some(sleeve) = &self.sleeve {
                         sleeve.apply(&op);
+                    }
+                }
+                Output::Esp(op) => {
+                    if let Some(esp) = &self.esp {
+                        esp.apply(op);
                     }
                 }
                 Output::Keep(kept) => drop(self.by_hand.send_replace(kept)),
@@ -367,6 +397,7 @@ impl Agent {
             Event::Release { owner, addresses } => self.release(&owner, addresses),
             Event::Stored(number) => self.input(Input::Ipam(ipam::Input::Stored(number))),
             Event::Device(device, became) => self.device(device, became),
+            Event::Esp(input) => self.input(Input::Esp(input)),
             Event::Mtu(failures) => self.troubles.mtu(failures),
             Event::End => self.ending = true,
             Event::Unplug(port) => self.unplug(port),

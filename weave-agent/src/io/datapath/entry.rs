@@ -5,8 +5,39 @@ use std::time::Duration;
 use weave_ebpf::flow::{self, Flow, FlowKey};
 use weave_ebpf::stats::DropReason;
 
-use crate::datapath::{Action, FlowEntry, PortId};
+use crate::datapath::{Action, FlowEntry, PortId, TunnelKind};
 use crate::peer::ShortId;
+
+/// [`flow::source`] bits of who may bring frames.
+pub(super) const fn source_flags(least: TunnelKind) -> u32 {
+    match least {
+        TunnelKind::Vxlan => 0,
+        TunnelKind::Esp => flow::source::ESP,
+        TunnelKind::Sleeve => flow::source::SEALED,
+    }
+}
+
+/// The same back.
+pub(super) const fn least(flags: u32) -> TunnelKind {
+    if flags & flow::source::SEALED != 0 {
+        TunnelKind::Sleeve
+    } else if flags & flow::source::ESP != 0 {
+        TunnelKind::Esp
+    } else {
+        TunnelKind::Vxlan
+    }
+}
+
+/// What carries the frames for a slot with these [`flow::slot`] bits.
+pub(super) const fn tunnel(flags: u32) -> TunnelKind {
+    if flags & flow::slot::SLEEVE != 0 {
+        TunnelKind::Sleeve
+    } else if flags & flow::slot::ESP != 0 {
+        TunnelKind::Esp
+    } else {
+        TunnelKind::Vxlan
+    }
+}
 
 /// A decision, to be cached. `port_flags`: of the port, if it is one.
 pub(super) fn flow(epoch: u32, action: Action, port_flags: impl Fn(PortId) -> u32) -> Flow {

@@ -38,6 +38,11 @@ pub trait Datapath: Send {
         true
     }
 
+    /// Its VXLAN goes through the kernel's stack where a slot asks for ESP: IPsec can seal it.
+    fn seals(&self) -> bool {
+        true
+    }
+
     /// Carries out an order.
     ///
     /// # Errors

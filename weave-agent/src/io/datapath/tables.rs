@@ -120,11 +120,12 @@ impl Tables {
     }
 
     fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) {
-        let Some(datapath::Source { short, local, sealed }) = neighbour else {
+        let Some(datapath::Source { short, local, least }) = neighbour else {
             self.sources.remove(&remote.octets());
             return;
         };
-        let (short, flags) = (u32::from(short.get()), if sealed { source::SEALED } else { 0 });
+        // Where ESP is asked for, the stack lets nothing else through to us.
+        let (short, flags) = (u32::from(short.get()), if least == TunnelKind::Sleeve { source::SEALED } else { 0 });
         self.add_bucket(NEIGHBOUR_BUCKET | short);
         self.add_bucket(HEARTBEAT_BUCKET | short);
         self.sources.insert(remote.octets(), Source { local: local.octets(), short, flags });
@@ -221,6 +222,8 @@ fn by_vxlan(route: &PeerRoute) -> PeerSlot {
         port: route.port,
         mtu: route.mtu.into(),
         next_hop: Some((0, [0; 6], [0; 6])),
+        // The stack's concern: to it the frame is as any other.
+        esp: false,
     })
 }
 

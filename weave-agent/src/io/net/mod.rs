@@ -17,6 +17,7 @@ pub mod mtu;
 pub mod nameserver;
 pub mod nat;
 pub mod netns;
+pub mod nft;
 pub mod ports;
 pub mod range;
 pub mod raw;
@@ -25,6 +26,7 @@ pub mod socket;
 pub mod sysctl;
 pub mod underlay;
 pub mod vxlan;
+pub mod xfrm;
 
 pub(super) mod sys;
 

@@ -336,14 +336,18 @@ mod tests {
             tunnel_port: 6784,
             sleeve_port: 6783,
             aes: true,
+            esp: false,
             passwords: Vec::new(),
             trusted_subnets: Vec::new(),
             discovery: true,
             connection_limit: 0,
             targets: vec![mesh::Target { name: "h2.example".into(), addresses: vec![] }],
         };
-        Router::new(router::Config { mesh, switch: switch::Config::new(name, short, 6784), ipam: None, dns: None }, [7; 32])
-            .status(Time::ZERO)
+        Router::new(
+            router::Config { mesh, switch: switch::Config::new(name, short, 6784), rekey: crate::sleeve::LIFETIME, ipam: None, dns: None },
+            [7; 32],
+        )
+        .status(Time::ZERO)
     }
 
     fn snapshot(flows: Vec<FlowEntry>, counters: &[(&str, u64)]) -> Snapshot {
@@ -357,6 +361,7 @@ mod tests {
             mtu: None,
             passwords: vec![],
             trusted_subnets: vec![],
+            rekey: crate::config::REKEY_INTERVAL,
             peers: None,
             ipalloc: None,
             dns: None,

@@ -23,6 +23,7 @@ fn neighbour(n: u8, sealed: bool) -> Neighbour {
         port: 6784,
         sleeve_port: 6783,
         aes: true,
+        esp: false,
         sealed,
         outbound: true,
     }
@@ -41,7 +42,7 @@ impl End {
     fn new(seed: u64) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_be_bytes());
-        Self { sessions: Sessions::new(bytes), accepted: BTreeMap::new(), sending: None, mail: VecDeque::new() }
+        Self { sessions: Sessions::new(bytes, LIFETIME), accepted: BTreeMap::new(), sending: None, mail: VecDeque::new() }
     }
 
     fn handle(&mut self, now: Time, input: Input) {

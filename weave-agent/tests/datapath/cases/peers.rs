@@ -1,6 +1,6 @@
 //! Peers, by their slots, and neighbours, by their outer addresses.
 
-use weave_agent::datapath::{Action, Frame, Op, Source, Upcall};
+use weave_agent::datapath::{Action, Frame, Op, Source, TunnelKind, Upcall};
 use weave_ebpf::flow::vni;
 use weave_ebpf::vxlan::{OUTER, RELAY_TTL, TTL};
 
@@ -113,7 +113,10 @@ pub(crate) async fn what_comes_from_strangers_or_for_nobody_goes_nowhere(mut hos
     host.op(Op::SetSource { remote: address(2), neighbour: None });
     host.arrive(0, &tunnelled(macs, 2, vni(OWN.into(), 2), TTL, &frame));
     host.counts("stranger", 2);
-    host.op(Op::SetSource { remote: address(2), neighbour: Some(Source { short: short(2), local: LOCAL[0].into(), sealed: false }) });
+    host.op(Op::SetSource {
+        remote: address(2),
+        neighbour: Some(Source { short: short(2), local: LOCAL[0].into(), least: TunnelKind::Vxlan }),
+    });
     host.arrive(0, &tunnelled(macs, 2, vni(OWN.into(), 2), TTL, &frame));
     host.expect(vec![host.at_container(0, &frame)]);
 }

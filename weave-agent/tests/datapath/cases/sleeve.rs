@@ -107,7 +107,10 @@ pub(crate) async fn a_large_segment_from_the_sleeve_arrives_in_one_piece(mut hos
 pub(crate) async fn vxlan_from_a_neighbour_whose_frames_must_be_sealed_is_refused(mut host: Host) {
     let frame = udp(9, container(1));
     host.cache_peer(2, &frame, Action::Port(host.port(0)));
-    host.op(Op::SetSource { remote: address(2), neighbour: Some(Source { short: short(2), local: LOCAL[0].into(), sealed: true }) });
+    host.op(Op::SetSource {
+        remote: address(2),
+        neighbour: Some(Source { short: short(2), local: LOCAL[0].into(), least: TunnelKind::Sleeve }),
+    });
     host.arrive(0, &tunnelled(host.wires.underlay_mac, 2, vni(OWN.into(), 2), TTL, &frame));
     host.counts("unsealed", 1);
     host.expect(vec![]);

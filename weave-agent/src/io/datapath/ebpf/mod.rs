@@ -241,8 +241,8 @@ impl Ebpf {
         }
         let short = |id: u32| ShortId::new(u16::try_from(id).ok()?);
         let source = |(remote, source): ([u8; 4], Source)| {
-            let sealed = source.flags & flow::source::SEALED != 0;
-            Some((remote.into(), datapath::Source { short: short(source.short)?, local: source.local.into(), sealed }))
+            let least = entry::least(source.flags);
+            Some((remote.into(), datapath::Source { short: short(source.short)?, local: source.local.into(), least }))
         };
         let flood_ports = self.tables.flood_ports.get(0)?;
         Ok(Some(Adopted {
@@ -354,21 +354,20 @@ impl Ebpf {
             return self.tables.peers.set(short.get().into(), &slot);
         }
         let next_hop = self.next_hops.get(&route.remote).map(|hop| (hop.ifindex, hop.source.0, hop.next_hop.0));
-        let path =
-            TunnelPath { local: route.local.octets(), remote: route.remote.octets(), port: route.port, mtu: route.mtu.into(), next_hop };
+        let (local, remote, esp) = (route.local.octets(), route.remote.octets(), route.tunnel == TunnelKind::Esp);
+        let path = TunnelPath { local, remote, port: route.port, mtu: route.mtu.into(), next_hop, esp };
         self.tables.peers.set(short.get().into(), &vxlan::slot(&path))
     }
 
     fn set_source(&mut self, remote: Ipv4Addr, neighbour: Option<datapath::Source>) -> Result<()> {
-        let Some(datapath::Source { short, local, sealed }) = neighbour else {
+        let Some(datapath::Source { short, local, least }) = neighbour else {
             return self.tables.sources.remove(&remote.octets());
         };
         self.add_bucket(NEIGHBOUR_BUCKET | u32::from(short.get()))?;
         self.add_bucket(HEARTBEAT_BUCKET | u32::from(short.get()))?;
-        self.tables.sources.insert(
-            &remote.octets(),
-            &Source { local: local.octets(), short: short.get().into(), flags: if sealed { flow::source::SEALED } else { 0 } },
-        )
+        self.tables
+            .sources
+            .insert(&remote.octets(), &Source { local: local.octets(), short: short.get().into(), flags: entry::source_flags(least) })
     }
 
     fn add_bucket(&mut self, key: u32) -> Result<()> {
@@ -410,7 +409,7 @@ impl Ebpf {
             let (Some(path), Some(short)) = (vxlan::path(&slot), ShortId::new(index as u16)) else {
                 continue;
             };
-            let tunnel = if slot.flags & flow::slot::SLEEVE == 0 { TunnelKind::Vxlan } else { TunnelKind::Sleeve };
+            let tunnel = entry::tunnel(slot.flags);
             let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16, tunnel };
             self.routes.insert(short, route);
             if let Some((ifindex, source, next_hop)) = path.next_hop {

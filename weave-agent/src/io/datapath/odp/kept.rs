@@ -13,7 +13,7 @@ use crate::peer::ShortId;
 use crate::switch::Adopted;
 
 /// The file's first bytes: its layout.
-const LAYOUT: [u8; 8] = *b"odp-kept";
+const LAYOUT: [u8; 8] = *b"odp-kep2";
 
 type Address = [u8; 4];
 
@@ -36,14 +36,14 @@ struct Slot {
     local: Address,
     port: u16,
     mtu: u16,
-    sleeve: bool,
+    tunnel: TunnelKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Neighbour {
     short: ShortId,
     local: Address,
-    sealed: bool,
+    least: TunnelKind,
 }
 
 impl Told {
@@ -58,8 +58,8 @@ impl Told {
             Op::SetSelf(short) => self.short = Some(*short),
             Op::SetPeer(short, Some(route)) => drop(self.slots.insert(*short, Slot::from(route))),
             Op::SetPeer(short, None) => drop(self.slots.remove(short)),
-            Op::SetSource { remote, neighbour: Some(Source { short, local, sealed }) } => {
-                self.sources.insert(remote.octets(), Neighbour { short: *short, local: local.octets(), sealed: *sealed });
+            Op::SetSource { remote, neighbour: Some(Source { short, local, least }) } => {
+                self.sources.insert(remote.octets(), Neighbour { short: *short, local: local.octets(), least: *least });
             }
             Op::SetSource { remote, neighbour: None } => drop(self.sources.remove(&remote.octets())),
             Op::SetTree { origin, parent: None, hops } if hops.is_empty() => drop(self.trees.remove(origin)),
@@ -86,7 +86,7 @@ impl Told {
 
     /// As the switch takes it over.
     pub(super) fn adopted(&self) -> Adopted {
-        let source = |neighbour: &Neighbour| Source { short: neighbour.short, local: neighbour.local.into(), sealed: neighbour.sealed };
+        let source = |neighbour: &Neighbour| Source { short: neighbour.short, local: neighbour.local.into(), least: neighbour.least };
         Adopted {
             short: self.short,
             slots: self.slots.iter().map(|(short, slot)| (*short, slot.route())).collect(),
@@ -103,15 +103,14 @@ impl Told {
 
 impl From<&PeerRoute> for Slot {
     fn from(route: &PeerRoute) -> Self {
-        let sleeve = route.tunnel == TunnelKind::Sleeve;
-        Self { remote: route.remote.octets(), local: route.local.octets(), port: route.port, mtu: route.mtu, sleeve }
+        let PeerRoute { remote, local, port, mtu, tunnel } = *route;
+        Self { remote: remote.octets(), local: local.octets(), port, mtu, tunnel }
     }
 }
 
 impl Slot {
     fn route(&self) -> PeerRoute {
-        let tunnel = if self.sleeve { TunnelKind::Sleeve } else { TunnelKind::Vxlan };
-        PeerRoute { remote: self.remote.into(), local: self.local.into(), port: self.port, mtu: self.mtu, tunnel }
+        PeerRoute { remote: self.remote.into(), local: self.local.into(), port: self.port, mtu: self.mtu, tunnel: self.tunnel }
     }
 }
 
@@ -155,7 +154,7 @@ mod tests {
         for op in [
             Op::SetSelf(short(1)),
             Op::SetPeer(short(2), Some(route)),
-            Op::SetSource { remote, neighbour: Some(Source { short: short(2), local, sealed: true }) },
+            Op::SetSource { remote, neighbour: Some(Source { short: short(2), local, least: TunnelKind::Esp }) },
             Op::SetTree { origin: short(2), parent: Some(remote), hops: vec![short(3)] },
             Op::SetFloodPorts(vec![PortId(7)]),
         ] {

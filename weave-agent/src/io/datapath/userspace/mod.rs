@@ -163,6 +163,11 @@ impl Datapath for Userspace {
         false
     }
 
+    /// What user space carries anyway the sleeve seals better.
+    fn seals(&self) -> bool {
+        false
+    }
+
     fn outlives_agent(&self) -> bool {
         false
     }
