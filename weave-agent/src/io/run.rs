@@ -252,11 +252,10 @@ async fn start_sealers(config: &Config, store: &Store, carrier: &mut Carrier, se
     Ok(match esp_io::start().await {
         Ok((esp, keeper, left)) => Sealers { sleeve, heard, esp: Some(esp), keeper: Some(keeper), left: Some(left) },
         Err(error) => {
-            let level = "the kernel's tunnel cannot be encrypted here, so that what must be goes by the sleeve";
-            if secret {
-                tracing::warn!("{level}: {error:#}")
-            } else {
-                tracing::debug!("{level}: {error:#}")
+            let so = "the kernel's tunnel cannot be encrypted here, so that what must be goes by the sleeve";
+            match secret {
+                true => tracing::warn!("{so}: {error:#}"),
+                false => tracing::debug!("{so}: {error:#}"),
             }
             Sealers { sleeve, heard, esp: None, keeper: None, left: None }
         }

@@ -124,7 +124,8 @@ fn frame() -> Vec<u8> {
 }
 
 fn tunnelled(frame: &[u8], vni: u32) -> Vec<u8> {
-    let path = vxlan::Path { local: REMOTE, remote: LOCAL[0], port: TUNNEL_PORT, mtu: 9_000, next_hop: Some((1, [2; 6], [4; 6])) };
+    let path =
+        vxlan::Path { local: REMOTE, remote: LOCAL[0], port: TUNNEL_PORT, mtu: 9_000, next_hop: Some((1, [2; 6], [4; 6])), esp: false };
     [vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 1)).as_slice(), frame].concat()
 }
 

@@ -134,6 +134,7 @@ fn outer(macs: [[u8; 6]; 2], from: u16, to: u16, frame: &[u8]) -> Vec<u8> {
         port: TUNNEL_PORT,
         mtu: 0,
         next_hop: Some((0, macs[underlay], neighbour_mac(address(to).octets()))),
+        esp: false,
     };
     let fields = Fields::new(frame.len() as u32, 0);
     [vxlan::headers(&vxlan::slot(&path), vni(to.into(), from.into()), fields).as_slice(), frame].concat()

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use weave_ebpf::flow::source::{ESP, SEALED};
 use weave_ebpf::flow::{
     Bucket, Config, FloodPorts, Flow, FlowKey, HEARTBEAT_BUCKET, Ipv4, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, Source, Tree, action,
     feature, port, slot,
@@ -96,6 +97,7 @@ fn peer(rng: &mut StdRng, wires: &Wires, neighbours: &[Ipv4]) -> PeerSlot {
         port: TUNNEL_PORT,
         mtu: *[60, 1_000, 1_450, 9_000].choose(rng).unwrap(),
         next_hop: rng.random_bool(0.6).then_some(next_hop),
+        esp: rng.random_bool(0.1),
     };
     let mut made = vxlan::slot(&path);
     match rng.random_range(0..10) {
@@ -111,7 +113,7 @@ fn peer(rng: &mut StdRng, wires: &Wires, neighbours: &[Ipv4]) -> PeerSlot {
 
 fn source(rng: &mut StdRng, address: Ipv4) -> Source {
     let local = if rng.random_bool(0.9) { LOCAL[usize::from(address[1])] } else { [192, 0, 2, 1] };
-    Source { local, short: *SHORTS.choose(rng).unwrap(), flags: u32::from(rng.random_bool(0.1)) }
+    Source { local, short: *SHORTS.choose(rng).unwrap(), flags: *[0, 0, 0, 0, 0, 0, 0, 0, SEALED, ESP].choose(rng).unwrap() }
 }
 
 fn tree(rng: &mut StdRng, neighbours: &[Ipv4]) -> Tree {

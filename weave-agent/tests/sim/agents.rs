@@ -22,6 +22,8 @@ impl World {
                 // Hosts in here have addresses of their own choice.
                 Output::Answer { .. } | Output::Store { .. } | Output::Zone(_) | Output::Keep(_) => {}
                 Output::Sleeve(op) => self.order_sleeve(host, op),
+                // Kernels in here have no IPsec: nobody orders any.
+                Output::Esp(op) => panic!("{op:?}"),
             }
         }
         let (now, offset, incarnation) = (self.now, self.hosts[host].offset, self.hosts[host].incarnation);

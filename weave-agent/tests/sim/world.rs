@@ -451,5 +451,5 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         connection_limit: 0,
         targets: state.targets.iter().map(|name| target(name)).collect(),
     };
-    Config { mesh, switch: host::limits(state), rekey: sleeve::LIFETIME, ipam: None, dns: None }
+    Config { mesh, switch: host::limits(state), rekey: weave_agent::sleeve::LIFETIME, ipam: None, dns: None }
 }

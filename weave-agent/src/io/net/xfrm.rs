@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures_util::{Stream, TryStream, TryStreamExt};
+use futures_util::{TryStream, TryStreamExt};
 use netlink_packet_xfrm::constants::{XFRM_MODE_TRANSPORT, XFRM_POLICY_ALLOW, XFRM_POLICY_IN, XFRM_POLICY_OUT, XFRM_STATE_ESN};
 use netlink_packet_xfrm::{UserTemplate, XfrmAttrs, policy, state};
 
@@ -188,7 +188,7 @@ fn policy_of(policy: &policy::ModifyMessage) -> Option<(Ipv4Addr, Direction, u16
 }
 
 /// All that a dump yields, or its first error.
-async fn collect<T>(what: &str, stream: impl TryStream<Ok = T, Error = xfrmnetlink::Error> + Stream) -> Result<Vec<T>> {
+async fn collect<T>(what: &str, stream: impl TryStream<Ok = T, Error = xfrmnetlink::Error>) -> Result<Vec<T>> {
     stream.try_collect().await.map_err(explain(|| what.to_owned()))
 }
 
