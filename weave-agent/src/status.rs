@@ -92,7 +92,7 @@ pub struct Connection {
 /// How frames for a peer travel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// `vxlan` (the kernel) or `sleeve` (user space) straight to it, `relay` through another peer, `starting`, `down`.
+    /// `vxlan` (the kernel), `esp` (the same under IPsec) or `sleeve` (user space) straight to it, `relay` through another peer, `starting`, `down`.
     pub kind: String,
     /// Through whom, by name, if relayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,7 +106,7 @@ pub struct Tunnel {
     /// Seconds it has been so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<f64>,
-    /// Why it is not `vxlan`.
+    /// Why it is not `vxlan` or `esp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

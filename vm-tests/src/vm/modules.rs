@@ -25,17 +25,19 @@ impl Modules {
         modules
     }
 
-    /// The files for these names and all they need, each after what it needs. What is built in needs no file.
+    /// The files for these names and all they need, each after what it needs. What is built in needs no file; without a name that
+    /// ends in `?` it goes, too.
     ///
     /// # Errors
     /// When the kernel has none of a name, neither as a file nor built in.
     pub fn in_order(&self, names: &[String]) -> Result<Vec<String>> {
         let mut order = Vec::new();
         for wanted in names {
+            let (wanted, is_needed) = wanted.strip_suffix('?').map_or((wanted.as_str(), true), |wanted| (wanted, false));
             let wanted = name(wanted);
             match self.paths.get(&wanted) {
                 Some(path) => self.add(path, &mut order),
-                None if self.builtin.contains(&wanted) => {}
+                None if self.builtin.contains(&wanted) || !is_needed => {}
                 None => bail!("this kernel has no module {wanted}"),
             }
         }
@@ -81,6 +83,7 @@ mod tests {
     #[test]
     fn what_is_built_in_needs_no_file_and_what_is_nowhere_is_an_error() {
         assert_eq!(order(&["veth", "crc"]).unwrap(), ["kernel/lib/crc.ko"]);
+        assert!(order(&["netkit?"]).unwrap().is_empty());
         assert_eq!(order(&["netkit"]).unwrap_err().to_string(), "this kernel has no module netkit");
     }
 }

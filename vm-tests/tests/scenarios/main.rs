@@ -1,6 +1,7 @@
 //! Agents on hosts made of network namespaces, with real packets: what issue and README promise, one file a promise.
 
 mod addresses;
+mod esp;
 mod failover;
 mod flood;
 mod life;

@@ -178,9 +178,13 @@ impl Snapshot {
     fn tunnel(&self, peer: &PeerStatus) -> Tunnel {
         let state = peer.tunnel.as_ref().map(|tunnel| tunnel.state);
         let down = state == Some(TunnelState::Down);
-        let by_sleeve = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.by == Some(TunnelKind::Sleeve));
+        let direct = match peer.tunnel.as_ref().and_then(|tunnel| tunnel.by) {
+            Some(TunnelKind::Sleeve) => "sleeve",
+            Some(TunnelKind::Esp) => "esp",
+            Some(TunnelKind::Vxlan) | None => "vxlan",
+        };
         let (kind, via) = match peer.kind {
-            Kind::Direct => (if by_sleeve { "sleeve" } else { "vxlan" }, None),
+            Kind::Direct => (direct, None),
             Kind::Relay(via) => ("relay", Some(self.called(&via.to_string()))),
             Kind::Stale if state == Some(TunnelState::Starting) => ("starting", None),
             Kind::Stale => ("down", None),
