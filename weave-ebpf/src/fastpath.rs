@@ -186,7 +186,9 @@ pub fn from_vxlan<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config:
     if to == config.short && src == NO_MAC && dst == NO_MAC {
         // Under ESP all of them come here, and are answered here.
         let [kind] = packet.read::<1>(HEARTBEAT_KIND).unwrap_or([0]);
-        if source.flags & source::ESP != 0 && from == source.short && kind == HEARTBEAT_REQUEST {
+        // One with a tag is a reply of the openvswitch module's, whatever its kind says.
+        let is_request = kind == HEARTBEAT_REQUEST && !packet.is_tagged();
+        if source.flags & source::ESP != 0 && from == source.short && is_request {
             tables.count(Counter::Heartbeats);
             return Verdict::Reply { to: from };
         }

@@ -54,7 +54,7 @@ pub enum Input {
     },
     /// [`Op::Protect`] is carried out.
     Protected(Ipv4Addr),
-    /// The kernel has an incoming association: its sender may be told.
+    /// The kernel has an association. The sender of an incoming one may be told.
     Installed(Id),
     /// The kernel has one no more, or did not take it.
     Missing(Id),
@@ -67,7 +67,8 @@ pub enum Input {
 pub enum Output {
     /// An order to `io::esp`.
     Op(Op),
-    /// Whether VXLAN to and from this address cannot go in clear. What follows from `false` must be done before the next output.
+    /// Whether VXLAN to and from this address cannot go in clear, and can go. What follows from `false` must be done before the next
+    /// output.
     Protected {
         /// The neighbour's outer address.
         remote: Ipv4Addr,
@@ -105,11 +106,25 @@ struct Party {
     wanted: Option<Time>,
     outgoing: Option<Id>,
     told: VecDeque<Spi>,
+    /// [`Op::Protect`] is carried out.
+    protected: bool,
+    /// There has been something to send with.
+    sends: bool,
 }
 
 impl Party {
     fn new(neighbour: Neighbour) -> Self {
-        Self { neighbour, linked: true, incoming: VecDeque::new(), made: Time::ZERO, wanted: None, outgoing: None, told: VecDeque::new() }
+        Self {
+            neighbour,
+            linked: true,
+            incoming: VecDeque::new(),
+            made: Time::ZERO,
+            wanted: None,
+            outgoing: None,
+            told: VecDeque::new(),
+            protected: false,
+            sends: false,
+        }
     }
 
     fn id(&self, direction: Direction, spi: Spi) -> Id {
@@ -168,11 +183,9 @@ impl Associations {
                 }
             }
             Input::Told { peer, payload } => self.told(now, peer, &payload),
-            Input::Protected(remote) => {
-                if self.is_party(remote) {
-                    self.out.push_back(Output::Protected { remote, protected: true });
-                }
-            }
+            Input::Protected(remote) => self.update(|party| {
+                party.protected |= party.neighbour.remote == remote;
+            }),
             Input::Installed(id) => self.installed(id),
             Input::Missing(id) => self.missing(now, id),
             Input::View(view) => self.forget_strangers(&view),
@@ -277,7 +290,19 @@ impl Associations {
         }
     }
 
+    /// Changes parties; who can be spoken to safely from then on is told.
+    fn update(&mut self, change: impl Fn(&mut Party)) {
+        for party in self.parties.values_mut() {
+            let before = party.protected && party.sends;
+            change(party);
+            if party.protected && party.sends && !before {
+                self.out.push_back(Output::Protected { remote: party.neighbour.remote, protected: true });
+            }
+        }
+    }
+
     fn installed(&mut self, id: Id) {
+        self.update(|party| party.sends |= party.outgoing == Some(id));
         for (name, party) in &mut self.parties {
             let here = party.incoming.iter_mut().find(|incoming| incoming.id == id);
             if let Some(payload) = here.and_then(|incoming| incoming.offer.take()) {

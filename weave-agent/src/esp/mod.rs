@@ -97,7 +97,7 @@ pub enum Op {
     Protect(Protection),
     /// No longer.
     Unprotect(Ipv4Addr),
-    /// Have this association. An outgoing one is what is sent with from now on; [`Input::Installed`] says when an incoming one is there.
+    /// Have this association. An outgoing one is what is sent with from now on; [`Input::Installed`] says when it is there.
     Add(Id, Key),
     /// Forget it.
     Remove(Id),

@@ -71,11 +71,13 @@ impl Hands {
         let neighbours = self.neighbours.borrow().clone();
         let addresses: Vec<Ipv4Addr> = neighbours.keys().copied().collect();
         let mtu = net::mtu_for(&self.host, &addresses).await;
-        let sealed = |kind| neighbours.values().any(|source| source.least == kind);
-        let by_esp = if neighbours.is_empty() { self.secret && self.esp } else { sealed(TunnelKind::Esp) };
-        let by_sleeve = if neighbours.is_empty() { self.secret } else { by_esp || sealed(TunnelKind::Sleeve) };
-        let within = |sealed: bool, most: fn(u32) -> u32| if sealed { most(mtu) } else { mtu };
-        within(by_sleeve, sleeve::sealed_mtu).min(within(by_esp, esp::sealed_mtu))
+        let is_sealed = |source: &Source| source.least != TunnelKind::Vxlan;
+        match (if neighbours.is_empty() { self.secret } else { neighbours.values().any(is_sealed) }, self.esp) {
+            (false, _) => mtu,
+            (true, false) => sleeve::sealed_mtu(mtu),
+            // Whichever it is at the moment: a container's MTU does not follow that.
+            (true, true) => sleeve::sealed_mtu(mtu).min(esp::sealed_mtu(mtu)),
+        }
     }
 
     /// `POST /attach`
