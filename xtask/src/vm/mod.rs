@@ -8,9 +8,13 @@ mod report;
 mod selftest;
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -55,6 +59,10 @@ pub(crate) struct Options {
     /// Only tests with this in their names
     #[arg(long, value_name = "TEXT")]
     test: Option<String>,
+
+    /// Machines that run at the same time; as many as keep the processors busy, if it is not said
+    #[arg(long, value_name = "N")]
+    guests: Option<NonZero<usize>>,
 
     /// Look for newer packages of the kernels that are unpacked already
     #[arg(long)]
@@ -105,15 +113,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     if options.self_test {
         return selftest::run(&bench, &kernels, options.update);
     }
-    let mut reports = Vec::new();
-    for kernel in &kernels {
-        reports.push(bench.kernel(kernel, options.update)?);
-    }
+    let reports = bench.all(&kernels, options)?;
     println!("\n{}", report::table(&reports));
     if options.json {
         println!("{}", Value::from(reports.iter().map(Report::json).collect::<Vec<_>>()));
     }
     Ok(reports.iter().all(Report::is_good))
+}
+
+/// A guest for each of this machine's processors, which is what its tests take of them on average.
+fn guests_at_once() -> NonZero<usize> {
+    thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
 /// Two at once would write the same files: the second one waits.
@@ -158,16 +168,39 @@ impl<'a> Bench<'a> {
         Ok(Self { workspace, matrix, tests, base, dir, keep_logs: options.keep_logs })
     }
 
-    /// Boots one kernel and runs everything on it.
-    fn kernel(&self, kernel: &Kernel, anew: bool) -> Result<Report> {
+    /// Fetches all kernels, and then boots several at a time: a guest's tests wait more than they work.
+    fn all(&self, kernels: &[Kernel], options: &Options) -> Result<Vec<Report>> {
+        let mut found = Vec::new();
+        for kernel in kernels {
+            println!();
+            let unpacked = step(&format!("kernel {}", kernel.name), || kernels::find(self.workspace, kernel, options.update))?;
+            let accelerator = self.accelerator(&unpacked)?;
+            found.push((kernel, unpacked, accelerator));
+        }
         println!();
-        let unpacked = step(&format!("kernel {}", kernel.name), || kernels::find(self.workspace, kernel, anew))?;
-        let accelerator = self.accelerator(&unpacked)?;
+        let (next, reports) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+        thread::scope(|scope| {
+            for _ in 0..options.guests.unwrap_or_else(guests_at_once).get().min(found.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((kernel, unpacked, accelerator)) = found.get(index) else { break };
+                        let report = self.kernel(kernel, unpacked, *accelerator);
+                        reports.lock().unwrap_or_else(PoisonError::into_inner).insert(index, report);
+                    }
+                });
+            }
+        });
+        reports.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+    }
+
+    /// Boots one kernel and runs everything on it.
+    fn kernel(&self, kernel: &Kernel, unpacked: &Unpacked, accelerator: Accelerator) -> Result<Report> {
         let tasks = self.tests.iter().map(|test| self.task(test)).collect();
         let begun = Instant::now();
-        let (heard, logs) = self.boot(&kernel.name, &unpacked, accelerator, tasks)?;
-        let report = self.report(kernel, &unpacked, heard, &logs, begun.elapsed());
-        println!("    {}", report.line());
+        let (heard, logs) = self.boot(&kernel.name, unpacked, accelerator, tasks)?;
+        let report = self.report(kernel, unpacked, heard, &logs, begun.elapsed());
+        println!("    {}: {}", kernel.name, report.line());
         Ok(report)
     }
 
@@ -189,7 +222,7 @@ impl<'a> Bench<'a> {
         let logs = Logs { kernel: self.dir.join(format!("{name}.kernel.log")), guest: self.dir.join(format!("{name}.log")) };
         let machine = Machine { accelerator, image: kernel.image(), initrd: &initrd, logs: &logs };
         let limits = Limits { whole: WHOLE, silence: SILENCE + Duration::from_secs(longest) };
-        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(said));
+        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(name, said));
         // A hundred megabytes that are made anew in a second.
         fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
         Ok((heard?, logs))
@@ -206,12 +239,12 @@ impl<'a> Bench<'a> {
     }
 
     /// What somebody who waits wants to see: what was skipped or failed, and figures.
-    fn progress(&self, said: &Said) {
+    fn progress(&self, kernel: &str, said: &Said) {
         match said {
-            Said::Up { release } => println!("    {release} is up"),
-            Said::Wrote { task, line } if self.shows(*task, line) => println!("      {line}"),
+            Said::Up { release } => println!("    {kernel}: {release} is up"),
+            Said::Wrote { task, line } if self.shows(*task, line) => println!("    {kernel}: {line}"),
             Said::Ended { task, end, seconds } if *end != vm_tests::vm::orders::End::Exit(0) => {
-                println!("    FAILED {} ({end:?}, {seconds:.1} s)", self.name(*task));
+                println!("    {kernel}: FAILED {} ({end:?}, {seconds:.1} s)", self.name(*task));
             }
             _ => {}
         }
