@@ -13,6 +13,10 @@ pub struct Matrix {
     pub modules: Vec<String>,
     /// Programs that tests call, to be found on the host's `PATH`.
     pub programs: Vec<String>,
+    /// Files that those read.
+    pub files: Vec<String>,
+    /// Examples of this package that its tests run.
+    pub examples: Vec<String>,
     /// Oldest first.
     pub kernel: Vec<Kernel>,
     /// In the order of the table's columns.

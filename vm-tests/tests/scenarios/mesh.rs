@@ -9,7 +9,8 @@ use vm_tests::{Lab, LabConfig, Node, Place, Underlay, root_or_skip, wait_for};
 
 use crate::observe::{SOON, lab, ping, pinged, traffic};
 
-fn containers(lab: &Lab) -> Vec<String> {
+/// Names of all containers.
+pub(crate) fn containers(lab: &Lab) -> Vec<String> {
     lab.config().places().iter().filter(|place| matches!(place, Place::Container(..))).map(Place::to_string).collect()
 }
 
@@ -116,7 +117,7 @@ pub(crate) fn multicast_reaches_everybody_once(lab: &Lab) -> Result<()> {
     let mut listeners = Vec::new();
     for name in &names {
         let on = lab.overlay_address(name)?.to_string();
-        let words = [&program, "listen", "--group", "239.7.7.7", "--on", &on, "--milliseconds", "4000"];
+        let words = [&program, "listen", "--group", "239.7.7.7", "--on", &on, "--silence", "2000"];
         listeners.push(lab.container(name)?.spawn(words)?);
     }
     wait_for("all to listen", SOON, || listeners.iter().try_fold(true, |all, one| Ok(all && one.written()?.contains("listening"))))?;

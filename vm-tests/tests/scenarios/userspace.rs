@@ -3,29 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use vm_tests::{Host, Lab, LabConfig, root_or_skip, wait_for};
 
 use crate::mesh::{everyone_pings_everyone, multicast_reaches_everybody_once};
-use crate::observe::{SOON, count, lab, memory, pid, ping, pinged};
+use crate::observe::{SOON, count, datapath, lab, memory, pid, ping, pinged, stream};
 
 const USERSPACE: &[&str] = &["--datapath", "userspace"];
-
-/// Gbit/s of a TCP stream between containers.
-fn stream(lab: &Lab, from: &str, to: &str, seconds: u32) -> Result<f64> {
-    let server = lab.container(to)?.spawn(["iperf3", "-s", "-1"])?;
-    wait_for("iperf3 to listen", SOON, || Ok(lab.container(to)?.exec(["ss", "-Hltn"])?.contains(":5201")))?;
-    let (address, seconds) = (lab.overlay_address(to)?.to_string(), seconds.to_string());
-    let text = lab.container(from)?.exec(["iperf3", "-c", &address, "-C", "cubic", "-t", &seconds, "-J"])?;
-    server.finish()?;
-    let result: Value = serde_json::from_str(&text)?;
-    let bits = result.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
-    bits.map(|bits| bits / 1e9).with_context(|| format!("iperf3's result: {text}"))
-}
-
-fn datapath(host: &Host<'_>) -> Result<String> {
-    Ok(host.status()?["datapath"].as_str().context("status has no datapath")?.to_owned())
-}
 
 /// Whether the host has an interface of this kind.
 fn has(host: &Host<'_>, kind: &str) -> Result<bool> {

@@ -26,6 +26,7 @@ use vm_tests::vm::matrix::{Group, Kernel, Matrix};
 use vm_tests::vm::orders::{Orders, Said, Task, Work};
 
 use self::accelerator::Accelerator;
+use self::image::Contents;
 use self::kernels::Unpacked;
 use self::machine::{Heard, Limits, Logs, Machine, PROCESSORS};
 use self::report::{Cell, Report};
@@ -37,6 +38,8 @@ use crate::workspace::Workspace;
 
 /// What the command itself calls.
 const PROGRAMS: [&str; 7] = ["qemu-system-x86_64", "depmod", "dpkg-deb", "xz", "zstd", "strip", "ldd"];
+/// Tests that a guest runs at the same time: most of their time they wait for the kernel to notice that an interface is up.
+const AT_ONCE: usize = 2 * PROCESSORS;
 /// One kernel: what hangs must not hold the others up for ever.
 const WHOLE: Duration = Duration::from_secs(900);
 /// A guest says when a test begins and ends, so it is silent for no longer than the longest test; and a bit.
@@ -160,9 +163,15 @@ impl<'a> Bench<'a> {
         let dir = workspace.own("vm");
         let base = dir.join("base.cpio");
         step("what guests have instead of a disk", || {
-            let programs: BTreeSet<_> = tests.iter().map(|test| test.program.clone()).collect();
             let agent = groups.iter().any(|(_, group)| group.agent).then(|| workspace.agent());
-            let size = image::write_base(&base, &guest, &programs.into_iter().chain(agent).collect(), &matrix.programs)?;
+            let contents = Contents {
+                init: &guest,
+                tests: tests.iter().map(|test| test.program.clone()).chain(agent).collect(),
+                examples: matrix.examples.iter().map(|name| tests::example(workspace, name)).collect::<Result<_>>()?,
+                programs: &matrix.programs,
+                files: &matrix.files,
+            };
+            let size = image::write_base(&base, &contents)?;
             Ok(((), format!("{}, {} MB", base.display(), size >> 20)))
         })?;
         Ok(Self { workspace, matrix, tests, base, dir, keep_logs: options.keep_logs })
@@ -216,7 +225,7 @@ impl<'a> Bench<'a> {
 
     fn boot(&self, name: &str, kernel: &Unpacked, accelerator: Accelerator, tasks: Vec<Task>) -> Result<(Heard, Logs)> {
         let longest = tasks.iter().map(|task| task.limit).max().unwrap_or_default();
-        let orders = Orders { modules: Vec::new(), env: environment(accelerator), tasks, workers: PROCESSORS };
+        let orders = Orders { modules: Vec::new(), env: environment(accelerator), tasks, workers: AT_ONCE };
         let initrd = self.dir.join(format!("{name}.cpio"));
         image::write(&initrd, &self.base, kernel, &self.matrix.modules, &orders)?;
         let logs = Logs { kernel: self.dir.join(format!("{name}.kernel.log")), guest: self.dir.join(format!("{name}.log")) };

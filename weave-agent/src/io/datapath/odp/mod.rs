@@ -221,7 +221,8 @@ impl Datapath for Odp {
         if let Op::Heartbeat { local, remote, port, datagram } = op {
             return Ok(self.heartbeats.send(*local, *remote, *port, datagram)?);
         }
-        if self.told.hear(op) {
+        let datapath = self.shared.lock().flows.datapath;
+        if self.told.hear(op) | self.told.moves_to(datapath) {
             self.keeper.write(&self.told).context("what the next agent needs cannot be kept")?;
         }
         self.shared.lock().apply(op)
