@@ -41,7 +41,7 @@ const PROGRAMS: [&str; 7] = ["qemu-system-x86_64", "depmod", "dpkg-deb", "xz", "
 /// Tests that a guest runs at the same time: most of their time they wait for the kernel to notice that an interface is up.
 const AT_ONCE: usize = 2 * PROCESSORS;
 /// One kernel: what hangs must not hold the others up for ever.
-const WHOLE: Duration = Duration::from_secs(900);
+const WHOLE: Duration = Duration::from_secs(1500);
 /// A guest says when a test begins and ends, so it is silent for no longer than the longest test; and a bit.
 const SILENCE: Duration = Duration::from_secs(45);
 
@@ -78,6 +78,10 @@ pub(crate) struct Options {
     /// Everything again as one line of JSON, the last one
     #[arg(long)]
     json: bool,
+
+    /// Put the table of this run, if all kernels passed everything, into README.md
+    #[arg(long, conflicts_with_all = ["kernels", "only", "test", "self_test"])]
+    readme: bool,
 
     /// Keep the logs of kernels on which everything passed, too
     #[arg(long)]
@@ -117,11 +121,23 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         return selftest::run(&bench, &kernels, options.update);
     }
     let reports = bench.all(&kernels, options)?;
-    println!("\n{}", report::table(&reports));
+    let table = report::table(&reports);
+    println!("\n{table}");
     if options.json {
         println!("{}", Value::from(reports.iter().map(Report::json).collect::<Vec<_>>()));
     }
-    Ok(reports.iter().all(Report::is_good))
+    let good = reports.iter().all(Report::is_good);
+    if options.readme && good {
+        put_into(&workspace.file("README.md"), &table)?;
+    }
+    Ok(good)
+}
+
+/// Figures in the README are never typed.
+fn put_into(readme: &Path, table: &str) -> Result<()> {
+    let text = fs::read_to_string(readme).with_context(|| format!("cannot read {}", readme.display()))?;
+    let text = report::with_table(&text, table).with_context(|| format!("{} has no place for the table", readme.display()))?;
+    fs::write(readme, text).with_context(|| format!("cannot write {}", readme.display()))
 }
 
 /// A guest for each of this machine's processors, which is what its tests take of them on average.

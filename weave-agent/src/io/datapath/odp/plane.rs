@@ -25,9 +25,9 @@ use super::tap::Device;
 use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel};
 use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, Upcall};
 use crate::frame::unfinished;
+use crate::io::datapath::received::Said;
 use crate::io::datapath::tables::Tables;
-use crate::io::datapath::userspace::received::Said;
-use crate::io::datapath::userspace::view::Tunnelled;
+use crate::io::datapath::view::Tunnelled;
 use crate::io::net::RawSender;
 use crate::peer::ShortId;
 

@@ -16,7 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::plane::Plane;
 use super::socket::Socket;
 use super::tap::{self, Device};
-use crate::io::datapath::userspace::received::Received;
+use crate::io::datapath::received::Received;
 
 /// Datagrams of one socket that are taken in one go.
 const BATCH: usize = 32;
