@@ -1,5 +1,6 @@
 //! Looking at a lab: what its agents say, what its containers hear.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -122,16 +123,36 @@ impl Pings {
     }
 }
 
-/// Starts a ping: `count` requests, `interval` seconds apart.
-pub(crate) fn ping(from: &Node<'_>, to: impl Into<IpAddr>, count: u32, interval: &str) -> Result<Running> {
-    let words = ["ping", "-n", "-W2", "-i", interval, "-c", &count.to_string(), &to.into().to_string()].map(str::to_owned);
-    from.spawn(words)
+/// A ping on its way.
+#[derive(Debug)]
+pub(crate) struct Pinging {
+    running: Running,
+    count: u32,
+}
+
+/// Starts a ping: `count` requests, `interval` seconds apart, and as many more as take a second. Those do not count: `ping`
+/// ends two round trips after its last request, and on a machine that is busy an answer that comes a little later is not lost.
+pub(crate) fn ping(from: &Node<'_>, to: impl Into<IpAddr>, count: u32, interval: &str) -> Result<Pinging> {
+    let more = (1.0 / interval.parse::<f64>()?).ceil() as u32;
+    let words = ["ping", "-n", "-W2", "-i", interval, "-c", &(count + more).to_string(), &to.into().to_string()].map(str::to_owned);
+    Ok(Pinging { running: from.spawn(words)?, count })
 }
 
 /// Waits for a ping to end; losing packets is no error yet.
-pub(crate) fn pinged(mut ping: Running) -> Result<Pings> {
-    wait_for("ping to end", Duration::from_secs(120), || Ok(ping.ended()?.is_some()))?;
-    Pings::read(&ping.written()?)
+pub(crate) fn pinged(mut ping: Pinging) -> Result<Pings> {
+    wait_for("ping to end", Duration::from_secs(120), || Ok(ping.running.ended()?.is_some()))?;
+    let text = ping.running.written()?;
+    let pings = Pings::read(&text)?;
+    let answered: Vec<_> = answered(&text).into_iter().filter(|number| *number <= ping.count).collect();
+    let different = answered.iter().collect::<BTreeSet<_>>().len();
+    let [received, duplicates] = [different, answered.len() - different].map(|count| count as u32);
+    Ok(Pings { sent: ping.count, received, duplicates, ..pings })
+}
+
+/// Numbers of the requests that were answered, as the answers came.
+fn answered(text: &str) -> Vec<u32> {
+    let answers = text.lines().filter(|line| line.contains("bytes from"));
+    answers.filter_map(|line| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok()).collect()
 }
 
 /// Starts a ping that goes on until [`unbroken`] ends it.
@@ -147,7 +168,7 @@ pub(crate) fn unbroken(mut ping: Running) -> Result<u32> {
     let text = ping.written()?;
     let pings = Pings::read(&text)?;
     ensure!(pings.duplicates == 0, "{pings:?}");
-    let mut answered: Vec<u32> = text.lines().filter_map(|line| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok()).collect();
+    let mut answered = answered(&text);
     answered.sort_unstable();
     let missing: Vec<u32> = (1..=answered.last().copied().unwrap_or(0)).filter(|number| answered.binary_search(number).is_err()).collect();
     ensure!(missing.is_empty() && pings.sent - pings.received <= 2, "{pings:?}, not answered: {missing:?}");
@@ -169,4 +190,6 @@ fn a_summary_of_ping_is_read() {
     let pings = Pings::read(text).unwrap();
     assert_eq!((pings.sent, pings.received, pings.duplicates, pings.first), (4, 3, 2, Some(0.5)));
     assert!(pings.lossless().is_err());
+    let text = "64 bytes from 10.32.1.1: icmp_seq=2 ttl=64 time=0.5 ms\nFrom 10.32.1.1 icmp_seq=3 Destination Host Unreachable\n";
+    assert_eq!(answered(text), [2]);
 }
