@@ -77,15 +77,21 @@ fn in_module() -> Vec<Flow> {
     flows.filter(|flow| !matches!(flow.actions.as_slice(), [Act::Userspace { .. }, ..])).collect()
 }
 
+/// A frame that came up is carried on, and then a flow is made of it: waits until there are so many.
+fn until_there_are(flows: usize) {
+    vm_tests::wait_for(&format!("{flows} flows"), crate::host::SOON, || Ok(in_module().len() == flows)).unwrap();
+}
+
 #[test]
 fn each_kind_of_frame_of_a_flow_goes_by_a_flow_of_the_module_s_own() {
     run(Kind::Odp, |mut host| async move {
         let plain = udp(1, container(2));
         host.cache(0, &plain, Action::Port(host.port(1)));
-        for frame in [&plain, &with_tag(&plain)] {
+        for (flows, frame) in [(1, &plain), (2, &with_tag(&plain))] {
             for _ in 0..3 {
                 host.send_from(0, frame);
                 host.expect(vec![host.at_container(1, frame)]);
+                until_there_are(flows);
             }
         }
         let packets: Vec<_> = in_module().iter().map(|flow| flow.packets).collect();
@@ -101,12 +107,13 @@ fn what_is_relayed_goes_by_a_flow_for_its_hop_limit_and_does_not_come_up() {
     run(Kind::Odp, |mut host| async move {
         let (macs, vni) = (host.wires.underlay_mac, vni(3, 2));
         host.op(Op::Install(host.transit_key(2, vni), Action::Peer(short(3))));
-        for ttl in [TTL, 40] {
+        for (flows, ttl) in [(1, TTL), (2, 40)] {
             // Whatever their addresses.
             for number in [1, 2, 3] {
                 let frame = udp(number, container(4));
                 host.arrive(0, &tunnelled(macs, 2, vni, ttl, &frame));
                 host.expect(vec![host.on_wire(3, outgoing(macs, 3, vni, ttl - RELAY_TTL, &frame))]);
+                until_there_are(flows);
             }
         }
         let mut packets: Vec<_> = in_module().iter().map(|flow| flow.packets).collect();
@@ -273,6 +280,7 @@ fn a_datapath_that_somebody_deletes_is_made_anew() {
             host.expect(vec![host.at_container(0, &back)]);
         }
         // The first of each came up, and was carried on.
-        assert_eq!((in_module().len(), host.count("upcalls")), (3, 0));
+        until_there_are(3);
+        assert_eq!(host.count("upcalls"), 0);
     });
 }
