@@ -239,6 +239,8 @@ fn what_others_do_to_our_datapath_is_undone() {
         ip(&format!("link del vxlan-{TUNNEL_PORT}"));
         let is_there = || Ok(kernel.vports(before.ifindex).unwrap().iter().any(|port| port.kind == VportKind::Vxlan));
         vm_tests::wait_for("the tunnel", crate::host::SOON, is_there).unwrap();
+        // Once the next order is carried out, all that follows from it has been done.
+        host.set_peer(2, 2);
         host.send_from(0, &frame);
         host.expect(vec![host.on_wire(2, outgoing(host.wires.underlay_mac, 2, vni(2, OWN.into()), TTL, &frame))]);
         let back = udp(9, container(1));
