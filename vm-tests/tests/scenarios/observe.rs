@@ -155,6 +155,9 @@ fn answered(text: &str) -> Vec<u32> {
     answers.filter_map(|line| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok()).collect()
 }
 
+/// Requests whose answers [`unbroken`] does not wait for: a second's, or two.
+const ON_THEIR_WAY: u32 = 20;
+
 /// Starts a ping that goes on until [`unbroken`] ends it.
 pub(crate) fn ping_on(from: &Node<'_>, to: impl Into<IpAddr>, interval: &str) -> Result<Running> {
     from.spawn(["ping", "-n", "-W2", "-i", interval, &to.into().to_string()])
@@ -171,7 +174,7 @@ pub(crate) fn unbroken(mut ping: Running) -> Result<u32> {
     let mut answered = answered(&text);
     answered.sort_unstable();
     let missing: Vec<u32> = (1..=answered.last().copied().unwrap_or(0)).filter(|number| answered.binary_search(number).is_err()).collect();
-    ensure!(missing.is_empty() && pings.sent - pings.received <= 2, "{pings:?}, not answered: {missing:?}");
+    ensure!(missing.is_empty() && pings.sent - pings.received <= ON_THEIR_WAY, "{pings:?}, not answered: {missing:?}");
     Ok(pings.received)
 }
 
