@@ -52,7 +52,7 @@ pub struct Group {
     #[serde(default)]
     pub except: Vec<String>,
     /// One test has so many seconds.
-    #[serde(default = "two_minutes")]
+    #[serde(default = "five_minutes")]
     pub limit: u64,
     /// One test at a time, and nothing else meanwhile.
     #[serde(default)]
@@ -68,8 +68,8 @@ pub struct Group {
     pub on_purpose: bool,
 }
 
-fn two_minutes() -> u64 {
-    120
+fn five_minutes() -> u64 {
+    300
 }
 
 impl Matrix {

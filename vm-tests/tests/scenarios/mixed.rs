@@ -20,6 +20,17 @@ fn three(name: &str, containers: u8) -> Result<Lab> {
     Ok(lab)
 }
 
+/// Of two containers whose frames did not all arrive: why frames were dropped, and what they know of each other.
+fn what_is_known(lab: &Lab, from: &str, to: &str) -> String {
+    let hosts = (1..=3)
+        .filter_map(|number| lab.host(number).ok()?.status().ok())
+        .map(|status| format!("{} {}", status["drops"], status["counters"]));
+    let neighbours = |name: &str| lab.container(name).and_then(|node| node.exec(["ip", "neigh"])).unwrap_or_default();
+    let flows = from.parse().ok().and_then(|place: vm_tests::Place| lab.host(place.host()).ok()?.weave(["status", "flows"]).ok());
+    let known = hosts.chain([from, to].map(|name| format!("{name}: {}", neighbours(name)))).collect::<Vec<_>>().join("; ");
+    format!("{known}; {}", flows.unwrap_or_default()).replace('\n', " / ")
+}
+
 #[test]
 fn all_pairs_talk_multicast_arrives_once_and_streams_cross() -> Result<()> {
     if !root_or_skip() || !module_or_skip() {
@@ -31,7 +42,7 @@ fn all_pairs_talk_multicast_arrives_once_and_streams_cross() -> Result<()> {
         let others = names.iter().filter(|to| *to != from);
         let pings = others.map(|to| Ok((to, ping(&lab.container(from)?, lab.overlay_address(to)?, 30, "0.05")?)));
         for (to, running) in pings.collect::<Result<Vec<_>>>()? {
-            pinged(running)?.lossless().with_context(|| format!("{from} to {to}"))?;
+            pinged(running)?.lossless().with_context(|| format!("{from} to {to}: {}", what_is_known(&lab, from, to)))?;
         }
     }
     multicast_reaches_everybody_once(&lab)?;
