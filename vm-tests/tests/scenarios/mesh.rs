@@ -40,6 +40,23 @@ fn every_container_pings_every_other_at_once() -> Result<()> {
 }
 
 #[test]
+fn two_containers_of_one_host_talk() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let lab = lab(LabConfig { hosts: 1, ..LabConfig::named("one") })?;
+    let (from, to) = (lab.container("h1c1")?, lab.container("h1c2")?);
+    let captures = [from, to].map(|node| node.spawn(["tcpdump", "-e", "-n", "-l", "-i", "ethwe"]));
+    let told = pinged(ping(&from, lab.overlay_address("h1c2")?, 20, "0.05")?)?;
+    let mut seen = String::new();
+    for capture in captures {
+        seen += &capture?.written()?;
+    }
+    let more = [from, to].map(|node| node.exec(["sh", "-c", "ip neigh; ip -s link show ethwe; grep -E '^(Ip|Icmp):' /proc/net/snmp"]));
+    told.lossless().with_context(|| format!("{more:?} {seen} {:?}", lab.host(1).and_then(|host| host.weave(["status", "flows"]))))
+}
+
+#[test]
 fn they_do_so_over_a_routed_underlay_and_when_an_uplink_goes() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
