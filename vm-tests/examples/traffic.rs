@@ -15,6 +15,9 @@ use serde_json::json;
 use weave_agent::datapath::Frame;
 use weave_agent::io::net::RawSender;
 
+/// For the first datagram of a group.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What to send, or to listen for
 #[derive(Parser)]
 enum Traffic {
@@ -43,14 +46,14 @@ enum Traffic {
         #[arg(long)]
         count: u32,
     },
-    /// Listens to a group and prints how many datagrams came and how many different ones, as JSON
+    /// Listens to a group until nothing more comes for so long, and prints how many datagrams came and how many different ones, as JSON
     Listen {
         #[arg(long)]
         group: Ipv4Addr,
         #[arg(long)]
         on: Ipv4Addr,
         #[arg(long)]
-        milliseconds: u64,
+        silence: u64,
     },
     /// VXLAN with a range of VNIs around an inner broadcast
     Vxlan {
@@ -83,7 +86,7 @@ fn main() -> Result<()> {
         Traffic::Flood { interface, per_second, seconds } => flood(&interface, per_second, seconds),
         Traffic::Frame { interface, source } => frame(&interface, source.0),
         Traffic::Send { group, from, count } => send(group, from, count),
-        Traffic::Listen { group, on, milliseconds } => listen(group, on, Duration::from_millis(milliseconds)),
+        Traffic::Listen { group, on, silence } => listen(group, on, Duration::from_millis(silence)),
         Traffic::Vxlan { to, vni, count } => vxlan(to, &vni, count),
         Traffic::Garbage { tcp, udp, count, seed } => garbage(tcp, udp, count, seed),
     }
@@ -134,15 +137,16 @@ fn send(group: Ipv4Addr, from: Ipv4Addr, count: u32) -> Result<()> {
     Ok(())
 }
 
-fn listen(group: Ipv4Addr, on: Ipv4Addr, time: Duration) -> Result<()> {
+fn listen(group: Ipv4Addr, on: Ipv4Addr, silence: Duration) -> Result<()> {
     let socket = UdpSocket::bind((group, PORT))?;
     socket.join_multicast_v4(&group, &on)?;
     println!("listening");
     std::io::stdout().flush()?;
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-    let (start, mut seen, mut buffer) = (Instant::now(), BTreeMap::<[u8; 4], u32>::new(), [0; 4]);
-    while start.elapsed() < time {
+    let (start, mut last, mut seen, mut buffer) = (Instant::now(), None::<Instant>, BTreeMap::<[u8; 4], u32>::new(), [0; 4]);
+    while last.map_or(start.elapsed() < PATIENCE, |last| last.elapsed() < silence) {
         if socket.recv(&mut buffer).is_ok() {
+            last = Some(Instant::now());
             *seen.entry(buffer).or_default() += 1;
         }
     }

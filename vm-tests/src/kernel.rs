@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use crate::vm::console::{LEFT_OUT, SKIPPED};
+use crate::vm::console::{LEFT_OUT, NEEDS, SKIPPED};
 
 /// Whether the running kernel is of this release of Linux or a later one.
 pub fn is_at_least(major: u32, minor: u32) -> bool {
@@ -16,7 +16,7 @@ pub fn is_at_least(major: u32, minor: u32) -> bool {
 pub fn has(feature: &str, (major, minor): (u32, u32)) -> bool {
     let there = is_at_least(major, minor);
     if !there {
-        println!("{SKIPPED}needs Linux {major}.{minor} ({feature})");
+        println!("{SKIPPED}{NEEDS}{major}.{minor} ({feature})");
     }
     there
 }
@@ -25,7 +25,7 @@ pub fn has(feature: &str, (major, minor): (u32, u32)) -> bool {
 pub fn has_for(part: &str, feature: &str, (major, minor): (u32, u32)) -> bool {
     let there = is_at_least(major, minor);
     if !there {
-        println!("{LEFT_OUT}{part}: needs Linux {major}.{minor} ({feature})");
+        println!("{LEFT_OUT}{part}: {NEEDS}{major}.{minor} ({feature})");
     }
     there
 }

@@ -95,6 +95,7 @@ pub fn debian_package(program: &str) -> Option<&'static str> {
         "strip" => "binutils",
         "ldd" => "libc-bin",
         "ethtool" => "ethtool",
+        "ovsdb-tool" | "ovsdb-server" | "ovs-vswitchd" | "ovs-vsctl" | "ovs-dpctl" => "openvswitch-switch",
         "sysctl" | "kill" => "procps",
         _ => return None,
     })

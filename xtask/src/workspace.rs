@@ -19,6 +19,11 @@ impl Workspace {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// A file of the workspace's.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
     /// What these commands fetch and make for themselves; always in the workspace, wherever cargo builds.
     pub(crate) fn own(&self, name: &str) -> PathBuf {
         self.root.join("target").join(name)

@@ -7,6 +7,10 @@ use super::orders::{End, Said};
 /// What a test that cannot run here writes, before the reason.
 pub const SKIPPED: &str = "skipped: ";
 
+/// How a reason begins that is as good as a pass: a release that the kernel is older than. Everything else that a test may
+/// lack a guest has.
+pub const NEEDS: &str = "needs Linux ";
+
 /// What a test that can run here only in part writes, before what it left out and why.
 pub const LEFT_OUT: &str = "left out: ";
 
@@ -144,7 +148,8 @@ impl Transcript {
 fn judge(end: &End, seconds: f64, lines: &[String]) -> Verdict {
     match end {
         End::Exit(0) => match lines.iter().find_map(|line| line.strip_prefix(SKIPPED)) {
-            Some(why) => Verdict::Skipped(why.to_owned()),
+            Some(why) if why.starts_with(NEEDS) => Verdict::Skipped(why.to_owned()),
+            Some(why) => Verdict::Failed(format!("skipped, but not for the kernel's age: {why}")),
             None => Verdict::Passed,
         },
         End::Exit(status) => Verdict::Failed(complaint(lines).unwrap_or_else(|| format!("exit status {status}"))),
@@ -223,6 +228,8 @@ mod tests {
         let skip = [wrote("skipped: needs Linux 6.6 (TCX)"), ended(End::Exit(0))];
         assert_eq!(transcript(&skip).verdict(0), Verdict::Skipped("needs Linux 6.6 (TCX)".to_owned()));
         assert_eq!(transcript(&skip).verdict(1), Verdict::NotRun);
+        let lack = [wrote("skipped: this kernel has no openvswitch module"), ended(End::Exit(0))];
+        assert!(matches!(transcript(&lack).verdict(0), Verdict::Failed(why) if why.ends_with("no openvswitch module")));
         let part = [wrote("left out: IPv6: needs Linux 6.3"), ended(End::Exit(0))];
         assert_eq!(transcript(&part).left_out(0).collect::<Vec<_>>(), ["IPv6: needs Linux 6.3"]);
         assert_eq!(transcript(&[ended(End::Exit(0))]).verdict(0), Verdict::Passed);

@@ -13,6 +13,10 @@ pub struct Matrix {
     pub modules: Vec<String>,
     /// Programs that tests call, to be found on the host's `PATH`.
     pub programs: Vec<String>,
+    /// Files that those read.
+    pub files: Vec<String>,
+    /// Examples of this package that its tests run.
+    pub examples: Vec<String>,
     /// Oldest first.
     pub kernel: Vec<Kernel>,
     /// In the order of the table's columns.
@@ -48,7 +52,7 @@ pub struct Group {
     #[serde(default)]
     pub except: Vec<String>,
     /// One test has so many seconds.
-    #[serde(default = "two_minutes")]
+    #[serde(default = "five_minutes")]
     pub limit: u64,
     /// One test at a time, and nothing else meanwhile.
     #[serde(default)]
@@ -64,8 +68,8 @@ pub struct Group {
     pub on_purpose: bool,
 }
 
-fn two_minutes() -> u64 {
-    120
+fn five_minutes() -> u64 {
+    300
 }
 
 impl Matrix {

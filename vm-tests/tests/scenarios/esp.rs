@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use vm_tests::{Host, Lab, LabConfig, Running, lab_dir, process, root_or_skip, wait_for};
 
-use crate::observe::{Pings, SOON, pid, ping, pinged, tunnel};
+use crate::observe::{SOON, pid, ping, pinged, tunnel};
 
 const PASSWORD: &str = "what only they know";
 const ODP: &[&str] = &["--datapath", "odp"];
@@ -195,13 +195,12 @@ fn keys_change_and_an_agent_is_killed_under_traffic_that_loses_nothing() -> Resu
 /// An agent is killed under traffic and comes back: what flows by ESP flows on.
 fn killed(lab: &Lab, number: u8, flags: &[&str]) -> Result<()> {
     let host = lab.host(number)?;
-    let mut traffic = ping(&lab.container("h2c1")?, lab.overlay_address("h1c1")?, 600, "0.05")?;
+    let traffic = ping(&lab.container("h2c1")?, lab.overlay_address("h1c1")?, 600, "0.05")?;
     host.exec(["kill", "-9", &pid(&host)?.to_string()])?;
     thread::sleep(Duration::from_secs(4));
     host.weave([&["launch", "--password", PASSWORD], flags].concat())?;
     wait_until_sealed(lab)?;
-    wait_for("ping to end", Duration::from_secs(120), || Ok(traffic.ended()?.is_some()))?;
-    let pings = Pings::read(&traffic.written()?)?;
+    let pings = pinged(traffic)?;
     println!("h{number}'s agent killed: {pings:?}");
     pings.lossless()
 }

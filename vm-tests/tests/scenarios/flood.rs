@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vm_tests::{Lab, LabConfig, root_or_skip, wait_for};
+use vm_tests::{Lab, LabConfig, root_or_skip};
 
-use crate::observe::{SOON, count, lab, memory, traffic};
+use crate::observe::{count, lab, listener, memory, traffic};
 
 /// Gbit/s of one stream, both ends on CPU 0.
 fn stream(lab: &Lab) -> Result<f64> {
-    let server = lab.container("h2c1")?.spawn(["taskset", "-c", "0", "iperf3", "-s", "-1"])?;
-    wait_for("iperf3 to listen", SOON, || Ok(lab.container("h2c1")?.exec(["ss", "-Hltn"])?.contains(":5201")))?;
+    let server = listener(lab, "h2c1", &["taskset", "-c", "0"])?;
     let to = lab.overlay_address("h2c1")?.to_string();
     let text = lab.container("h1c1")?.exec(["taskset", "-c", "0", "iperf3", "-c", &to, "-C", "cubic", "-t", "4", "-J"])?;
     server.finish()?;

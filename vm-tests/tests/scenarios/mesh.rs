@@ -9,7 +9,8 @@ use vm_tests::{Lab, LabConfig, Node, Place, Underlay, root_or_skip, wait_for};
 
 use crate::observe::{SOON, lab, ping, pinged, traffic};
 
-fn containers(lab: &Lab) -> Vec<String> {
+/// Names of all containers.
+pub(crate) fn containers(lab: &Lab) -> Vec<String> {
     lab.config().places().iter().filter(|place| matches!(place, Place::Container(..))).map(Place::to_string).collect()
 }
 
@@ -36,6 +37,23 @@ fn every_container_pings_every_other_at_once() -> Result<()> {
         return Ok(());
     }
     everyone_pings_everyone(&lab(LabConfig { hosts: 3, ..LabConfig::named("all") })?)
+}
+
+#[test]
+fn two_containers_of_one_host_talk() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let lab = lab(LabConfig { hosts: 1, ..LabConfig::named("one") })?;
+    let (from, to) = (lab.container("h1c1")?, lab.container("h1c2")?);
+    let captures = [from, to].map(|node| node.spawn(["tcpdump", "-e", "-n", "-l", "-i", "ethwe"]));
+    let told = pinged(ping(&from, lab.overlay_address("h1c2")?, 20, "0.05")?)?;
+    let mut seen = String::new();
+    for capture in captures {
+        seen += &capture?.written()?;
+    }
+    let more = [from, to].map(|node| node.exec(["sh", "-c", "ip neigh; ip -s link show ethwe; grep -E '^(Ip|Icmp):' /proc/net/snmp"]));
+    told.lossless().with_context(|| format!("{more:?} {seen} {:?}", lab.host(1).and_then(|host| host.weave(["status", "flows"]))))
 }
 
 #[test]
@@ -116,7 +134,7 @@ pub(crate) fn multicast_reaches_everybody_once(lab: &Lab) -> Result<()> {
     let mut listeners = Vec::new();
     for name in &names {
         let on = lab.overlay_address(name)?.to_string();
-        let words = [&program, "listen", "--group", "239.7.7.7", "--on", &on, "--milliseconds", "4000"];
+        let words = [&program, "listen", "--group", "239.7.7.7", "--on", &on, "--silence", "2000"];
         listeners.push(lab.container(name)?.spawn(words)?);
     }
     wait_for("all to listen", SOON, || listeners.iter().try_fold(true, |all, one| Ok(all && one.written()?.contains("listening"))))?;

@@ -1,12 +1,15 @@
 //! Looking at a lab: what its agents say, what its containers hear.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
-use vm_tests::{Host, Lab, LabConfig, Node, wait_for};
+use vm_tests::{Host, Lab, LabConfig, Node, Running, wait_for};
 
 /// Plenty for what takes milliseconds, on a machine that is busy with other things.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
@@ -30,6 +33,29 @@ pub(crate) fn tunnel(host: &Host<'_>, peer: u8) -> Result<Option<String>> {
 pub(crate) fn json(host: &Host<'_>, words: &[&str]) -> Result<Value> {
     let text = host.weave(words.iter().chain(&["--json"]))?;
     serde_json::from_str(&text).with_context(|| format!("{words:?} is no JSON: {text}"))
+}
+
+/// Who carries a host's frames, as its status says: `ebpf (tcx)`.
+pub(crate) fn datapath(host: &Host<'_>) -> Result<String> {
+    Ok(host.status()?["datapath"].as_str().context("status has no datapath")?.to_owned())
+}
+
+/// An `iperf3` that listens in a container, for one client; `by`: words before it, such as `taskset`.
+pub(crate) fn listener(lab: &Lab, container: &str, by: &[&str]) -> Result<Running> {
+    let server = lab.container(container)?.spawn(by.iter().chain(&["iperf3", "-s", "-1"]))?;
+    wait_for("iperf3 to listen", SOON, || Ok(lab.container(container)?.exec(["ss", "-Hltn"])?.contains(":5201")))?;
+    Ok(server)
+}
+
+/// Gbit/s of a TCP stream between containers.
+pub(crate) fn stream(lab: &Lab, from: &str, to: &str, seconds: u32) -> Result<f64> {
+    let server = listener(lab, to, &[])?;
+    let (address, seconds) = (lab.overlay_address(to)?.to_string(), seconds.to_string());
+    let text = lab.container(from)?.exec(["iperf3", "-c", &address, "-C", "cubic", "-t", &seconds, "-J"])?;
+    server.finish()?;
+    let result: Value = serde_json::from_str(&text)?;
+    let bits = result.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
+    bits.map(|bits| bits / 1e9).with_context(|| format!("iperf3's result: {text}"))
 }
 
 /// A counter or drop reason; zero if it never happened.
@@ -97,16 +123,59 @@ impl Pings {
     }
 }
 
-/// Starts a ping: `count` requests, `interval` seconds apart.
-pub(crate) fn ping(from: &Node<'_>, to: impl Into<IpAddr>, count: u32, interval: &str) -> Result<vm_tests::Running> {
-    let words = ["ping", "-n", "-W2", "-i", interval, "-c", &count.to_string(), &to.into().to_string()].map(str::to_owned);
-    from.spawn(words)
+/// A ping on its way.
+#[derive(Debug)]
+pub(crate) struct Pinging {
+    running: Running,
+    count: u32,
+}
+
+/// Starts a ping: `count` requests, `interval` seconds apart, and as many more as take a second. Those do not count: `ping`
+/// ends two round trips after its last request, and on a machine that is busy an answer that comes a little later is not lost.
+pub(crate) fn ping(from: &Node<'_>, to: impl Into<IpAddr>, count: u32, interval: &str) -> Result<Pinging> {
+    let more = (1.0 / interval.parse::<f64>()?).ceil() as u32;
+    let words = ["ping", "-n", "-W2", "-i", interval, "-c", &(count + more).to_string(), &to.into().to_string()].map(str::to_owned);
+    Ok(Pinging { running: from.spawn(words)?, count })
 }
 
 /// Waits for a ping to end; losing packets is no error yet.
-pub(crate) fn pinged(mut ping: vm_tests::Running) -> Result<Pings> {
-    wait_for("ping to end", Duration::from_secs(120), || Ok(ping.ended()?.is_some()))?;
-    Pings::read(&ping.written()?)
+pub(crate) fn pinged(mut ping: Pinging) -> Result<Pings> {
+    wait_for("ping to end", Duration::from_secs(120), || Ok(ping.running.ended()?.is_some()))?;
+    let text = ping.running.written()?;
+    let pings = Pings::read(&text)?;
+    let answered: Vec<_> = answered(&text).into_iter().filter(|number| *number <= ping.count).collect();
+    let different = answered.iter().collect::<BTreeSet<_>>().len();
+    let [received, duplicates] = [different, answered.len() - different].map(|count| count as u32);
+    Ok(Pings { sent: ping.count, received, duplicates, ..pings })
+}
+
+/// Numbers of the requests that were answered, as the answers came.
+fn answered(text: &str) -> Vec<u32> {
+    let answers = text.lines().filter(|line| line.contains("bytes from"));
+    answers.filter_map(|line| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok()).collect()
+}
+
+/// Requests whose answers [`unbroken`] does not wait for: a second's, or two.
+const ON_THEIR_WAY: u32 = 20;
+
+/// Starts a ping that goes on until [`unbroken`] ends it.
+pub(crate) fn ping_on(from: &Node<'_>, to: impl Into<IpAddr>, interval: &str) -> Result<Running> {
+    from.spawn(["ping", "-n", "-W2", "-i", interval, &to.into().to_string()])
+}
+
+/// Ends a ping, and says how many requests were answered. Fails unless each was, once; of the last ones the answers may be on
+/// their way.
+pub(crate) fn unbroken(mut ping: Running) -> Result<u32> {
+    kill(Pid::from_raw(i32::try_from(ping.pid())?), Signal::SIGINT)?;
+    wait_for("ping to end", SOON, || Ok(ping.ended()?.is_some()))?;
+    let text = ping.written()?;
+    let pings = Pings::read(&text)?;
+    ensure!(pings.duplicates == 0, "{pings:?}");
+    let mut answered = answered(&text);
+    answered.sort_unstable();
+    let missing: Vec<u32> = (1..=answered.last().copied().unwrap_or(0)).filter(|number| answered.binary_search(number).is_err()).collect();
+    ensure!(missing.is_empty() && pings.sent - pings.received <= ON_THEIR_WAY, "{pings:?}, not answered: {missing:?}");
+    Ok(pings.received)
 }
 
 /// The traffic generator of this package's examples.
@@ -124,4 +193,6 @@ fn a_summary_of_ping_is_read() {
     let pings = Pings::read(text).unwrap();
     assert_eq!((pings.sent, pings.received, pings.duplicates, pings.first), (4, 3, 2, Some(0.5)));
     assert!(pings.lossless().is_err());
+    let text = "64 bytes from 10.32.1.1: icmp_seq=2 ttl=64 time=0.5 ms\nFrom 10.32.1.1 icmp_seq=3 Destination Host Unreachable\n";
+    assert_eq!(answered(text), [2]);
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use vm_tests::{LabConfig, root_or_skip, wait_for};
+use vm_tests::{LabConfig, root_or_skip};
 
-use crate::observe::{SOON, json, lab, pid, ping, pinged};
+use crate::observe::{json, lab, listener, pid, ping, pinged};
 
 #[test]
 fn killed_and_restarted_agents_lose_no_packet_of_established_flows() -> Result<()> {
@@ -18,8 +18,7 @@ fn killed_and_restarted_agents_lose_no_packet_of_established_flows() -> Result<(
     let (h1, h2) = (lab.host(1)?, lab.host(2)?);
     let (from, to) = (lab.container("h1c1")?, lab.overlay_address("h2c1")?);
     pinged(ping(&from, to, 20, "0.05")?)?.lossless()?;
-    let server = lab.container("h2c1")?.spawn(["iperf3", "-s", "-1"])?;
-    wait_for("iperf3 to listen", SOON, || Ok(lab.container("h2c1")?.exec(["ss", "-Hltn"])?.contains(":5201")))?;
+    let server = listener(&lab, "h2c1", &[])?;
     let stream = from.spawn(["iperf3", "-c", &to.to_string(), "-C", "cubic", "-t", "14", "-b", "200M"])?;
     let pings = ping(&from, to, 1500, "0.01")?;
     std::thread::sleep(Duration::from_secs(2));

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vm_tests::{LabConfig, root_or_skip, wait_for};
+use vm_tests::{LabConfig, root_or_skip};
 
-use crate::observe::{SOON, busiest, count, lab};
+use crate::observe::{busiest, count, lab, listener};
 
 #[test]
 fn a_tcp_stream_crosses_in_large_segments_without_upcalls() -> Result<()> {
@@ -13,8 +13,7 @@ fn a_tcp_stream_crosses_in_large_segments_without_upcalls() -> Result<()> {
     }
     let lab = lab(LabConfig { hosts: 2, containers: 1, ..LabConfig::named("speed") })?;
     let (h1, h2) = (lab.host(1)?, lab.host(2)?);
-    let server = lab.container("h2c1")?.spawn(["iperf3", "-s", "-1"])?;
-    wait_for("iperf3 to listen", SOON, || Ok(lab.container("h2c1")?.exec(["ss", "-Hltn"])?.contains(":5201")))?;
+    let server = listener(&lab, "h2c1", &[])?;
     let before = count(&h1, "upcalls")? + count(&h2, "upcalls")?;
     let mut capture = h1.spawn(["tcpdump", "-n", "-i", "eth0", "-c", "1000", "udp port 6784 and greater 10000"])?;
     let to = lab.overlay_address("h2c1")?.to_string();

@@ -14,6 +14,7 @@ use weave_ebpf::vxlan::{RELAY_TTL, TTL};
 use crate::frames::{address, container, kinds, outgoing, tunnelled, udp, with_tag};
 use crate::host::{Host, Kind, OWN, short};
 use crate::place::{ip, private, private_async};
+use crate::run;
 use crate::wires::{TUNNEL_PORT, Wires};
 
 /// The module; without it a test is skipped, and says so.
@@ -76,19 +77,21 @@ fn in_module() -> Vec<Flow> {
     flows.filter(|flow| !matches!(flow.actions.as_slice(), [Act::Userspace { .. }, ..])).collect()
 }
 
+/// A frame that came up is carried on, and then a flow is made of it: waits until there are so many.
+fn until_there_are(flows: usize) {
+    vm_tests::wait_for(&format!("{flows} flows"), crate::host::SOON, || Ok(in_module().len() == flows)).unwrap();
+}
+
 #[test]
 fn each_kind_of_frame_of_a_flow_goes_by_a_flow_of_the_module_s_own() {
-    if !Kind::Odp.is_there() {
-        return;
-    }
-    private_async(|pins| async move {
-        let mut host = Host::new(Kind::Odp, &pins);
+    run(Kind::Odp, |mut host| async move {
         let plain = udp(1, container(2));
         host.cache(0, &plain, Action::Port(host.port(1)));
-        for frame in [&plain, &with_tag(&plain)] {
+        for (flows, frame) in [(1, &plain), (2, &with_tag(&plain))] {
             for _ in 0..3 {
                 host.send_from(0, frame);
                 host.expect(vec![host.at_container(1, frame)]);
+                until_there_are(flows);
             }
         }
         let packets: Vec<_> = in_module().iter().map(|flow| flow.packets).collect();
@@ -101,19 +104,16 @@ fn each_kind_of_frame_of_a_flow_goes_by_a_flow_of_the_module_s_own() {
 
 #[test]
 fn what_is_relayed_goes_by_a_flow_for_its_hop_limit_and_does_not_come_up() {
-    if !Kind::Odp.is_there() {
-        return;
-    }
-    private_async(|pins| async move {
-        let mut host = Host::new(Kind::Odp, &pins);
+    run(Kind::Odp, |mut host| async move {
         let (macs, vni) = (host.wires.underlay_mac, vni(3, 2));
         host.op(Op::Install(host.transit_key(2, vni), Action::Peer(short(3))));
-        for ttl in [TTL, 40] {
+        for (flows, ttl) in [(1, TTL), (2, 40)] {
             // Whatever their addresses.
             for number in [1, 2, 3] {
                 let frame = udp(number, container(4));
                 host.arrive(0, &tunnelled(macs, 2, vni, ttl, &frame));
                 host.expect(vec![host.on_wire(3, outgoing(macs, 3, vni, ttl - RELAY_TTL, &frame))]);
+                until_there_are(flows);
             }
         }
         let mut packets: Vec<_> = in_module().iter().map(|flow| flow.packets).collect();
@@ -126,11 +126,7 @@ fn what_is_relayed_goes_by_a_flow_for_its_hop_limit_and_does_not_come_up() {
 
 #[test]
 fn a_changed_slot_changes_the_flows_of_that_peer_and_leaves_their_counters() {
-    if !Kind::Odp.is_there() {
-        return;
-    }
-    private_async(|pins| async move {
-        let mut host = Host::new(Kind::Odp, &pins);
+    run(Kind::Odp, |mut host| async move {
         let (to_2, to_3) = (udp(1, container(2)), udp(1, container(3)));
         host.cache(0, &to_2, Action::Peer(short(2)));
         host.cache(0, &to_3, Action::Peer(short(3)));
@@ -231,11 +227,7 @@ fn flows_with_actions_that_we_do_not_know_are_listed() {
 /// Open vSwitch's tools change a datapath's features when they open it; anybody may delete the tunnel's interface.
 #[test]
 fn what_others_do_to_our_datapath_is_undone() {
-    if !Kind::Odp.is_there() {
-        return;
-    }
-    private_async(|pins| async move {
-        let mut host = Host::new(Kind::Odp, &pins);
+    run(Kind::Odp, |mut host| async move {
         let kernel = module().unwrap();
         let before = kernel.find_datapath(DATAPATH).unwrap().unwrap();
         // Without several sockets per port: what every kernel lets be taken away.
@@ -247,11 +239,50 @@ fn what_others_do_to_our_datapath_is_undone() {
         ip(&format!("link del vxlan-{TUNNEL_PORT}"));
         let is_there = || Ok(kernel.vports(before.ifindex).unwrap().iter().any(|port| port.kind == VportKind::Vxlan));
         vm_tests::wait_for("the tunnel", crate::host::SOON, is_there).unwrap();
+        // Once the next order is carried out, all that follows from it has been done.
+        host.set_peer(2, 2);
         host.send_from(0, &frame);
         host.expect(vec![host.on_wire(2, outgoing(host.wires.underlay_mac, 2, vni(2, OWN.into()), TTL, &frame))]);
         let back = udp(9, container(1));
         host.cache_peer(2, &back, Action::Port(host.port(0)));
         host.arrive(0, &tunnelled(host.wires.underlay_mac, 2, vni(OWN.into(), 2), TTL, &back));
         host.expect(vec![host.at_container(0, &back)]);
+    });
+}
+
+/// As Open vSwitch's daemon does to all datapaths that it did not make, when it starts.
+#[test]
+fn a_datapath_that_somebody_deletes_is_made_anew() {
+    run(Kind::Odp, |mut host| async move {
+        let (to_port, to_peer, back) = (udp(1, container(2)), udp(1, container(3)), udp(9, container(1)));
+        host.cache(0, &to_port, Action::Port(host.port(1)));
+        host.cache(0, &to_peer, Action::Peer(short(2)));
+        host.cache_peer(2, &back, Action::Port(host.port(0)));
+        let (kernel, macs) = (module().unwrap(), host.wires.underlay_mac);
+        let before = kernel.find_datapath(DATAPATH).unwrap().unwrap();
+        let ports = kernel.vports(before.ifindex).unwrap().len();
+        assert!(kernel.delete_datapath(DATAPATH).unwrap());
+        assert_eq!(
+            kernel.flows(before.ifindex, false).map_err(|error| error.raw_os_error()).unwrap_err(),
+            Some(nix::errno::Errno::ENODEV as i32)
+        );
+        vm_tests::wait_for("the datapath with its ports", crate::host::SOON, || {
+            let Some(now) = kernel.find_datapath(DATAPATH)? else { return Ok(false) };
+            Ok(now.features == before.features && kernel.vports(now.ifindex)?.len() == ports)
+        })
+        .unwrap();
+        // Once the orders that come next are carried out, all of it is there.
+        host.set_peer(2, 2);
+        for _ in 0..2 {
+            host.send_from(0, &to_port);
+            host.expect(vec![host.at_container(1, &to_port)]);
+            host.send_from(0, &to_peer);
+            host.expect(vec![host.on_wire(2, outgoing(macs, 2, vni(2, OWN.into()), TTL, &to_peer))]);
+            host.arrive(0, &tunnelled(macs, 2, vni(OWN.into(), 2), TTL, &back));
+            host.expect(vec![host.at_container(0, &back)]);
+        }
+        // The first of each came up, and was carried on.
+        until_there_are(3);
+        assert_eq!(host.count("upcalls"), 0);
     });
 }

@@ -20,34 +20,19 @@ use crate::wires::{TUNNEL_PORT, index_of};
 /// Bytes of the stream.
 const LENGTH: usize = 20_000_000;
 
-#[test]
-fn a_stream_crosses_between_user_space_and_programs() {
-    private_async(|pins| async move { assert_stream(&pins, Kind::Userspace, Kind::Ebpf) });
+macro_rules! streams {
+    ($($name:ident: $from:ident $to:ident;)+) => {
+        $(#[test] fn $name() { private_async(|pins| async move { assert_stream(&pins, Kind::$from, Kind::$to) }); })+
+    };
 }
 
-#[test]
-fn a_stream_crosses_between_programs_and_user_space() {
-    private_async(|pins| async move { assert_stream(&pins, Kind::Ebpf, Kind::Userspace) });
-}
-
-#[test]
-fn a_stream_crosses_between_two_in_user_space() {
-    private_async(|pins| async move { assert_stream(&pins, Kind::Userspace, Kind::Userspace) });
-}
-
-#[test]
-fn a_stream_crosses_between_the_module_and_programs() {
-    private_async(|pins| async move { assert_stream(&pins, Kind::Odp, Kind::Ebpf) });
-}
-
-#[test]
-fn a_stream_crosses_between_user_space_and_the_module() {
-    private_async(|pins| async move { assert_stream(&pins, Kind::Userspace, Kind::Odp) });
-}
-
-#[test]
-fn a_stream_crosses_between_two_modules() {
-    private_async(|pins| async move { assert_stream(&pins, Kind::Odp, Kind::Odp) });
+streams! {
+    a_stream_crosses_between_user_space_and_programs: Userspace Ebpf;
+    a_stream_crosses_between_programs_and_user_space: Ebpf Userspace;
+    a_stream_crosses_between_two_in_user_space: Userspace Userspace;
+    a_stream_crosses_between_the_module_and_programs: Odp Ebpf;
+    a_stream_crosses_between_user_space_and_the_module: Userspace Odp;
+    a_stream_crosses_between_two_modules: Odp Odp;
 }
 
 /// One of the two hosts, with a container.

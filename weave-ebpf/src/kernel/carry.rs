@@ -15,7 +15,7 @@ use crate::kernel::flood;
 use crate::kernel::log;
 use crate::kernel::maps::{Maps, count, egress};
 use crate::kernel::skb::Skb;
-use crate::kernel::tunnel::{self, add_prefix, decapsulate, encapsulate, remove_prefix, set_tunnel_key, tunnel_key};
+use crate::kernel::tunnel::{self, add_prefix, decapsulate, encapsulate, meant_for_who_gets_it, remove_prefix, set_tunnel_key, tunnel_key};
 use crate::kernel::upcall::upcall;
 
 /// A frame that came from a local port has no neighbour to send it back to.
@@ -27,7 +27,10 @@ pub fn from_port(skb: &Skb, config: &Config, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_OK,
         Verdict::Drop(reason) => drop(skb, reason),
-        Verdict::Port { ifindex, flags } => deliver(ifindex, flags),
+        Verdict::Port { ifindex, flags } => {
+            meant_for_who_gets_it(skb);
+            deliver(ifindex, flags)
+        }
         Verdict::Peer { to, origin } => match egress(network_size(skb, 0), to, NO_UPSTREAM) {
             Ok(slot) => send(skb, config, slot, tunnel_vni(to, origin)),
             Err(DropReason::TooBig) => too_big(skb, config),

@@ -49,6 +49,7 @@ pub fn decapsulate(skb: &Skb) -> bool {
 
 /// `linux/if_packet.h`: for this host.
 const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
 
 /// Puts the prefix before a frame that goes to the sleeve.
 #[inline(always)]
@@ -70,6 +71,16 @@ pub fn remove_prefix(skb: &Skb) -> bool {
     let shrunk = skb.ctx.adjust_room(-(PREFIX as i32), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO as u64).is_ok();
     // SAFETY: the context.
     shrunk && skb.ctx.store(0, &inner, 0).is_ok() && unsafe { bpf_skb_change_type(skb.pointer(), PACKET_HOST) == 0 }
+}
+
+/// The kernel took a container's frame for another host's: its MAC is not that of the port's near end. `redirect_peer` does not
+/// look again, and the stack at the other end drops what is another host's (seen on Linux 5.10).
+#[inline(always)]
+pub fn meant_for_who_gets_it(skb: &Skb) {
+    if skb.raw().pkt_type == PACKET_OTHERHOST {
+        // SAFETY: the context. It cannot fail between two kinds that a frame that came in may be of.
+        unsafe { bpf_skb_change_type(skb.pointer(), PACKET_HOST) };
+    }
 }
 
 const EMPTY_KEY: bpf_tunnel_key = bpf_tunnel_key {

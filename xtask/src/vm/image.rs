@@ -19,6 +19,8 @@ use super::kernels::Unpacked;
 const PROGRAMS: &str = "/usr/bin";
 /// Where test programs are.
 const TESTS: &str = "/tests";
+/// Where their examples are.
+const EXAMPLES: &str = "/examples";
 /// What is another name of what.
 const LINKS: [(&str, &str); 6] =
     [("/bin", "usr/bin"), ("/sbin", "usr/bin"), ("/usr/sbin", "bin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64"), ("/var/run", "../run")];
@@ -35,8 +37,22 @@ pub(super) fn in_guest(program: &Path) -> PathBuf {
     Path::new(TESTS).join(program.file_name().unwrap_or_default())
 }
 
+/// What goes into a guest's root.
+pub(super) struct Contents<'a> {
+    /// The first process.
+    pub(super) init: &'a Path,
+    /// Test programs, and what they start.
+    pub(super) tests: BTreeSet<PathBuf>,
+    /// Examples, which tests look for beside the directory that they are in.
+    pub(super) examples: Vec<PathBuf>,
+    /// Programs, to be found on the host's `PATH`.
+    pub(super) programs: &'a [String],
+    /// Files that are there under the same name as on the host.
+    pub(super) files: &'a [String],
+}
+
 /// What all guests have: written once, and put before each one's own.
-pub(super) fn write_base(to: &Path, init: &Path, tests: &BTreeSet<PathBuf>, programs: &[String]) -> Result<u64> {
+pub(super) fn write_base(to: &Path, contents: &Contents<'_>) -> Result<u64> {
     let scratch = to.with_extension("stripped");
     let mut archive = Archive::new(create(to)?);
     archive.console()?;
@@ -49,12 +65,18 @@ pub(super) fn write_base(to: &Path, init: &Path, tests: &BTreeSet<PathBuf>, prog
     for folder in ["/proc", "/sys", "/tmp", "/run", "/root", "/var/lib", MODULES] {
         archive.folder(Path::new(folder))?;
     }
-    archive.file(Path::new("/init"), &stripped(init, &scratch)?)?;
-    for test in tests {
+    archive.file(Path::new("/init"), &stripped(contents.init, &scratch)?)?;
+    for test in &contents.tests {
         archive.file(&in_guest(test), &stripped(test, &scratch)?)?;
     }
-    let mut binaries: Vec<PathBuf> = tests.iter().cloned().chain([init.to_owned()]).collect();
-    for program in programs {
+    for example in &contents.examples {
+        archive.file(&Path::new(EXAMPLES).join(example.file_name().unwrap_or_default()), &stripped(example, &scratch)?)?;
+    }
+    for file in contents.files {
+        archive.file(Path::new(file), &read(Path::new(file))?)?;
+    }
+    let mut binaries: Vec<PathBuf> = contents.tests.iter().chain(&contents.examples).cloned().chain([contents.init.to_owned()]).collect();
+    for program in contents.programs {
         let path = on_path(program)?;
         archive.file(&Path::new(PROGRAMS).join(program), &read(&path)?)?;
         binaries.push(path);

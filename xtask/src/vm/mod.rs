@@ -8,9 +8,13 @@ mod report;
 mod selftest;
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +26,7 @@ use vm_tests::vm::matrix::{Group, Kernel, Matrix};
 use vm_tests::vm::orders::{Orders, Said, Task, Work};
 
 use self::accelerator::Accelerator;
+use self::image::Contents;
 use self::kernels::Unpacked;
 use self::machine::{Heard, Limits, Logs, Machine, PROCESSORS};
 use self::report::{Cell, Report};
@@ -33,8 +38,10 @@ use crate::workspace::Workspace;
 
 /// What the command itself calls.
 const PROGRAMS: [&str; 7] = ["qemu-system-x86_64", "depmod", "dpkg-deb", "xz", "zstd", "strip", "ldd"];
+/// Tests that a guest runs at the same time: most of their time they wait for the kernel to notice that an interface is up.
+const AT_ONCE: usize = 2 * PROCESSORS;
 /// One kernel: what hangs must not hold the others up for ever.
-const WHOLE: Duration = Duration::from_secs(900);
+const WHOLE: Duration = Duration::from_secs(1500);
 /// A guest says when a test begins and ends, so it is silent for no longer than the longest test; and a bit.
 const SILENCE: Duration = Duration::from_secs(45);
 
@@ -56,6 +63,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT")]
     test: Option<String>,
 
+    /// Machines that run at the same time; as many as keep the processors busy, if it is not said
+    #[arg(long, value_name = "N")]
+    guests: Option<NonZero<usize>>,
+
     /// Look for newer packages of the kernels that are unpacked already
     #[arg(long)]
     update: bool,
@@ -67,6 +78,10 @@ pub(crate) struct Options {
     /// Everything again as one line of JSON, the last one
     #[arg(long)]
     json: bool,
+
+    /// Put the table of this run, if all kernels passed everything, into README.md
+    #[arg(long, conflicts_with_all = ["kernels", "only", "test", "self_test"])]
+    readme: bool,
 
     /// Keep the logs of kernels on which everything passed, too
     #[arg(long)]
@@ -105,15 +120,29 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     if options.self_test {
         return selftest::run(&bench, &kernels, options.update);
     }
-    let mut reports = Vec::new();
-    for kernel in &kernels {
-        reports.push(bench.kernel(kernel, options.update)?);
-    }
-    println!("\n{}", report::table(&reports));
+    let reports = bench.all(&kernels, options)?;
+    let table = report::table(&reports);
+    println!("\n{table}");
     if options.json {
         println!("{}", Value::from(reports.iter().map(Report::json).collect::<Vec<_>>()));
     }
-    Ok(reports.iter().all(Report::is_good))
+    let good = reports.iter().all(Report::is_good);
+    if options.readme && good {
+        put_into(&workspace.file("README.md"), &table)?;
+    }
+    Ok(good)
+}
+
+/// Figures in the README are never typed.
+fn put_into(readme: &Path, table: &str) -> Result<()> {
+    let text = fs::read_to_string(readme).with_context(|| format!("cannot read {}", readme.display()))?;
+    let text = report::with_table(&text, table).with_context(|| format!("{} has no place for the table", readme.display()))?;
+    fs::write(readme, text).with_context(|| format!("cannot write {}", readme.display()))
+}
+
+/// A guest for each of this machine's processors, which is what its tests take of them on average.
+fn guests_at_once() -> NonZero<usize> {
+    thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
 /// Two at once would write the same files: the second one waits.
@@ -150,24 +179,53 @@ impl<'a> Bench<'a> {
         let dir = workspace.own("vm");
         let base = dir.join("base.cpio");
         step("what guests have instead of a disk", || {
-            let programs: BTreeSet<_> = tests.iter().map(|test| test.program.clone()).collect();
             let agent = groups.iter().any(|(_, group)| group.agent).then(|| workspace.agent());
-            let size = image::write_base(&base, &guest, &programs.into_iter().chain(agent).collect(), &matrix.programs)?;
+            let contents = Contents {
+                init: &guest,
+                tests: tests.iter().map(|test| test.program.clone()).chain(agent).collect(),
+                examples: matrix.examples.iter().map(|name| tests::example(workspace, name)).collect::<Result<_>>()?,
+                programs: &matrix.programs,
+                files: &matrix.files,
+            };
+            let size = image::write_base(&base, &contents)?;
             Ok(((), format!("{}, {} MB", base.display(), size >> 20)))
         })?;
         Ok(Self { workspace, matrix, tests, base, dir, keep_logs: options.keep_logs })
     }
 
-    /// Boots one kernel and runs everything on it.
-    fn kernel(&self, kernel: &Kernel, anew: bool) -> Result<Report> {
+    /// Fetches all kernels, and then boots several at a time: a guest's tests wait more than they work.
+    fn all(&self, kernels: &[Kernel], options: &Options) -> Result<Vec<Report>> {
+        let mut found = Vec::new();
+        for kernel in kernels {
+            println!();
+            let unpacked = step(&format!("kernel {}", kernel.name), || kernels::find(self.workspace, kernel, options.update))?;
+            let accelerator = self.accelerator(&unpacked)?;
+            found.push((kernel, unpacked, accelerator));
+        }
         println!();
-        let unpacked = step(&format!("kernel {}", kernel.name), || kernels::find(self.workspace, kernel, anew))?;
-        let accelerator = self.accelerator(&unpacked)?;
+        let (next, reports) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+        thread::scope(|scope| {
+            for _ in 0..options.guests.unwrap_or_else(guests_at_once).get().min(found.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((kernel, unpacked, accelerator)) = found.get(index) else { break };
+                        let report = self.kernel(kernel, unpacked, *accelerator);
+                        reports.lock().unwrap_or_else(PoisonError::into_inner).insert(index, report);
+                    }
+                });
+            }
+        });
+        reports.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+    }
+
+    /// Boots one kernel and runs everything on it.
+    fn kernel(&self, kernel: &Kernel, unpacked: &Unpacked, accelerator: Accelerator) -> Result<Report> {
         let tasks = self.tests.iter().map(|test| self.task(test)).collect();
         let begun = Instant::now();
-        let (heard, logs) = self.boot(&kernel.name, &unpacked, accelerator, tasks)?;
-        let report = self.report(kernel, &unpacked, heard, &logs, begun.elapsed());
-        println!("    {}", report.line());
+        let (heard, logs) = self.boot(&kernel.name, unpacked, accelerator, tasks)?;
+        let report = self.report(kernel, unpacked, heard, &logs, begun.elapsed());
+        println!("    {}: {}", kernel.name, report.line());
         Ok(report)
     }
 
@@ -183,13 +241,13 @@ impl<'a> Bench<'a> {
 
     fn boot(&self, name: &str, kernel: &Unpacked, accelerator: Accelerator, tasks: Vec<Task>) -> Result<(Heard, Logs)> {
         let longest = tasks.iter().map(|task| task.limit).max().unwrap_or_default();
-        let orders = Orders { modules: Vec::new(), env: environment(accelerator), tasks, workers: PROCESSORS };
+        let orders = Orders { modules: Vec::new(), env: environment(accelerator), tasks, workers: AT_ONCE };
         let initrd = self.dir.join(format!("{name}.cpio"));
         image::write(&initrd, &self.base, kernel, &self.matrix.modules, &orders)?;
         let logs = Logs { kernel: self.dir.join(format!("{name}.kernel.log")), guest: self.dir.join(format!("{name}.log")) };
         let machine = Machine { accelerator, image: kernel.image(), initrd: &initrd, logs: &logs };
         let limits = Limits { whole: WHOLE, silence: SILENCE + Duration::from_secs(longest) };
-        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(said));
+        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(name, said));
         // A hundred megabytes that are made anew in a second.
         fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
         Ok((heard?, logs))
@@ -206,12 +264,12 @@ impl<'a> Bench<'a> {
     }
 
     /// What somebody who waits wants to see: what was skipped or failed, and figures.
-    fn progress(&self, said: &Said) {
+    fn progress(&self, kernel: &str, said: &Said) {
         match said {
-            Said::Up { release } => println!("    {release} is up"),
-            Said::Wrote { task, line } if self.shows(*task, line) => println!("      {line}"),
+            Said::Up { release } => println!("    {kernel}: {release} is up"),
+            Said::Wrote { task, line } if self.shows(*task, line) => println!("    {kernel}: {line}"),
             Said::Ended { task, end, seconds } if *end != vm_tests::vm::orders::End::Exit(0) => {
-                println!("    FAILED {} ({end:?}, {seconds:.1} s)", self.name(*task));
+                println!("    {kernel}: FAILED {} ({end:?}, {seconds:.1} s)", self.name(*task));
             }
             _ => {}
         }

@@ -140,6 +140,19 @@ pub(super) fn table(reports: &[Report]) -> String {
     text
 }
 
+/// Around the table in the README.
+const PLACE: [&str; 2] = ["<!-- `cargo xtask vm --readme` writes this -->\n", "<!-- to here -->\n"];
+
+/// A text with this table in its place; `None` if it has none. What is below the table is shown as it was printed.
+pub(super) fn with_table(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(PLACE[0])?;
+    let (_, after) = rest.split_once(PLACE[1])?;
+    let (rows, notes): (Vec<_>, Vec<_>) = table.lines().filter(|line| !line.is_empty()).partition(|line| line.starts_with('|'));
+    let lines = |lines: Vec<&str>| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let notes = if notes.is_empty() { String::new() } else { format!("\n```\n{}```\n", lines(notes)) };
+    Some(format!("{before}{}\n{}{notes}\n{}{after}", PLACE[0], lines(rows), PLACE[1]))
+}
+
 fn notes(report: &Report, text: &mut String) {
     let mut note = |line: String| {
         // Writing to a string cannot fail.
@@ -177,6 +190,16 @@ mod tests {
         let text = table(&[report(vec![some, all], Ending::Done)]);
         assert!(text.contains("| 6.1.0-50 | 1 passed, 1 skipped | skipped: needs Linux 6.6 (TCX) | 9.0 s |\n"), "{text}");
         assert!(text.ends_with("6.1: 1 of ebpf skipped: needs Linux 6.6 (TCX)\n"), "{text}");
+    }
+
+    #[test]
+    fn a_table_takes_the_place_of_the_last_one() {
+        let [begin, end] = PLACE;
+        let first = with_table(&format!("a\n{begin}{end}b\n"), "| x |\n| - |\n5.10: left out\n").unwrap();
+        assert_eq!(first, format!("a\n{begin}\n| x |\n| - |\n\n```\n5.10: left out\n```\n\n{end}b\n"));
+        let second = with_table(&first, "| y |\n").unwrap();
+        assert_eq!(second, format!("a\n{begin}\n| y |\n\n{end}b\n"));
+        assert_eq!(with_table("nothing", "| y |\n"), None);
     }
 
     #[test]

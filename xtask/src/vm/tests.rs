@@ -53,6 +53,13 @@ pub(super) fn guest(workspace: &Workspace) -> Result<PathBuf> {
     executable(&mut cargo, "vm-guest")
 }
 
+/// An example that scenarios run.
+pub(super) fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo("build");
+    cargo.args(["--package", "vm-tests", "--example", name]);
+    executable(&mut cargo, name)
+}
+
 fn executable(cargo: &mut Command, target: &str) -> Result<PathBuf> {
     let messages = process::output(cargo.args(["--quiet", "--message-format", "json-render-diagnostics"]))?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

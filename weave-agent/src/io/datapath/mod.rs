@@ -5,8 +5,12 @@ pub mod ebpf;
 pub mod odp;
 pub mod userspace;
 
+mod cut;
 mod entry;
+mod received;
+mod sockets;
 mod tables;
+mod view;
 
 use std::net::Ipv4Addr;
 
@@ -74,17 +78,21 @@ pub trait Datapath: Send {
     /// When the kernel refuses; an interface that is gone is no error.
     fn detach_underlay(&mut self, ifindex: u32) -> Result<()>;
 
-    /// The kernel's way to a neighbour has changed; `None`: it is not known.
+    /// The kernel's way to a neighbour has changed; `None`: it is not known. Of no concern to whose packets the kernel routes.
     ///
     /// # Errors
     /// When the kernel refuses a write.
-    fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) -> Result<()>;
+    fn set_next_hop(&mut self, _remote: Ipv4Addr, _next_hop: Option<NextHop>) -> Result<()> {
+        Ok(())
+    }
 
     /// The vxlan device has this index now; of no concern to who needs none.
     ///
     /// # Errors
     /// When it cannot be used.
-    fn set_vxlan(&mut self, ifindex: u32) -> Result<()>;
+    fn set_vxlan(&mut self, _ifindex: u32) -> Result<()> {
+        Ok(())
+    }
 
     /// The sleeve's TAP device has this index: peers whose [`PeerRoute`](crate::datapath::PeerRoute) says so are reached
     /// through it, each frame behind a [`weave_ebpf::sleeve::Prefix`], and frames come from it so.

@@ -1,12 +1,16 @@
 //! The flow cache.
 
+use std::time::Instant;
+
+use vm_tests::vm::console::LEFT_OUT;
 use weave_agent::datapath::{Action, Op, Upcall};
-use weave_agent::io::datapath::UPCALL_BURST;
+use weave_agent::io::datapath::{UPCALL_BURST, UPCALL_RATE};
+use weave_ebpf::flow::vni;
 use weave_ebpf::stats::DropReason;
 
 use crate::frames::{container, kinds, tcp, tunnelled, udp};
 use crate::host::{Host, OWN};
-use weave_ebpf::flow::vni;
+use crate::place::is_emulated;
 
 pub(crate) async fn a_miss_comes_up_whole_and_what_is_installed_for_it_hits_and_counts(mut host: Host) {
     for (number, frame) in kinds(1, container(2)).into_iter().enumerate() {
@@ -86,11 +90,19 @@ pub(crate) async fn a_frame_for_the_port_it_came_from_is_reflected(mut host: Hos
 pub(crate) async fn a_port_that_asks_too_often_is_refused_and_no_frame_is_uncounted(mut host: Host) {
     let (frame, other) = (udp(1, container(9)), udp(2, container(9)));
     let sent = 4 * u64::from(UPCALL_BURST);
+    #[expect(clippy::disallowed_methods, reason = "how fast this machine is, no virtual time tells")]
+    let begun = Instant::now();
     (0..sent).for_each(|_| host.send_from(0, &frame));
+    // What a port may ask meanwhile; an emulated processor that others want, too, sends no faster.
+    let allowed = u64::from(UPCALL_BURST) + u64::from(UPCALL_RATE) * (begun.elapsed().as_secs() + 1);
     let seen = host.upcalls(usize::MAX).await.len() as u64;
     host.send_from(1, &other);
     assert_eq!(host.miss().await.0, host.port_key(1, &other));
     let (refused, lost, overrun) = (host.count("upcall-rate"), host.count("upcall-lost"), host.count("overrun"));
-    assert!(refused > 0, "{seen} came up, {lost} were lost, {overrun} were never seen");
+    if is_emulated() && allowed >= sent {
+        println!("{LEFT_OUT}that a port is refused: needs a processor that sends more than it may ask");
+    } else {
+        assert!(refused > 0, "{seen} came up, {lost} were lost, {overrun} were never seen");
+    }
     assert_eq!(seen + refused + lost + overrun, sent);
 }

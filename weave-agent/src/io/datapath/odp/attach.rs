@@ -12,6 +12,7 @@ use super::plane::Plane;
 use super::tap::Device;
 use super::wire::{Vport, VportKind};
 use crate::datapath::{Action, PortId};
+use crate::io::net::VXLAN_PREFIX;
 
 impl Plane {
     /// Takes frames from an interface.
@@ -66,6 +67,37 @@ impl Plane {
         self.forget(&of_port)?;
         let floods = self.flows.cache.those(floods);
         self.compile_again(&floods)
+    }
+
+    /// The datapath is gone with its ports and flows: Open vSwitch's daemon, when it starts, deletes all that it did not make.
+    /// Flows come back with their frames.
+    pub(super) fn mend_datapath(&mut self, name: &str) -> Result<()> {
+        let made = self.flows.kernel.add_datapath(name).with_context(|| format!("cannot make the datapath {name}"))?;
+        self.flows.start_over(&self.tables, made.ifindex);
+        let ports = self.ports.take();
+        self.make_tunnel()?;
+        for ifindex in ports {
+            match self.make_port(ifindex) {
+                Ok(number) => drop(self.ports.insert(ifindex, number)),
+                // Its end is told, too, and it is detached.
+                Err(error) => tracing::warn!("a port does not come back: {error:#}"),
+            }
+        }
+        if let Some(device) = self.sleeve.take() {
+            self.set_sleeve(device)?;
+        }
+        self.listen_to_heartbeats()
+    }
+
+    /// The tunnel's port, whose number may be another one now.
+    pub(super) fn make_tunnel(&mut self) -> Result<()> {
+        let port = self.tables.config.port as u16;
+        let pids = [self.ports.pid_of(self.ports.vxlan())];
+        let name = format!("{VXLAN_PREFIX}{port}");
+        let made = self.flows.kernel.add_vport(self.flows.datapath, VportKind::Vxlan, &name, Some(port), &pids);
+        let made = made.with_context(|| format!("cannot make a vxlan port on the tunnel's UDP port {port}"))?;
+        self.ports.set_vxlan(made.number);
+        Ok(())
     }
 
     /// The sleeve's frames are taken by a socket; the module keeps them from the host's stack.

@@ -128,14 +128,19 @@ impl Flows {
             if let Some(flow) = told {
                 count(tables, &mut record, &flow);
             }
-            if let Of::Flow(key, _) = record.of {
-                tables.credit(&key, record.packets, record.bytes, record.used.map_or(0, |used| used.saturating_mul(1_000_000)));
-            }
+            credit(tables, &record);
         }
         Ok(())
     }
 
-    /// What the module has counted since. Flows that somebody else deleted are forgotten.
+    /// All are gone, and those to come are of this datapath; what they had counted when it was asked last is not lost.
+    pub(super) fn start_over(&mut self, tables: &Tables, datapath: u32) {
+        self.datapath = datapath;
+        std::mem::take(&mut self.cache).iter().for_each(|(_, record)| credit(tables, record));
+    }
+
+    /// What the module has counted since. Flows that somebody else deleted are forgotten, but for those that no frame's
+    /// coming up would bring back.
     pub(super) fn harvest(&mut self, tables: &Tables) -> io::Result<()> {
         let mut absent: BTreeSet<Ufid> = self.cache.iter().map(|(ufid, _)| *ufid).collect();
         for flow in self.kernel.flows(self.datapath, true)? {
@@ -146,7 +151,13 @@ impl Flows {
             }
         }
         for ufid in absent {
-            self.cache.remove(&ufid);
+            let Some(record) = self.cache.remove(&ufid) else { continue };
+            credit(tables, &record);
+            if matches!(record.of, Of::Heartbeats(..) | Of::Silence(_))
+                && let Err(error) = self.add(Record { packets: 0, bytes: 0, used: None, ..record })
+            {
+                tracing::warn!("somebody deleted a flow of ours, and the module does not take it back: {error:#}");
+            }
         }
         Ok(())
     }
@@ -222,6 +233,13 @@ fn count(tables: &Tables, record: &mut Record, flow: &Flow) {
     let more = flow.packets.saturating_sub(record.packets);
     record.counts.iter().for_each(|index| tables.add(*index, more));
     (record.packets, record.bytes, record.used) = (flow.packets, flow.bytes, flow.used);
+}
+
+/// What a flow of the module's has counted is its switch's flow's.
+fn credit(tables: &Tables, record: &Record) {
+    if let Of::Flow(key, _) = record.of {
+        tables.credit(&key, record.packets, record.bytes, record.used.map_or(0, |used| used.saturating_mul(1_000_000)));
+    }
 }
 
 /// All that comes in by a port.

@@ -51,6 +51,11 @@ impl Told {
         Self { layout: LAYOUT, datapath, ..Self::default() }
     }
 
+    /// It is said of this datapath; `true`: of another one until now.
+    pub(super) fn moves_to(&mut self, datapath: u32) -> bool {
+        std::mem::replace(&mut self.datapath, datapath) != datapath
+    }
+
     /// Remembers an order; `false` if it says nothing new, or is none of these.
     pub(super) fn hear(&mut self, op: &Op) -> bool {
         let before = self.clone();

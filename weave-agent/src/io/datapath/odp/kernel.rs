@@ -18,6 +18,8 @@ pub(super) const FEATURES: u32 = datapath::UNALIGNED | datapath::VPORT_PIDS;
 pub enum Event {
     /// A datapath was made or changed.
     Datapath(Datapath),
+    /// A datapath was deleted with all it had.
+    DatapathGone(Datapath),
     /// A vport was deleted, or its interface.
     VportGone(Vport),
 }
@@ -65,6 +67,7 @@ impl Kernel {
     /// When the kernel gives none.
     pub fn events(&self) -> io::Result<Socket> {
         let socket = Socket::open()?;
+        socket.never_wait()?;
         let groups = [self.datapath.group("ovs_datapath"), self.vport.group("ovs_vport")];
         groups.into_iter().flatten().try_for_each(|group| socket.join(group))?;
         Ok(socket)
@@ -74,8 +77,9 @@ impl Kernel {
     pub fn event(&self, answer: &Answer<'_>) -> Option<Event> {
         let (command, datapath, attributes) = answer.of_datapath()?;
         match answer.said {
-            Said::Message { family, .. } if family == self.datapath.id && command != command::DELETE => {
-                Datapath::read(datapath, attributes).map(Event::Datapath)
+            Said::Message { family, .. } if family == self.datapath.id => {
+                let became = if command == command::DELETE { Event::DatapathGone } else { Event::Datapath };
+                Datapath::read(datapath, attributes).map(became)
             }
             Said::Message { family, .. } if family == self.vport.id && command == command::DELETE => {
                 Vport::read(datapath, attributes).map(Event::VportGone)

@@ -40,7 +40,7 @@ use self::socket::Socket;
 use self::tap::Device;
 use self::wire::{Datapath as Found, Vport, VportKind};
 use self::workers::{Shared, Worker};
-use super::{Datapath, NextHop, Upcalls};
+use super::{Datapath, Upcalls};
 use crate::datapath::{FlowEntry, Op, PortId};
 use crate::io::net::{Heartbeats, VXLAN_PREFIX};
 use crate::switch::Adopted;
@@ -221,7 +221,8 @@ impl Datapath for Odp {
         if let Op::Heartbeat { local, remote, port, datagram } = op {
             return Ok(self.heartbeats.send(*local, *remote, *port, datagram)?);
         }
-        if self.told.hear(op) {
+        let datapath = self.shared.lock().flows.datapath;
+        if self.told.hear(op) | self.told.moves_to(datapath) {
             self.keeper.write(&self.told).context("what the next agent needs cannot be kept")?;
         }
         self.shared.lock().apply(op)
@@ -241,14 +242,6 @@ impl Datapath for Odp {
 
     fn detach_underlay(&mut self, ifindex: u32) -> Result<()> {
         self.malformed.leave(ifindex);
-        Ok(())
-    }
-
-    fn set_next_hop(&mut self, _: Ipv4Addr, _: Option<NextHop>) -> Result<()> {
-        Ok(())
-    }
-
-    fn set_vxlan(&mut self, _: u32) -> Result<()> {
         Ok(())
     }
 

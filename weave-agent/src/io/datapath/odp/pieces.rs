@@ -1,6 +1,6 @@
 //! Frames as the module takes them from user space: of ordinary size, with their checksums finished.
 
-use crate::io::datapath::userspace::cut::{self, Cut};
+use crate::io::datapath::cut::{self, Cut};
 use crate::virtio::Offload;
 
 /// The segments of a large frame, or the frame.

@@ -22,12 +22,12 @@ use super::kernel::{Event, FEATURES, Kernel};
 use super::pieces::pieces;
 use super::ports::Ports;
 use super::tap::Device;
-use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel, Vport, VportKind};
+use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel};
 use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, Upcall};
 use crate::frame::unfinished;
+use crate::io::datapath::received::Said;
 use crate::io::datapath::tables::Tables;
-use crate::io::datapath::userspace::received::Said;
-use crate::io::datapath::userspace::view::Tunnelled;
+use crate::io::datapath::view::Tunnelled;
 use crate::io::net::RawSender;
 use crate::peer::ShortId;
 
@@ -163,7 +163,7 @@ impl Plane {
         self.listen_to_heartbeats()
     }
 
-    fn listen_to_heartbeats(&mut self) -> Result<()> {
+    pub(super) fn listen_to_heartbeats(&mut self) -> Result<()> {
         let sources = self.tables.sources();
         sources.into_iter().try_for_each(|remote| self.listen_to(remote))
     }
@@ -250,9 +250,15 @@ impl Plane {
                     tracing::error!(%error, "frames that no flow matches are lost");
                 }
             }
+            Some(Event::DatapathGone(gone)) if gone.ifindex == self.flows.datapath => {
+                tracing::warn!("somebody deleted the openvswitch datapath {}: it is made anew", gone.name);
+                if let Err(error) = self.mend_datapath(&gone.name) {
+                    tracing::error!("no frames are carried: {error:#}");
+                }
+            }
             Some(Event::VportGone(gone)) if gone.datapath == self.flows.datapath && gone.number == self.ports.vxlan() => {
                 tracing::warn!("somebody deleted {}: it is made anew", gone.name);
-                if let Err(error) = self.mend_tunnel(&gone) {
+                if let Err(error) = self.mend_tunnel() {
                     tracing::error!("there is no tunnel: {error:#}");
                 }
             }
@@ -261,11 +267,8 @@ impl Plane {
     }
 
     /// Its number may be another one now, so that all flows are looked at anew.
-    fn mend_tunnel(&mut self, gone: &Vport) -> Result<()> {
-        let port = Some(self.tables.config.port as u16);
-        let made =
-            self.flows.kernel.add_vport(self.flows.datapath, VportKind::Vxlan, &gone.name, port, &[self.ports.pid_of(gone.number)])?;
-        self.ports.set_vxlan(made.number);
+    fn mend_tunnel(&mut self) -> Result<()> {
+        self.make_tunnel()?;
         self.forget_switched()?;
         self.listen_to_heartbeats()
     }

@@ -42,6 +42,11 @@ impl Ports {
         self.numbers.iter().find(|(_, known)| **known == number).map(|(ifindex, _)| *ifindex)
     }
 
+    /// The interfaces, none of which has a number any more.
+    pub(super) fn take(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.numbers).into_keys().collect()
+    }
+
     pub(super) fn set_vxlan(&mut self, number: u32) {
         self.vxlan = number;
     }

@@ -66,6 +66,14 @@ impl Socket {
         if setsockopt(&self.as_fd(), sockopt::RcvBufForce, &bytes).is_err() {
             self.socket.set_recv_buffer_size(bytes)?;
         }
+        self.never_wait()
+    }
+
+    /// What is not there yet is an error, `WouldBlock`: for who holds a lock while it looks.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn never_wait(&self) -> io::Result<()> {
         self.socket.nonblock()
     }
 

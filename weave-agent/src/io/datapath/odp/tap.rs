@@ -12,9 +12,9 @@ use weave_ebpf::sleeve::{PREFIX, Prefix};
 use weave_ebpf::stats::DropReason;
 
 use super::plane::Plane;
-use crate::io::datapath::userspace::received::Received;
-use crate::io::datapath::userspace::sockets;
-use crate::io::datapath::userspace::view::View;
+use crate::io::datapath::received::Received;
+use crate::io::datapath::sockets;
+use crate::io::datapath::view::View;
 use crate::io::net::sys;
 use crate::virtio::VIRTIO_HEADER_LEN;
 

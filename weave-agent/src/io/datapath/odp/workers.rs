@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::plane::Plane;
 use super::socket::Socket;
 use super::tap::{self, Device};
-use crate::io::datapath::userspace::received::Received;
+use crate::io::datapath::received::Received;
 
 /// Datagrams of one socket that are taken in one go.
 const BATCH: usize = 32;
@@ -134,7 +135,7 @@ fn take(socket: &Socket, plane: &mut Plane) -> io::Result<Option<()>> {
 /// Waits until there is something; `false`: it is the end.
 fn is_ready(socket: BorrowedFd<'_>, end: &EventFd) -> bool {
     let mut both = [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::POLLIN)];
-    // A signal is another thread's.
-    let _ = poll(&mut both, PollTimeout::NONE);
+    // A signal is another thread's business.
+    while poll(&mut both, PollTimeout::NONE) == Err(Errno::EINTR) {}
     both[1].revents().is_none_or(|events| events.is_empty())
 }

@@ -4,13 +4,9 @@
 //! One thread serves all sockets, a batch at a time. It holds the one lock meanwhile; whoever else wants it is let in
 //! between two batches.
 
-pub(super) mod cut;
 mod outbox;
 mod plane;
-pub(super) mod received;
 pub mod shield;
-pub(super) mod sockets;
-pub(super) mod view;
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -23,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::plane::Plane;
-use super::{Datapath, NextHop, Upcalls};
+use super::{Datapath, Upcalls};
 use crate::datapath::{Egress, FlowEntry, Frame, Op, PortId};
 use crate::io::net::{Heartbeats, RawSender};
 use crate::switch::Adopted;
@@ -195,14 +191,6 @@ impl Datapath for Userspace {
     }
 
     fn detach_underlay(&mut self, _: u32) -> Result<()> {
-        Ok(())
-    }
-
-    fn set_next_hop(&mut self, _: Ipv4Addr, _: Option<NextHop>) -> Result<()> {
-        Ok(())
-    }
-
-    fn set_vxlan(&mut self, _: u32) -> Result<()> {
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 use libc::{cmsghdr, iovec, mmsghdr, sockaddr_in};
 use zerocopy::IntoBytes;
 
-use super::received::{Place, Received};
+use crate::io::datapath::received::{Place, Received};
 
 /// Copies that wait; with more of them the first go out earlier.
 const MOST: usize = 128;

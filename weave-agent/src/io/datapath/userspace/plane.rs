@@ -15,14 +15,14 @@ use weave_ebpf::sleeve::{PREFIX, Prefix};
 use weave_ebpf::stats::{Counter, DropReason};
 use weave_ebpf::vxlan::{self, TTL, vxlan_header};
 
-use super::cut::{self, Cut};
 use super::outbox::{Body, Datagram, Outbox};
-use super::received::{Place, Received, Said};
-use super::sockets::{self, Tunnel};
-use super::view::{NO_UPSTREAM, Tunnelled, View, hash};
 use crate::datapath::{Frame, Upcall};
 use crate::frame::{tcp_segments_for, unfinished};
+use crate::io::datapath::cut::{self, Cut};
+use crate::io::datapath::received::{Place, Received, Said};
+use crate::io::datapath::sockets::{self, Tunnel};
 use crate::io::datapath::tables::Tables;
+use crate::io::datapath::view::{NO_UPSTREAM, Tunnelled, View, hash};
 use crate::io::net::sys;
 use crate::peer::ShortId;
 use crate::virtio::{Offload, VIRTIO_HEADER_LEN};

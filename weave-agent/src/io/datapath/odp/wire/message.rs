@@ -180,7 +180,11 @@ impl<'a> Iterator for Answers<'a> {
 fn said(kind: u16, payload: &[u8]) -> Option<Said<'_>> {
     match kind {
         ERROR => payload.first_chunk().map(|error| Said::Result(i32::from_ne_bytes(*error).saturating_neg())),
-        DONE => Some(Said::Done),
+        // A list that ended before its end: the datapath is gone, say.
+        DONE => match payload.first_chunk().map(|error| i32::from_ne_bytes(*error)) {
+            Some(error) if error < 0 => Some(Said::Result(error.saturating_neg())),
+            _ => Some(Said::Done),
+        },
         family if family >= FIRST_FAMILY => {
             let (&[command, ..], body) = payload.split_first_chunk::<GENERIC>()?;
             Some(Said::Message { family, command, body })
@@ -227,6 +231,18 @@ mod tests {
         let (command, datapath, mut attributes) = message.of_datapath().unwrap();
         assert_eq!((command, datapath, attributes.next(), message.sequence), (3, 5, Some((7, &[1, 2][..])), 9));
         assert!(matches!(refused.said, Said::Result(17)) && matches!(end.said, Said::Done));
+    }
+
+    #[test]
+    fn a_list_that_the_kernel_broke_off_is_no_list() {
+        let mut bytes = request(None, Kind::Quietly);
+        bytes[4..6].copy_from_slice(&DONE.to_ne_bytes());
+        for (error, expected) in [(0i32, None), (-19, Some(19)), (32, None)] {
+            bytes[16..20].copy_from_slice(&error.to_ne_bytes());
+            let said = Answers(&bytes).next().map(|answer| answer.said);
+            let told = said.and_then(|said| if let Said::Result(error) = said { Some(error) } else { None });
+            assert_eq!(told, expected);
+        }
     }
 
     #[test]

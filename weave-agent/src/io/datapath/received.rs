@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 use crate::virtio::{Offload, VIRTIO_HEADER_LEN};
 
 /// Frames in a batch.
-pub(in crate::io::datapath) const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 /// The largest frame there is: a 64 kB packet with its Ethernet header and tags, and the sleeve's prefix.
 const LONGEST: usize = (1 << 16) + 64;
 /// Before each frame, for a VLAN tag that goes back into it.
@@ -21,50 +21,50 @@ const SLOT: usize = HEADROOM + LONGEST;
 const CONTROL: usize = 20;
 
 /// `linux/if_packet.h`: an option, what it gives is a `struct tpacket_auxdata`, and a bit of its status.
-pub(in crate::io::datapath) const PACKET_AUXDATA: i32 = 8;
+pub(super) const PACKET_AUXDATA: i32 = 8;
 const VLAN_VALID: u32 = 1 << 4;
 
 /// Where a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::io::datapath) struct Place {
-    pub(in crate::io::datapath) start: usize,
-    pub(in crate::io::datapath) len: usize,
+pub(super) struct Place {
+    pub(super) start: usize,
+    pub(super) len: usize,
 }
 
 impl Place {
     /// What follows its first bytes.
-    pub(in crate::io::datapath) fn after(self, bytes: usize) -> Self {
+    pub(super) fn after(self, bytes: usize) -> Self {
         let bytes = bytes.min(self.len);
         Self { start: self.start + bytes, len: self.len - bytes }
     }
 
     /// Its first bytes.
-    pub(in crate::io::datapath) fn first(self, bytes: usize) -> Self {
+    pub(super) fn first(self, bytes: usize) -> Self {
         Self { len: bytes.min(self.len), ..self }
     }
 }
 
 /// What a packet socket or the tunnel's socket said of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::io::datapath) struct Said {
+pub(super) struct Said {
     /// It was longer than any should be.
-    pub(in crate::io::datapath) truncated: bool,
+    pub(super) truncated: bool,
     /// Somebody on this host sent it out of the interface.
-    pub(in crate::io::datapath) outgoing: bool,
-    pub(in crate::io::datapath) offload: Offload,
+    pub(super) outgoing: bool,
+    pub(super) offload: Offload,
     /// Source and destination of a datagram.
-    pub(in crate::io::datapath) from: [u8; 4],
-    pub(in crate::io::datapath) from_port: u16,
-    pub(in crate::io::datapath) to: [u8; 4],
-    pub(in crate::io::datapath) ttl: u8,
+    pub(super) from: [u8; 4],
+    pub(super) from_port: u16,
+    pub(super) to: [u8; 4],
+    pub(super) ttl: u8,
     /// Bytes of each datagram of several that the kernel gathered; else 0.
-    pub(in crate::io::datapath) each: u16,
+    pub(super) each: u16,
     /// A VLAN tag that stands beside the frame.
-    pub(in crate::io::datapath) vlan: Option<[u8; 4]>,
+    pub(super) vlan: Option<[u8; 4]>,
 }
 
 /// Buffers for one batch, and one more for a frame of the agent's own.
-pub(in crate::io::datapath) struct Received {
+pub(super) struct Received {
     bytes: Vec<u8>,
     virtio: Vec<[u8; VIRTIO_HEADER_LEN]>,
     names: Vec<[u64; 4]>,
@@ -78,7 +78,7 @@ pub(in crate::io::datapath) struct Received {
 unsafe impl Send for Received {}
 
 impl Received {
-    pub(in crate::io::datapath) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let part = iovec { iov_base: null_mut(), iov_len: 0 };
         // SAFETY: a plain C structure, for which zeros are a value.
         let header: mmsghdr = unsafe { zeroed() };
@@ -93,7 +93,7 @@ impl Received {
     }
 
     /// Takes what is there, `BATCH` at most. `frames`: from a packet socket, with a virtio header before each.
-    pub(in crate::io::datapath) fn receive(&mut self, socket: RawFd, frames: bool) -> io::Result<usize> {
+    pub(super) fn receive(&mut self, socket: RawFd, frames: bool) -> io::Result<usize> {
         for i in 0..BATCH {
             let start = SLOT * i + HEADROOM;
             let bytes = &mut self.bytes[start..start + LONGEST];
@@ -114,7 +114,7 @@ impl Received {
     }
 
     /// One frame of a batch from a packet socket; a tag beside it is put back into it.
-    pub(in crate::io::datapath) fn frame(&mut self, i: usize) -> (Place, Said) {
+    pub(super) fn frame(&mut self, i: usize) -> (Place, Said) {
         let said = self.said(i);
         let len = (self.headers[i].msg_len as usize).saturating_sub(VIRTIO_HEADER_LEN);
         let place = Place { start: SLOT * i + HEADROOM, len };
@@ -135,7 +135,7 @@ impl Received {
     }
 
     /// One message of a batch from the tunnel's socket.
-    pub(in crate::io::datapath) fn datagram(&self, i: usize) -> (Place, Said) {
+    pub(super) fn datagram(&self, i: usize) -> (Place, Said) {
         let place = Place { start: SLOT * i + HEADROOM, len: self.headers[i].msg_len as usize };
         // `struct sockaddr_in`.
         let name = self.names[i].as_bytes();
@@ -144,17 +144,17 @@ impl Received {
     }
 
     /// Puts a frame of the agent's own into the last buffer; `None` if it is too long.
-    pub(in crate::io::datapath) fn put(&mut self, frame: &[u8]) -> Option<Place> {
+    pub(super) fn put(&mut self, frame: &[u8]) -> Option<Place> {
         let place = Place { start: SLOT * BATCH + HEADROOM, len: frame.len() };
         self.bytes.get_mut(place.start..place.start + place.len)?.copy_from_slice(frame);
         Some(place)
     }
 
-    pub(in crate::io::datapath) fn get(&self, place: Place) -> &[u8] {
+    pub(super) fn get(&self, place: Place) -> &[u8] {
         self.bytes.get(place.start..place.start + place.len).unwrap_or_default()
     }
 
-    pub(in crate::io::datapath) fn get_mut(&mut self, place: Place) -> &mut [u8] {
+    pub(super) fn get_mut(&mut self, place: Place) -> &mut [u8] {
         self.bytes.get_mut(place.start..place.start + place.len).unwrap_or_default()
     }
 

@@ -13,7 +13,7 @@ const FIRST: u8 = 0x80;
 
 /// A large frame, seen as what it stands for.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::io::datapath) struct Cut<'a> {
+pub(super) struct Cut<'a> {
     frame: &'a [u8],
     ip: usize,
     transport: usize,
@@ -25,7 +25,7 @@ pub(in crate::io::datapath) struct Cut<'a> {
 
 impl<'a> Cut<'a> {
     /// `None` if it is no large frame, or of a kind that is not understood.
-    pub(in crate::io::datapath) fn new(frame: &'a [u8], offload: Offload) -> Option<Self> {
+    pub(super) fn new(frame: &'a [u8], offload: Offload) -> Option<Self> {
         let (size, transport) = (usize::from(offload.gso_size), usize::from(offload.checksum?.0));
         let mut ip = 14;
         while VLAN.contains(&u16_at(frame, ip - 2)?) {
@@ -46,17 +46,17 @@ impl<'a> Cut<'a> {
     }
 
     /// How many segments.
-    pub(in crate::io::datapath) fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         (self.frame.len() - self.headers).div_ceil(self.size)
     }
 
     /// Bytes of every segment but the last, which may have fewer.
-    pub(in crate::io::datapath) fn segment_len(&self) -> usize {
+    pub(super) fn segment_len(&self) -> usize {
         self.headers + self.size.min(self.frame.len() - self.headers)
     }
 
     /// Appends one segment, whole.
-    pub(in crate::io::datapath) fn write(&self, index: usize, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, index: usize, out: &mut Vec<u8>) {
         let from = self.headers + index * self.size;
         let Some(payload) = self.frame.get(from..self.frame.len().min(from + self.size)) else { return };
         let start = out.len();
@@ -111,7 +111,7 @@ impl<'a> Cut<'a> {
 }
 
 /// Finishes the checksum of a frame of ordinary size, whose sender began it. False if it says nonsense.
-pub(in crate::io::datapath) fn finish(frame: &mut [u8], offload: Offload) -> bool {
+pub(super) fn finish(frame: &mut [u8], offload: Offload) -> bool {
     let Some((start, offset)) = offload.checksum else { return false };
     let (start, at) = (usize::from(start), usize::from(start) + usize::from(offset));
     if at + 2 > frame.len() {

@@ -20,7 +20,7 @@ const BUFFER: usize = 8 << 20;
 const SENDERS: usize = 8;
 
 /// A packet socket that takes all that comes in by an interface, and sends out of it.
-pub(in crate::io::datapath) fn on_interface(ifindex: u32) -> Result<Socket> {
+pub(super) fn on_interface(ifindex: u32) -> Result<Socket> {
     let what = || format!("cannot open a packet socket on interface {ifindex}");
     open_packet(ifindex).with_context(what)
 }

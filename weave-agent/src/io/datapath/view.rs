@@ -10,9 +10,9 @@ use crate::virtio::Offload;
 
 /// A frame.
 #[derive(Clone, Copy)]
-pub(in crate::io::datapath) struct View<'a> {
-    pub(in crate::io::datapath) bytes: &'a [u8],
-    pub(in crate::io::datapath) offload: Offload,
+pub(super) struct View<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) offload: Offload,
 }
 
 impl Packet for View<'_> {
@@ -37,17 +37,17 @@ impl Packet for View<'_> {
 const TAKEN: usize = OUTER - 8;
 
 /// A datagram of the tunnel's, with the headers before it that it came with as far as the socket says.
-pub(in crate::io::datapath) struct Tunnelled<'a> {
+pub(super) struct Tunnelled<'a> {
     /// The last eight are the datagram's own first.
     outer: [u8; OUTER],
     known: usize,
     inner: &'a [u8],
     /// What is unfinished about the frame inside.
-    pub(in crate::io::datapath) offload: Offload,
+    pub(super) offload: Offload,
 }
 
 impl<'a> Tunnelled<'a> {
-    pub(in crate::io::datapath) fn new(datagram: &'a [u8], said: &Said, port: u16) -> Self {
+    pub(super) fn new(datagram: &'a [u8], said: &Said, port: u16) -> Self {
         let (header, inner) = datagram.split_at(datagram.len().min(8));
         let mut outer = [0; OUTER];
         let mut put = |at: usize, bytes: &[u8]| outer[at..at + bytes.len()].copy_from_slice(bytes);
@@ -62,7 +62,7 @@ impl<'a> Tunnelled<'a> {
     }
 
     /// Its network identifier, if it is in order.
-    pub(in crate::io::datapath) fn vni(&self) -> u32 {
+    pub(super) fn vni(&self) -> u32 {
         let [.., a, b, c, _] = self.outer;
         u32::from_be_bytes([0, a, b, c])
     }
@@ -91,7 +91,7 @@ impl Packet for Tunnelled<'_> {
 }
 
 /// Tells flows apart: addresses, and ports where every packet of the flow has them.
-pub(in crate::io::datapath) fn hash(frame: &[u8]) -> u32 {
+pub(super) fn hash(frame: &[u8]) -> u32 {
     let fields = match frame {
         [_, _, _, _, _, _, _, _, _, _, _, _, 8, 0, 0x45, ..] => {
             let whole = frame.read::<2>(20).is_some_and(|fragment| u16::from_be_bytes(fragment) & 0x3fff == 0);
@@ -106,4 +106,4 @@ pub(in crate::io::datapath) fn hash(frame: &[u8]) -> u32 {
 }
 
 /// The address of nobody: where a frame of a local port came from.
-pub(in crate::io::datapath) const NO_UPSTREAM: Ipv4 = [0; 4];
+pub(super) const NO_UPSTREAM: Ipv4 = [0; 4];
