@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 use vm_tests::is_root;
-use vm_tests::vm::console::{LEFT_OUT, SKIPPED, warnings};
+use vm_tests::vm::console::{Ending, LEFT_OUT, SKIPPED, Verdict, warnings};
 use vm_tests::vm::matrix::{Group, Kernel, Matrix};
 use vm_tests::vm::orders::{Orders, Said, Task, Work};
 
@@ -40,6 +40,8 @@ use crate::workspace::Workspace;
 const PROGRAMS: [&str; 7] = ["qemu-system-x86_64", "depmod", "dpkg-deb", "xz", "zstd", "strip", "ldd"];
 /// Tests that a guest runs at the same time: most of their time they wait for the kernel to notice that an interface is up.
 const AT_ONCE: usize = 2 * PROCESSORS;
+/// More failures than these are no fits and starts.
+const SECOND_ATTEMPTS: usize = 5;
 /// One kernel: what hangs must not hold the others up for ever.
 const WHOLE: Duration = Duration::from_secs(1500);
 /// A guest says when a test begins and ends, so it is silent for no longer than the longest test; and a bit.
@@ -224,9 +226,29 @@ impl<'a> Bench<'a> {
         let tasks = self.tests.iter().map(|test| self.task(test)).collect();
         let begun = Instant::now();
         let (heard, logs) = self.boot(&kernel.name, unpacked, accelerator, tasks)?;
-        let report = self.report(kernel, unpacked, heard, &logs, begun.elapsed());
+        let late = self.again(kernel, unpacked, accelerator, &heard)?;
+        let report = self.report(kernel, unpacked, heard, &late, &logs, begun.elapsed());
         println!("    {}: {}", kernel.name, report.line());
         Ok(report)
+    }
+
+    /// Few tests that failed on emulated processors, which are slow by fits and starts, are run once more, one by one, in a guest of their
+    /// own. Which of them pass then; the report says so.
+    fn again(&self, kernel: &Kernel, unpacked: &Unpacked, accelerator: Accelerator, heard: &Heard) -> Result<BTreeSet<usize>> {
+        let is_failed = |index: &usize| matches!(heard.transcript.verdict(*index), Verdict::Failed(_));
+        let failed: Vec<usize> = (0..self.tests.len()).filter(is_failed).collect();
+        if accelerator != Accelerator::Tcg || heard.ending != Ending::Done || failed.is_empty() || failed.len() > SECOND_ATTEMPTS {
+            return Ok(BTreeSet::new());
+        }
+        println!("    {}: {} failed, once more in a guest of their own", kernel.name, failed.len());
+        let tasks = failed.iter().map(|index| Task { alone: true, ..self.task(&self.tests[*index]) }).collect();
+        let (heard, logs) = self.boot(&format!("{}-again", kernel.name), unpacked, accelerator, tasks)?;
+        let passed = failed.iter().enumerate().filter(|(task, _)| heard.transcript.verdict(*task) == Verdict::Passed);
+        let passed: BTreeSet<usize> = passed.map(|(_, index)| *index).collect();
+        if passed.len() == failed.len() && !self.keep_logs {
+            logs.remove();
+        }
+        Ok(passed)
     }
 
     fn accelerator(&self, kernel: &Unpacked) -> Result<Accelerator> {
@@ -247,7 +269,7 @@ impl<'a> Bench<'a> {
         let logs = Logs { kernel: self.dir.join(format!("{name}.kernel.log")), guest: self.dir.join(format!("{name}.log")) };
         let machine = Machine { accelerator, image: kernel.image(), initrd: &initrd, logs: &logs };
         let limits = Limits { whole: WHOLE, silence: SILENCE + Duration::from_secs(longest) };
-        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(name, said));
+        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(name, &orders.tasks, said));
         // A hundred megabytes that are made anew in a second.
         fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
         Ok((heard?, logs))
@@ -264,23 +286,20 @@ impl<'a> Bench<'a> {
     }
 
     /// What somebody who waits wants to see: what was skipped or failed, and figures.
-    fn progress(&self, kernel: &str, said: &Said) {
+    fn progress(&self, kernel: &str, tasks: &[Task], said: &Said) {
+        let name = |task: usize| tasks.get(task).map_or("", test_of);
         match said {
             Said::Up { release } => println!("    {kernel}: {release} is up"),
-            Said::Wrote { task, line } if self.shows(*task, line) => println!("    {kernel}: {line}"),
+            Said::Wrote { task, line } if self.shows(name(*task), line) => println!("    {kernel}: {line}"),
             Said::Ended { task, end, seconds } if *end != vm_tests::vm::orders::End::Exit(0) => {
-                println!("    {kernel}: FAILED {} ({end:?}, {seconds:.1} s)", self.name(*task));
+                println!("    {kernel}: FAILED {} ({end:?}, {seconds:.1} s)", name(*task));
             }
             _ => {}
         }
     }
 
-    fn name(&self, task: usize) -> &str {
-        self.tests.get(task).map_or("", |test| &test.name)
-    }
-
-    fn shows(&self, task: usize, line: &str) -> bool {
-        let Some(test) = self.tests.get(task) else {
+    fn shows(&self, test: &str, line: &str) -> bool {
+        let Some(test) = self.tests.iter().find(|known| known.name == test) else {
             return false;
         };
         let figures = self.matrix.group[test.group].show.iter().any(|part| test.name.contains(part.as_str()));
@@ -289,11 +308,15 @@ impl<'a> Bench<'a> {
             && ![SKIPPED, LEFT_OUT, "test "].iter().any(|prefix| line.starts_with(prefix))
     }
 
-    fn report(&self, kernel: &Kernel, unpacked: &Unpacked, heard: Heard, logs: &Logs, took: Duration) -> Report {
+    /// `late`: tests that passed at their second attempt.
+    fn report(&self, kernel: &Kernel, unpacked: &Unpacked, heard: Heard, late: &BTreeSet<usize>, logs: &Logs, took: Duration) -> Report {
         let mut cells: Vec<_> = self.matrix.group.iter().map(|group| Cell::of(&group.name)).collect();
         for (index, test) in self.tests.iter().enumerate() {
             let cell = &mut cells[test.group];
-            cell.add(&test.name, heard.transcript.verdict(index));
+            match heard.transcript.verdict(index) {
+                Verdict::Failed(why) if late.contains(&index) => cell.add_late(&test.name, why),
+                verdict => cell.add(&test.name, verdict),
+            }
             cell.left_out.extend(heard.transcript.left_out(index).map(str::to_owned));
         }
         let ran: BTreeSet<_> = self.tests.iter().map(|test| &self.matrix.group[test.group].name).collect();
@@ -313,6 +336,14 @@ impl<'a> Bench<'a> {
             logs.remove();
         }
         report
+    }
+}
+
+/// The test that a task runs.
+fn test_of(task: &Task) -> &str {
+    match &task.work {
+        Work::Run { arguments, .. } => arguments.first().map_or("", String::as_str),
+        _ => "",
     }
 }
 

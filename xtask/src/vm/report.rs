@@ -31,6 +31,8 @@ pub(super) struct Cell {
     pub(super) skipped: BTreeMap<String, usize>,
     /// Name and reason.
     pub(super) failed: Vec<(String, String)>,
+    /// The same of those that passed at their second attempt; they count as passed.
+    pub(super) late: Vec<(String, String)>,
     pub(super) not_run: usize,
     /// Parts of tests that cannot run there, and why.
     pub(super) left_out: BTreeSet<String>,
@@ -50,6 +52,12 @@ impl Cell {
         }
     }
 
+    /// A test failed, and passed when it was run again.
+    pub(super) fn add_late(&mut self, test: &str, why: String) {
+        self.passed += 1;
+        self.late.push((test.to_owned(), why));
+    }
+
     fn is_good(&self) -> bool {
         self.failed.is_empty() && self.not_run == 0
     }
@@ -64,6 +72,9 @@ impl Cell {
         }
         if self.passed > 0 {
             parts.push(format!("{} passed", self.passed));
+        }
+        if !self.late.is_empty() {
+            parts.push(format!("{} of them at the second attempt", self.late.len()));
         }
         match skipped {
             0 => {}
@@ -121,7 +132,7 @@ impl Report {
 
 fn cell_json(cell: &Cell) -> Value {
     let failed: serde_json::Map<_, _> = cell.failed.iter().map(|(test, why)| (test.clone(), json!(why))).collect();
-    json!({ "passed": cell.passed, "skipped": cell.skipped, "failed": failed, "not_run": cell.not_run, "left_out": cell.left_out })
+    json!({ "passed": cell.passed, "skipped": cell.skipped, "failed": failed, "late": cell.late, "not_run": cell.not_run, "left_out": cell.left_out })
 }
 
 /// The table, and below it all that it has no room for.
@@ -161,6 +172,7 @@ fn notes(report: &Report, text: &mut String) {
     report.trouble().into_iter().for_each(&mut note);
     for cell in &report.cells {
         cell.failed.iter().for_each(|(test, why)| note(format!("FAILED {test}: {why}")));
+        cell.late.iter().for_each(|(test, why)| note(format!("passed at the second attempt: {test}, which first failed: {why}")));
         cell.left_out.iter().for_each(|what| note(format!("left out of {}: {what}", cell.group)));
         let partly = cell.passed + cell.failed.len() > 0;
         cell.skipped.iter().filter(|_| partly).for_each(|(why, count)| note(format!("{count} of {} skipped: {why}", cell.group)));
@@ -190,6 +202,17 @@ mod tests {
         let text = table(&[report(vec![some, all], Ending::Done)]);
         assert!(text.contains("| 6.1.0-50 | 1 passed, 1 skipped | skipped: needs Linux 6.6 (TCX) | 9.0 s |\n"), "{text}");
         assert!(text.ends_with("6.1: 1 of ebpf skipped: needs Linux 6.6 (TCX)\n"), "{text}");
+    }
+
+    #[test]
+    fn a_second_attempt_is_told_in_the_table_and_below_it() {
+        let mut cell = Cell::of("odp");
+        cell.add("a", Verdict::Passed);
+        cell.add_late("b", "late".to_owned());
+        let report = report(vec![cell], Ending::Done);
+        let text = table(&[report]);
+        assert!(text.contains("| 6.1.0-50 | 2 passed, 1 of them at the second attempt | 9.0 s |"), "{text}");
+        assert!(text.ends_with("6.1: passed at the second attempt: b, which first failed: late\n"), "{text}");
     }
 
     #[test]
