@@ -35,6 +35,7 @@ use super::store::{self, Changes, State, Store};
 use super::targets::{self, Typed};
 use super::{connect, follow, mounts};
 use crate::config::{Config, Settings};
+use crate::datapath::Source;
 use crate::mesh::Psk;
 use crate::peer::{PeerName, PeerUid, ShortId};
 use crate::router::{self, Router};
@@ -166,11 +167,11 @@ async fn start(
 ) -> anyhow::Result<()> {
     let Kept { store, state, settings, passwords, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
-    let Opened { datapath, upcalls, vxlan, why } =
+    let Opened { datapath, upcalls, vxlan, why: chosen } =
         choice::open(config.datapath, &choice::Place { host: &host, paths, tunnel_port: config.tunnel_port() }).await?;
     let mut carrier = Carrier::new(datapath);
     let Sealers { sleeve, heard, esp, keeper, left } = start_sealers(&config, &store, &mut carrier, !passwords.is_empty()).await?;
-    let secret = !passwords.is_empty() && config.trusted_subnets.is_empty();
+    let is_open = passwords.is_empty() || !config.trusted_subnets.is_empty();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
     let mesh = mesh_config(&config, passwords, &state.borrow(), (sleeve.as_ref(), esp.is_some()), &mut rng)?;
@@ -179,24 +180,14 @@ async fn start(
     let (neighbours, seen) = watch::channel(BTreeMap::new());
     let (zone, answered) = watch::channel(Arc::default());
     let name = state.borrow().name;
-    let hands = Hands {
-        names: names(&config, &host, name, answered).await?,
-        docker: Docker::from_env(),
-        leases: Leases::new(events.clone(), rng.next_u32()),
-        events: events.clone(),
-        state: state.clone(),
-        neighbours: seen,
-        secret,
-        esp: esp.is_some(),
-        mtu: config.mtu,
-        known: Known::default(),
-        look_at_mtu: Arc::default(),
-        host,
-    };
+    let names = names(&config, &host, name, answered).await?;
+    let leases = Leases::new(events.clone(), rng.next_u32());
+    let may_seal = (!is_open, esp.is_some());
+    let hands = hands(host, names, leases, events.clone(), (state.clone(), seen), may_seal, config.mtu);
     let watches = Watches::open(&hands.host, config.tunnel_port(), vxlan, sleeve.as_ref())?;
     let adopted = ports::list(&hands.host).await?;
     hands.known.learn(&adopted);
-    let (clock, notices, chosen) = (Clock::new(), store.notices().clone(), why);
+    let (clock, notices) = (Clock::new(), store.notices().clone());
     let parts = Parts {
         config: config.clone(),
         clock,
@@ -225,9 +216,22 @@ async fn start(
     let mut tasks = background(&config, tcp, hands, watches, keeper, events, adopted);
     let inbox = Inbox { events: received, calls: called, upcalls, changes, heard, signals: Signals::new()? };
     let ran = live(agent, inbox, api, calls).await;
-    tasks.abort_all();
-    while tasks.join_next().await.is_some() {}
+    tasks.shutdown().await;
     ran
+}
+
+/// Nothing is known of ports yet. `secret`: whether neighbours are expected to be sealed, and whether the kernel can do that.
+fn hands(
+    host: Netlink,
+    names: Option<Names>,
+    leases: Leases,
+    events: Events,
+    (state, neighbours): (watch::Sender<State>, watch::Receiver<BTreeMap<Ipv4Addr, Source>>),
+    (secret, esp): (bool, bool),
+    mtu: Option<u32>,
+) -> Hands {
+    let (docker, known, look_at_mtu) = (Docker::from_env(), Known::default(), Arc::default());
+    Hands { host, docker, events, leases, names, state, neighbours, secret, esp, mtu, known, look_at_mtu }
 }
 
 /// What seals tunnels, as far as it can be had.
@@ -246,7 +250,9 @@ async fn start_sealers(config: &Config, store: &Store, carrier: &mut Carrier, se
         carrier.set_sleeve(sleeve.ifindex()).context("the sleeve's device")?;
     }
     if !carrier.seals() {
-        esp_io::leave().await.context("cannot remove the IPsec state of an earlier agent")?;
+        if let Err(error) = esp_io::leave().await {
+            tracing::warn!("cannot remove the IPsec state of an earlier agent: {error:#}");
+        }
         return Ok(Sealers { sleeve, heard, esp: None, keeper: None, left: None });
     }
     Ok(match esp_io::start().await {
