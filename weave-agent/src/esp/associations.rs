@@ -17,6 +17,8 @@ use crate::sleeve::OVERLAP;
 
 /// A neighbour that wants another association more often than this is not heard.
 const PATIENCE: Time = Time::from_secs(1);
+/// What was begun with an outgoing one is through it by then.
+const FAREWELL: Time = Time::from_secs(5);
 /// Incoming ones of a neighbour, with those that retire: no more are made before some have gone.
 const MOST: usize = 8;
 /// Outgoing ones that are remembered as told: to use one twice would count its nonces from zero twice.
@@ -105,6 +107,11 @@ struct Party {
     /// Since when another is wanted: it comes a little later, in case many are.
     wanted: Option<Time>,
     outgoing: Option<Id>,
+    /// The one that the kernel is just given, and one that was told meanwhile.
+    coming: Option<Id>,
+    next: Option<(Spi, Key)>,
+    /// Outgoing ones that go soon.
+    leaving: Vec<(Id, Time)>,
     told: VecDeque<Spi>,
     /// [`Op::Protect`] is carried out.
     protected: bool,
@@ -120,6 +127,9 @@ impl Party {
             incoming: VecDeque::new(),
             made: Time::ZERO,
             wanted: None,
+            coming: None,
+            next: None,
+            leaving: Vec::new(),
             outgoing: None,
             told: VecDeque::new(),
             protected: false,
@@ -138,11 +148,23 @@ impl Party {
     }
 
     fn due(&self, lifetime: Time) -> Option<Time> {
-        self.incoming.iter().filter_map(|incoming| incoming.until).chain(self.renewal(lifetime)).min()
+        let over = self.incoming.iter().filter_map(|incoming| incoming.until).chain(self.leaving.iter().map(|(_, until)| *until));
+        over.chain(self.renewal(lifetime)).min()
     }
 
     fn ids(&self) -> impl Iterator<Item = Id> {
-        self.incoming.iter().map(|incoming| incoming.id).chain(self.outgoing)
+        let outgoing = self.outgoing.into_iter().chain(self.coming).chain(self.leaving.iter().map(|(id, _)| *id));
+        self.incoming.iter().map(|incoming| incoming.id).chain(outgoing)
+    }
+
+    /// Takes out what is over.
+    fn over(&mut self, now: Time) -> Vec<Id> {
+        let all = std::mem::take(&mut self.incoming).into_iter();
+        let (over, rest): (VecDeque<_>, VecDeque<_>) = all.partition(|incoming| incoming.until.is_some_and(|until| until <= now));
+        self.incoming = rest;
+        let (left, leaving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.leaving).into_iter().partition(|(_, until)| *until <= now);
+        self.leaving = leaving;
+        over.into_iter().map(|incoming| incoming.id).chain(left.into_iter().map(|(id, _)| id)).collect()
     }
 }
 
@@ -186,7 +208,7 @@ impl Associations {
             Input::Protected(remote) => self.update(|party| {
                 party.protected |= party.neighbour.remote == remote;
             }),
-            Input::Installed(id) => self.installed(id),
+            Input::Installed(id) => self.installed(now, id),
             Input::Missing(id) => self.missing(now, id),
             Input::View(view) => self.forget_strangers(&view),
         }
@@ -198,10 +220,8 @@ impl Associations {
         for name in names {
             let Some(party) = self.parties.get_mut(&name) else { continue };
             let renew = party.renewal(self.lifetime).is_some_and(|due| due <= now);
-            let all = std::mem::take(&mut party.incoming).into_iter();
-            let (over, rest): (VecDeque<_>, _) = all.partition(|incoming| incoming.until.is_some_and(|until| until <= now));
-            party.incoming = rest;
-            self.out.extend(over.into_iter().map(|incoming| Output::Op(Op::Remove(incoming.id))));
+            let over = party.over(now);
+            self.out.extend(over.into_iter().map(|id| Output::Op(Op::Remove(id))));
             if renew {
                 self.renew(now, name);
             }
@@ -234,6 +254,13 @@ impl Associations {
         self.inheritance = Some(Inheritance { protected, ids, until: now + OVERLAP });
     }
 
+    /// Whom an earlier agent protected need not wait until that is given up.
+    fn disinherit(&mut self, remote: Ipv4Addr) {
+        if self.inheritance.as_mut().is_some_and(|left| left.protected.remove(&remote)) && !self.is_party(remote) {
+            self.unprotect(remote);
+        }
+    }
+
     /// What nobody here uses goes.
     fn give_up_inheritance(&mut self) {
         let Some(left) = self.inheritance.take() else { return };
@@ -245,10 +272,13 @@ impl Associations {
 
     fn link_up(&mut self, now: Time, neighbour: Neighbour) {
         let name = neighbour.name;
-        let protection = Protection { remote: neighbour.remote, remote_port: neighbour.port, local_port: self.port };
+        let protection = Protection { remote: neighbour.remote, port: self.port };
         let ends = |n: &Neighbour| (n.remote, n.local, n.port);
         match self.parties.get_mut(&name) {
-            _ if !neighbour.sealed || !neighbour.esp => return self.forget(name),
+            _ if !neighbour.sealed || !neighbour.esp => {
+                self.disinherit(neighbour.remote);
+                return self.forget(name);
+            }
             Some(party) if ends(&party.neighbour) == ends(&neighbour) => {
                 party.linked = true;
                 party.neighbour = neighbour;
@@ -301,8 +331,14 @@ impl Associations {
         }
     }
 
-    fn installed(&mut self, id: Id) {
+    fn installed(&mut self, now: Time, id: Id) {
+        for party in self.parties.values_mut().filter(|party| party.coming == Some(id)) {
+            party.coming = None;
+            // What was begun with the one before is not sealed yet.
+            party.leaving.extend(party.outgoing.replace(id).map(|before| (before, now + FAREWELL)));
+        }
         self.update(|party| party.sends |= party.outgoing == Some(id));
+        self.send_with_next();
         for (name, party) in &mut self.parties {
             let here = party.incoming.iter_mut().find(|incoming| incoming.id == id);
             if let Some(payload) = here.and_then(|incoming| incoming.offer.take()) {
@@ -316,9 +352,11 @@ impl Associations {
             left.ids.remove(&id);
         }
         for (name, party) in &mut self.parties {
-            if party.outgoing == Some(id) {
-                tracing::warn!(peer = %name, spi = %id.spi, "the kernel has lost an IPsec association that we send with: asking for another");
-                party.outgoing = None;
+            party.leaving.retain(|(leaving, _)| *leaving != id);
+            if party.outgoing == Some(id) || party.coming == Some(id) {
+                tracing::warn!(peer = %name, spi = %id.spi, "the kernel has no IPsec association that we shall send with: asking for another");
+                party.outgoing = party.outgoing.filter(|outgoing| *outgoing != id);
+                party.coming = party.coming.filter(|coming| *coming != id);
                 if let Ok(payload) = postcard::to_stdvec(&Message::Want) {
                     self.out.push_back(Output::Tell { peer: *name, payload: payload.into() });
                 }
@@ -329,6 +367,17 @@ impl Associations {
                 tracing::warn!(peer = %name, spi = %id.spi, "the kernel has no IPsec association that we receive with: making another");
                 party.wanted = party.wanted.or(Some(now));
             }
+        }
+        self.send_with_next();
+    }
+
+    /// One at a time is put into the kernel: whoever tells many gets the latest of them.
+    fn send_with_next(&mut self) {
+        for party in self.parties.values_mut().filter(|party| party.coming.is_none()) {
+            let Some((spi, key)) = party.next.take() else { continue };
+            let id = party.id(Direction::Out, spi);
+            party.coming = Some(id);
+            self.out.push_back(Output::Op(Op::Add(id, key)));
         }
     }
 
@@ -349,11 +398,8 @@ impl Associations {
         if party.told.len() > REMEMBERED {
             party.told.pop_front();
         }
-        let id = party.id(Direction::Out, spi);
-        let before = party.outgoing.replace(id);
-        self.out.push_back(Output::Op(Op::Add(id, key)));
-        // What was sent with it is sealed already.
-        self.out.extend(before.map(|before| Output::Op(Op::Remove(before))));
+        party.next = Some((spi, key));
+        self.send_with_next();
     }
 
     fn forget_strangers(&mut self, view: &View) {

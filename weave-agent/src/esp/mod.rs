@@ -79,15 +79,13 @@ pub struct Id {
     pub spi: Spi,
 }
 
-/// What the neighbour's protection is about: UDP to these ports.
+/// What the neighbour's protection is about: UDP to this port, either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Protection {
     /// The neighbour's outer address.
     pub remote: Ipv4Addr,
-    /// Port of its tunnel.
-    pub remote_port: u16,
-    /// Port of ours.
-    pub local_port: u16,
+    /// Port of its tunnel, and of ours.
+    pub port: u16,
 }
 
 /// An order to `io::esp`. They are carried out in order; all are idempotent.
@@ -97,7 +95,7 @@ pub enum Op {
     Protect(Protection),
     /// No longer.
     Unprotect(Ipv4Addr),
-    /// Have this association. An outgoing one is what is sent with from now on; [`Input::Installed`] says when it is there.
+    /// Have this association: [`Input::Installed`] says when it is there. The latest outgoing one is sent with.
     Add(Id, Key),
     /// Forget it.
     Remove(Id),

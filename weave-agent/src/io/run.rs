@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, RngExt, SeedableRng, TryRng};
 use tokio::net::TcpListener;
@@ -249,13 +249,11 @@ async fn start_sealers(config: &Config, store: &Store, carrier: &mut Carrier, se
     if let Some(sleeve) = &sleeve {
         carrier.set_sleeve(sleeve.ifindex()).context("the sleeve's device")?;
     }
-    if !carrier.seals() {
-        if let Err(error) = esp_io::leave().await {
-            tracing::warn!("cannot remove the IPsec state of an earlier agent: {error:#}");
-        }
-        return Ok(Sealers { sleeve, heard, esp: None, keeper: None, left: None });
-    }
-    Ok(match esp_io::start().await {
+    let started = match carrier.seals() {
+        true => esp_io::start(config.tunnel_port()).await,
+        false => Err(anyhow!("what carries frames here has no tunnel that the kernel could encrypt")),
+    };
+    Ok(match started {
         Ok((esp, keeper, left)) => Sealers { sleeve, heard, esp: Some(esp), keeper: Some(keeper), left: Some(left) },
         Err(error) => {
             let so = "the kernel's tunnel cannot be encrypted here, so that what must be goes by the sleeve";
@@ -348,15 +346,26 @@ fn background(
     if let Some(sleeve) = watches.sleeve {
         tasks.spawn(watch_device(OwnDevice::Sleeve, sleeve, events.clone()));
     }
-    if let Some(esp) = esp {
-        tasks.spawn(esp.run(events));
-    }
+    // The switch knows by now what was found, or that it may not be used.
+    match esp {
+        Some(esp) => tasks.spawn(esp.run(events)),
+        None => tasks.spawn(leave_ipsec()),
+    };
     tasks.spawn(follow::keep_mtu(hands.clone()));
     tasks.spawn(async move {
         hands.name_again(&adopted).await;
         hands.expose_again().await;
     });
     tasks
+}
+
+/// What an earlier agent left would drop what is in clear.
+async fn leave_ipsec() {
+    match esp_io::leave().await {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!("what an earlier agent left of IPsec is gone: {}", removed.join(", ")),
+        Err(error) => tracing::error!("what an earlier agent left of IPsec may keep frames from passing: {error:#}"),
+    }
 }
 
 /// Containers die without a word to us; their ports go with them.

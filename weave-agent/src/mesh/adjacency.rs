@@ -53,7 +53,8 @@ impl Mesh {
             sleeve_port: hello.sleeve_port,
             aes: hello.aes && self.config.aes,
             sealed: link.is_sealed() && !self.both_trust(link, hello),
-            esp: self.config.esp && hello.features.iter().any(|feature| feature.0 == ESP),
+            // With one port at both ends, so that what a kernel answers by itself is sealed as well.
+            esp: self.config.esp && hello.features.iter().any(|feature| feature.0 == ESP) && hello.tunnel_port == self.config.tunnel_port,
             outbound: link.outbound,
         };
         if self.ration.allows(now, Cause::Up) {

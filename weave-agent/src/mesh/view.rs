@@ -69,7 +69,7 @@ pub struct Neighbour {
     pub aes: bool,
     /// What goes to it must be encrypted: there is a password, and not both ends trust the network between them.
     pub sealed: bool,
-    /// Both ends' kernels can do that for the kernel's tunnel, with ESP.
+    /// Both ends' kernels can do that for the kernel's tunnel, with ESP, and the tunnel has one port at both.
     pub esp: bool,
     /// We dialled.
     pub outbound: bool,

@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use rand::RngExt;
+use weave_agent::Time;
 use weave_agent::datapath::Op;
 use weave_agent::router::{Input, Output};
-use weave_agent::{mesh, sleeve, switch};
+use weave_agent::{esp, mesh, sleeve, switch};
 
 use crate::wire::HostId;
 use crate::world::{Event, World};
@@ -22,8 +24,7 @@ impl World {
                 // Hosts in here have addresses of their own choice.
                 Output::Answer { .. } | Output::Store { .. } | Output::Zone(_) | Output::Keep(_) => {}
                 Output::Sleeve(op) => self.order_sleeve(host, op),
-                // Kernels in here have no IPsec: nobody orders any.
-                Output::Esp(op) => panic!("{op:?}"),
+                Output::Esp(op) => self.order_esp(host, op),
             }
         }
         let (now, offset, incarnation) = (self.now, self.hosts[host].offset, self.hosts[host].incarnation);
@@ -54,6 +55,14 @@ impl World {
         self.hosts[host].kernel.now = self.clock(host);
         let effects = self.hosts[host].kernel.apply(op);
         self.effects(host, effects);
+    }
+
+    fn order_esp(&mut self, host: HostId, op: esp::Op) {
+        let incarnation = self.hosts[host].incarnation;
+        if let Some(input) = self.hosts[host].kernel.ipsec.apply(op) {
+            let took = Time::from_micros(self.rng.random_range(100..5_000));
+            self.schedule(took, Event::Agent { host, incarnation, input: Box::new(Input::Esp(input)) });
+        }
     }
 
     fn order_sleeve(&mut self, host: HostId, op: sleeve::Op) {

@@ -64,9 +64,21 @@ impl Kernel {
         self.outer_src = [outer[26], outer[27], outer[28], outer[29]];
         let passing = Passing { frame, ingress: None, upstream: self.outer_src, outer: Some(outer), ttl: None, on_underlay: true };
         match fastpath::from_underlay(packet, self, &self.config) {
+            // The policy of whoever must be sealed.
+            Verdict::Pass if !self.ipsec.takes_in_clear(self.outer_src.into()) => Vec::new(),
             Verdict::Pass => self.stack(&passing),
             verdict => self.carry(verdict, &passing),
         }
+    }
+
+    /// A packet that came out of ESP: the stack has it already.
+    pub(crate) fn opened(&mut self, packet: &[u8]) -> Vec<Effect> {
+        let Some((outer, frame)) = packet.split_first_chunk::<OUTER>() else {
+            return Vec::new();
+        };
+        self.outer_src = [outer[26], outer[27], outer[28], outer[29]];
+        let upstream = self.outer_src;
+        self.stack(&Passing { frame, ingress: None, upstream, outer: Some(outer), ttl: None, on_underlay: true })
     }
 
     /// The UDP socket of the vxlan device takes what the program left, and the program there meets it again.

@@ -32,6 +32,8 @@ pub(crate) struct Setting {
     pub(crate) shorts: Vec<u16>,
     /// With a password: they trust no network, and what they send each other is sealed.
     pub(crate) sealed: bool,
+    /// Hosts whose kernels can do that, with IPsec.
+    pub(crate) esp: BTreeSet<HostId>,
     pub(crate) fault: Option<Break>,
     /// A frame whose way is printed.
     pub(crate) watch: Option<FrameId>,
@@ -162,6 +164,7 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
         sealed: rng.random_range(0..4) == 0,
         fault,
         watch: None,
+        esp: (0..hosts).filter(|_| rng.random_range(0..4) != 0).collect(),
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) secret: bool,
     /// It trusts no network.
     pub(crate) sealed: bool,
+    /// Its kernel has IPsec.
+    pub(crate) esp: bool,
 }
 
 /// A running agent.
@@ -68,8 +70,7 @@ impl Host {
                 .sources
                 .iter()
                 .filter_map(|(address, source)| {
-                    let sealed = source.flags & flow::source::SEALED != 0;
-                    let least = if sealed { TunnelKind::Sleeve } else { TunnelKind::Vxlan };
+                    let least = least(source.flags);
                     Some(((*address).into(), Source { short: short(source.short)?, local: source.local.into(), least }))
                 })
                 .collect(),
@@ -98,9 +99,18 @@ pub(crate) fn limits(state: &State) -> switch::Config {
     }
 }
 
+fn least(flags: u32) -> TunnelKind {
+    match flags {
+        0 => TunnelKind::Vxlan,
+        flow::source::ESP => TunnelKind::Esp,
+        _ => TunnelKind::Sleeve,
+    }
+}
+
 fn route(slot: &PeerSlot) -> Option<PeerRoute> {
     let path = vxlan::path(slot)?;
-    let tunnel = if slot.flags & flow::slot::SLEEVE == 0 { TunnelKind::Vxlan } else { TunnelKind::Sleeve };
+    let kind = |bit, kind| (slot.flags & bit != 0).then_some(kind);
+    let tunnel = kind(flow::slot::SLEEVE, TunnelKind::Sleeve).or(kind(flow::slot::ESP, TunnelKind::Esp)).unwrap_or(TunnelKind::Vxlan);
     let mtu = path.mtu.try_into().unwrap_or(u16::MAX);
     Some(PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu, tunnel })
 }

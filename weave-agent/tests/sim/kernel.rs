@@ -11,6 +11,7 @@ use weave_ebpf::flow::{Bucket, Config, Flow, FlowKey, INGRESS_TUNNEL, Ipv4, Peer
 use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
 
 use crate::decode;
+use crate::ipsec::Ipsec;
 
 /// UDP port of every tunnel here.
 pub(crate) const TUNNEL_PORT: u16 = 6784;
@@ -69,6 +70,7 @@ pub(crate) struct Kernel {
     counters: RefCell<[u64; COUNTERS as usize]>,
     /// Why a packet was last dropped; for whoever looks for a frame.
     pub(crate) last_drop: Cell<Option<DropReason>>,
+    pub(crate) ipsec: Ipsec,
     /// Outer source of the packet at hand, for [`Break::IgnoreParent`].
     pub(crate) outer_src: Ipv4,
 }
@@ -77,6 +79,7 @@ impl Kernel {
     /// A kernel that no agent has touched.
     pub(crate) fn new(address: Ipv4Addr, direct: bool, redirect_peer: bool, fault: Option<Break>) -> Self {
         Self {
+            ipsec: Ipsec::default(),
             address,
             direct,
             redirect_peer,

@@ -10,6 +10,7 @@ mod decode;
 mod endings;
 mod frame;
 mod host;
+mod ipsec;
 mod kernel;
 mod ledger;
 mod links;

@@ -79,7 +79,7 @@ impl Kernel {
             port: route.port,
             mtu: u32::from(route.mtu),
             next_hop,
-            esp: false,
+            esp: route.tunnel == TunnelKind::Esp,
         })
     }
 
@@ -87,7 +87,11 @@ impl Kernel {
         let remote: Ipv4 = remote.octets();
         match neighbour {
             Some(datapath::Source { short, local, least }) => {
-                let flags = if least == TunnelKind::Sleeve { source::SEALED } else { 0 };
+                let flags = match least {
+                    TunnelKind::Vxlan => 0,
+                    TunnelKind::Esp => source::ESP,
+                    TunnelKind::Sleeve => source::SEALED,
+                };
                 self.sources.insert(remote, Source { local: local.octets(), short: u32::from(short.get()), flags });
             }
             None => _ = self.sources.remove(&remote),

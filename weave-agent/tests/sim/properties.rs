@@ -23,6 +23,7 @@
 //! 14. When a wire is cut and there is another way, frames arrive again after 3 s; 10 s after it is mended they go
 //!     the direct way again.
 //! 15. Tables and queues stay within their limits, whatever a container sends.
+//! 16. Between hosts that must seal what they send each other no VXLAN is in clear, not for a moment.
 
 use std::fmt;
 

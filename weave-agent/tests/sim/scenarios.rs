@@ -17,6 +17,7 @@ fn setting(hosts: usize, absent: &[(usize, usize)]) -> Setting {
         seed: 7,
         secret: false,
         sealed: false,
+        esp: BTreeSet::new(),
         hosts,
         absent: absent.iter().copied().collect(),
         targets: (0..hosts).map(|host| host.checked_sub(1).into_iter().collect::<BTreeSet<usize>>()).collect(),
@@ -117,6 +118,28 @@ fn a_relay_hears_of_the_first_frame_only() {
         Ok::<(), crate::properties::Violation>(())
     })();
     if let Err(violation) = outcome {
+        panic!("{violation}");
+    }
+}
+
+/// Hosts that must seal what they send, all with IPsec but the last one.
+fn sealed(hosts: usize) -> Setting {
+    Setting { secret: true, sealed: true, esp: (0..hosts - 1).collect(), ..setting(hosts, &[]) }
+}
+
+#[test]
+fn sealed_hosts_with_and_without_ipsec() {
+    let case = Case { setting: sealed(4), steps: opening(4), ending: Ending::Plain };
+    if let Err(violation) = run(&case) {
+        panic!("{violation}");
+    }
+}
+
+#[test]
+fn two_hosts_with_ipsec_use_it_and_lose_nothing_when_their_agents_crash() {
+    let setting = Setting { esp: [0, 1].into(), ..sealed(2) };
+    let case = Case { setting, steps: opening(2), ending: Ending::Crash };
+    if let Err(violation) = run(&case) {
         panic!("{violation}");
     }
 }

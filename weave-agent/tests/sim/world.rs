@@ -18,6 +18,7 @@ use crate::carry::Effect;
 use crate::case::Setting;
 use crate::frame::{self, FrameId};
 use crate::host::{self, Agent, Host, State};
+use crate::ipsec::{self, Leaves};
 use crate::kernel::{Break, Kernel, TUNNEL_PORT};
 use crate::ledger::Ledger;
 use crate::properties::Violation;
@@ -174,7 +175,10 @@ impl World {
             return self.datagram(to, packet);
         }
         self.hosts[to].kernel.now = self.clock(to);
-        let effects = self.hosts[to].kernel.packet(packet);
+        let effects = match ipsec::is_esp(packet) {
+            true => self.hosts[to].kernel.ipsec.open(packet).map(|plain| self.hosts[to].kernel.opened(&plain)).unwrap_or_default(),
+            false => self.hosts[to].kernel.packet(packet),
+        };
         self.follow_drop(to, frame::id_inside(packet));
         self.effects(to, effects);
     }
@@ -266,7 +270,17 @@ impl World {
     /// Sends a packet (outer Ethernet header first) on the underlay. `from` may be a stranger: a number above all hosts'.
     pub(crate) fn transmit(&mut self, from: HostId, packet: Bytes) {
         let id = frame::id_inside(&packet);
-        self.transmit_frame(from, packet, id);
+        let Some(host) = self.hosts.get(from) else { return self.transmit_frame(from, packet, id) };
+        match host.kernel.ipsec.leaves(&packet) {
+            Leaves::Sealed(sealed) => self.transmit_frame(from, sealed, id),
+            Leaves::Nowhere => _ = id.map(|id| self.ledger.lost(id)),
+            Leaves::AsItIs => {
+                if host.state.secret && host.state.sealed && ipsec::is_vxlan(&packet) {
+                    self.violation.get_or_insert(Violation::new(16, format!("h{from} sends VXLAN in clear")));
+                }
+                self.transmit_frame(from, packet, id);
+            }
+        }
     }
 
     /// The same, where what is inside cannot be seen.
@@ -362,6 +376,10 @@ impl World {
         entry.kernel.now = clock;
         let flows = entry.kernel.dump();
         let ports: Vec<PortId> = entry.kernel.ports.iter().copied().collect();
+        if state.esp {
+            let found = self.hosts[host].kernel.ipsec.found();
+            self.input(host, Input::Esp(found));
+        }
         if let Some(adopted) = adopted {
             self.input(host, Input::Switch(switch::Input::Adopted(adopted)));
             self.input(host, Input::Switch(switch::Input::Flows(flows)));
@@ -413,7 +431,7 @@ fn new_host(id: HostId, setting: &Setting, rng: &mut StdRng) -> Host {
     };
     let targets = setting.targets.get(id).into_iter().flatten().map(|to| address(*to).to_string()).collect();
     Host {
-        state: State { name, short, targets, secret: setting.secret, sealed: setting.sealed },
+        state: State { name, short, targets, secret: setting.secret, sealed: setting.sealed, esp: setting.esp.contains(&id) },
         kernel: Kernel::new(address(id), !setting.via_stack.contains(&id), id.is_multiple_of(2), setting.fault),
         agent: None,
         incarnation: 0,
@@ -444,7 +462,7 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         tunnel_port: TUNNEL_PORT,
         sleeve_port: SLEEVE_PORT,
         aes: true,
-        esp: false,
+        esp: state.esp,
         passwords: state.secret.then_some(Psk([7; 32])).into_iter().collect(),
         trusted_subnets: Ipv4Net::new(address(0), 8).into_iter().filter(|_| !state.sealed).collect(),
         discovery: true,

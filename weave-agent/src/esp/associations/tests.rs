@@ -33,6 +33,8 @@ struct Host {
     number: u8,
     associations: Associations,
     kernel: BTreeMap<Id, [u8; KEY]>,
+    /// Outgoing ones in the order in which they came.
+    added: Vec<Id>,
     protected: BTreeSet<Ipv4Addr>,
     refuses: bool,
     /// What the switch thinks.
@@ -48,6 +50,7 @@ impl Host {
             number,
             associations: Associations::new(seed, PORT, LIFETIME),
             kernel: BTreeMap::new(),
+            added: Vec::new(),
             protected: BTreeSet::new(),
             refuses: false,
             told: BTreeSet::new(),
@@ -58,7 +61,7 @@ impl Host {
     /// Another agent on the same kernel.
     fn restart(&mut self, now: Time) {
         let before = std::mem::replace(self, Self::new(self.number, 99));
-        (self.kernel, self.protected) = (before.kernel, before.protected);
+        (self.kernel, self.added, self.protected) = (before.kernel, before.added, before.protected);
         let found = Input::Found { protected: self.protected.clone(), ids: self.kernel.keys().copied().collect() };
         self.handle(now, found);
     }
@@ -100,15 +103,17 @@ impl Host {
             Op::Add(id, _) if self.refuses => self.associations.handle(now, Input::Missing(id)),
             Op::Add(id, key) => {
                 assert_eq!(self.kernel.insert(id, key.0), None, "a key is used twice");
+                self.added.extend((id.direction == Direction::Out).then_some(id));
                 self.associations.handle(now, Input::Installed(id));
             }
             Op::Remove(id) => drop(self.kernel.remove(&id)),
         }
     }
 
-    /// What it sends with.
-    fn sends(&self) -> Vec<(Spi, [u8; KEY])> {
-        self.of(Direction::Out)
+    /// What it sends with: the kernel takes the latest.
+    fn sends(&self) -> Option<(Spi, [u8; KEY])> {
+        let id = self.added.iter().rfind(|id| self.kernel.contains_key(id))?;
+        Some((id.spi, self.kernel[id]))
     }
 
     fn of(&self, direction: Direction) -> Vec<(Spi, [u8; KEY])> {
@@ -154,8 +159,8 @@ impl Pair {
     fn understand(&self) {
         let [a, b] = &self.0;
         for (from, to) in [(a, b), (b, a)] {
-            assert!(!from.sends().is_empty(), "host {} cannot send", from.number);
-            assert!(from.sends().iter().all(|sent| to.of(Direction::In).contains(sent)), "what is sent is not taken");
+            let sent = from.sends().unwrap_or_else(|| panic!("host {} cannot send", from.number));
+            assert!(to.of(Direction::In).contains(&sent), "what is sent is not taken");
         }
     }
 }
@@ -180,13 +185,16 @@ fn a_neighbour_that_cannot_or_need_not_leaves_nothing() {
 #[test]
 fn keys_are_followed_by_others_and_the_old_are_taken_for_a_while() {
     let mut pair = Pair::linked();
-    let first = pair.0[0].sends();
+    let first = pair.0[0].sends().unwrap();
     pair.pass(LIFETIME);
     pair.understand();
-    assert_ne!(pair.0[0].sends(), first);
-    assert!(pair.0[1].of(Direction::In).contains(&first[0]), "what is under way");
+    assert_ne!(pair.0[0].sends(), Some(first));
+    assert!(pair.0[0].of(Direction::Out).contains(&first), "what was begun with it");
+    pair.pass(LIFETIME + FAREWELL);
+    assert!(!pair.0[0].of(Direction::Out).contains(&first));
+    assert!(pair.0[1].of(Direction::In).contains(&first), "what is under way");
     pair.pass(LIFETIME + OVERLAP);
-    assert!(!pair.0[1].of(Direction::In).contains(&first[0]));
+    assert!(!pair.0[1].of(Direction::In).contains(&first));
     pair.understand();
 }
 
@@ -209,14 +217,14 @@ fn an_agent_that_restarts_uses_what_it_finds_until_it_has_its_own() {
     let mut pair = Pair::linked();
     let before = pair.0[0].sends();
     pair.0[0].restart(Time::from_secs(10));
-    assert_eq!((pair.0[0].sends(), pair.0[0].told.len()), (before.clone(), 1));
+    assert_eq!((pair.0[0].sends(), pair.0[0].told.len()), (before, 1));
     pair.understand();
     pair.0[1].handle(Time::from_secs(11), Input::LinkDown(PeerName([1; 6])));
     pair.link(Time::from_secs(11));
     pair.understand();
     pair.pass(Time::from_secs(10) + OVERLAP);
     pair.understand();
-    assert!(!pair.0[0].sends().contains(&before[0]), "what was found goes");
+    assert!(!pair.0[0].of(Direction::Out).contains(&before.unwrap()), "what was found goes");
     pair.pass(Time::from_secs(11) + OVERLAP);
     for host in &pair.0 {
         assert_eq!(host.kernel.len(), 2);
@@ -251,11 +259,11 @@ fn a_number_told_twice_is_begun_once_and_a_reserved_one_never() {
     let offer = |spi| postcard::to_stdvec(&Message::Offer { spi: Spi(spi), key: [1; 32], salt: [2; 4] }).unwrap().into();
     let told = |payload| Input::Told { peer: PeerName([2; 6]), payload };
     a.handle(Time::ZERO, told(offer(255)));
-    assert!(a.sends().is_empty());
+    assert_eq!(a.sends(), None);
     a.handle(Time::ZERO, told(offer(256)));
     a.handle(Time::ZERO, told(offer(257)));
     a.handle(Time::ZERO, told(offer(256)));
-    assert_eq!(a.sends().iter().map(|(spi, _)| spi.0).collect::<Vec<_>>(), [257]);
+    assert_eq!(a.sends().map(|(spi, _)| spi.0), Some(257));
 }
 
 #[test]
@@ -277,4 +285,33 @@ proptest! {
         pair.0[0].handle(Time::ZERO, Input::Told { peer: PeerName([2; 6]), payload: payload.into() });
         prop_assert!(pair.0[0].of(Direction::In).len() == 1);
     }
+}
+
+#[test]
+fn of_many_that_are_told_while_the_kernel_is_busy_the_latest_is_taken() {
+    let mut associations = Associations::new([5; 32], PORT, LIFETIME);
+    associations.handle(Time::ZERO, Input::LinkUp(neighbour(1, 2)));
+    while associations.poll_output().is_some() {}
+    for spi in 1000..100_000 {
+        let payload = postcard::to_stdvec(&Message::Offer { spi: Spi(spi), key: [1; 32], salt: [2; 4] }).unwrap().into();
+        associations.handle(Time::ZERO, Input::Told { peer: PeerName([2; 6]), payload });
+    }
+    let Some(Output::Op(Op::Add(first, _))) = associations.poll_output() else { panic!() };
+    assert_eq!((first.spi, associations.poll_output()), (Spi(1000), None));
+    associations.handle(Time::ZERO, Input::Installed(first));
+    let added = std::iter::from_fn(|| associations.poll_output()).find_map(|output| match output {
+        Output::Op(Op::Add(id, _)) => Some(id.spi),
+        _ => None,
+    });
+    assert_eq!(added, Some(Spi(99_999)));
+}
+
+#[test]
+fn whom_an_earlier_agent_protected_and_who_need_not_be_sealed_any_more_is_free_at_once() {
+    let mut a = Host::new(1, 0);
+    a.protected.insert(address(2));
+    a.restart(Time::ZERO);
+    assert_eq!(a.told.len(), 1);
+    a.handle(Time::ZERO, Input::LinkUp(Neighbour { sealed: false, ..neighbour(1, 2) }));
+    assert!(a.told.is_empty() && a.protected.is_empty());
 }

@@ -19,7 +19,7 @@ pub const TABLE: &str = "inet weave-agent-esp";
 /// # Errors
 /// With what they say.
 pub(super) async fn probe() -> Result<(), NftError> {
-    let any = Protection { remote: [192, 0, 2, 1].into(), remote_port: 1, local_port: 1 };
+    let any = Protection { remote: [192, 0, 2, 1].into(), port: 1 };
     nft::run(&["-c", "-f", "-"], &script(&[any].into())).await.map(drop)
 }
 
@@ -59,10 +59,10 @@ pub(super) async fn remove() -> Result<bool, NftError> {
 /// One transaction: there is the old table or the new one at any moment.
 fn script(protected: &BTreeSet<Protection>) -> String {
     let (mut out, mut into) = (String::new(), String::new());
-    for Protection { remote, remote_port, local_port } in protected {
+    for Protection { remote, port } in protected {
         // Writing to a string does not fail.
-        let _ = writeln!(out, "    ip daddr {remote} udp dport {remote_port} rt ipsec missing counter drop");
-        let _ = writeln!(into, "    ip saddr {remote} udp dport {local_port} meta secpath missing counter drop");
+        let _ = writeln!(out, "    ip daddr {remote} udp dport {port} rt ipsec missing counter drop");
+        let _ = writeln!(into, "    ip saddr {remote} udp dport {port} meta secpath missing counter drop");
     }
     format!(
         "table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n  \
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn what_is_in_clear_is_dropped_both_ways_and_nothing_else() {
-        let protection = Protection { remote: [10, 0, 0, 2].into(), remote_port: 6784, local_port: 6794 };
+        let protection = Protection { remote: [10, 0, 0, 2].into(), port: 6784 };
         insta::assert_snapshot!(script(&[protection].into()), @"
         table inet weave-agent-esp
         delete table inet weave-agent-esp
@@ -88,7 +88,7 @@ mod tests {
           }
           chain in {
             type filter hook input priority 0; policy accept;
-            ip saddr 10.0.0.2 udp dport 6794 meta secpath missing counter drop
+            ip saddr 10.0.0.2 udp dport 6784 meta secpath missing counter drop
           }
         }
         ");

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::event::{Event, Events};
 use super::net::xfrm::{Present, Xfrm};
-use crate::esp::{Id, Input, Key, Op, Protection};
+use crate::esp::{Direction, Id, Input, Key, Op, Protection};
 
 pub use guard::TABLE;
 
@@ -39,77 +39,81 @@ impl Esp {
 #[derive(Debug)]
 pub struct Keeper {
     xfrm: Xfrm,
+    /// Of our tunnel.
+    port: u16,
     ops: mpsc::UnboundedReceiver<Op>,
     wanted: BTreeMap<Ipv4Addr, Protection>,
+    /// Of these nobody has been told that they are protected.
+    untold: BTreeSet<Ipv4Addr>,
     ids: BTreeSet<Id>,
     /// How the rules looked when they were written; `None` if they could not be.
     rules: Option<String>,
     looks: u32,
 }
 
-/// Tries whether the kernel and this machine's `nft` can do it, and takes over what an earlier agent left.
+/// Tries whether the kernel and this machine's `nft` can do it, and finds what an earlier agent left for a tunnel with this port. Nothing is
+/// removed: that must wait until nobody sends any more what it protects.
 ///
 /// # Errors
-/// With what is lacking. What was left is then gone.
-pub async fn start() -> Result<(Esp, Keeper, Input)> {
-    let started = begin().await;
-    if started.is_err()
-        && let Err(error) = leave().await
-    {
-        tracing::debug!("nothing to remove of IPsec: {error:#}");
-    }
-    started
-}
-
-async fn begin() -> Result<(Esp, Keeper, Input)> {
+/// With what is lacking; then [`leave`] is to be called.
+pub async fn start(port: u16) -> Result<(Esp, Keeper, Input)> {
     let xfrm = Xfrm::here()?;
     xfrm.probe().await.context("the kernel has no ESP with AES-GCM (CONFIG_INET_ESP, CONFIG_CRYPTO_GCM)")?;
     guard::probe().await?;
+    let Present { ids, policies } = xfrm.present().await?;
+    let present = Present { ids: ids.clone(), policies };
+    let whole = present.policies.iter().map(|(protection, _)| *protection);
+    let whole = whole.filter(|protection| protection.port == port && present.protects(*protection));
+    let wanted: BTreeMap<_, _> = whole.map(|protection| (protection.remote, protection)).collect();
+    let found = Input::Found { protected: wanted.keys().copied().collect(), ids: ids.clone() };
     let (sender, ops) = mpsc::unbounded_channel();
-    let mut keeper = Keeper { xfrm, ops, wanted: BTreeMap::new(), ids: BTreeSet::new(), rules: None, looks: 0 };
-    let left = keeper.xfrm.present().await?;
-    let mut protected = BTreeSet::new();
-    for protection in left.whole() {
-        if keeper.protect(protection).await.is_ok() {
-            protected.insert(protection.remote);
-        }
-    }
-    for protection in left.protections.keys().filter(|protection| !protected.contains(&protection.remote)) {
-        keeper.xfrm.unprotect(protection).await?;
-    }
-    keeper.write_rules().await?;
-    keeper.ids.clone_from(&left.ids);
-    Ok((Esp { ops: sender }, keeper, Input::Found { protected, ids: left.ids }))
+    let keeper = Keeper { xfrm, port, ops, wanted, untold: BTreeSet::new(), ids, rules: None, looks: 0 };
+    Ok((Esp { ops: sender }, keeper, found))
 }
 
-/// Removes all of ours. Returns what there was.
+/// Removes all of ours, as far as it can. Returns what there was.
 ///
 /// # Errors
 /// With what is there still.
 pub async fn leave() -> Result<Vec<String>> {
-    let mut removed = Vec::new();
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
+    let mut note = |what: String, result: Result<(), String>| match result {
+        Ok(()) => removed.push(what),
+        Err(error) => failures.push(error),
+    };
     // A kernel without IPsec has none of it.
     if let Ok(xfrm) = Xfrm::here() {
-        let Present { ids, protections } = xfrm.present().await?;
-        for protection in protections.keys() {
-            xfrm.unprotect(protection).await?;
-            removed.push(format!("IPsec policies for {}", protection.remote));
-        }
-        for id in &ids {
-            xfrm.remove(id).await?;
-            removed.push(format!("IPsec association {} ({})", id.spi, id.remote));
+        match xfrm.present().await {
+            Ok(Present { ids, policies }) => {
+                for (protection, direction) in &policies {
+                    let done = xfrm.unprotect(protection, *direction).await;
+                    note(format!("IPsec policy for {} ({direction:?})", protection.remote), done.map_err(|error| error.to_string()));
+                }
+                for id in &ids {
+                    let done = xfrm.remove(id).await;
+                    note(format!("IPsec association {} ({})", id.spi, id.remote), done.map_err(|error| error.to_string()));
+                }
+            }
+            Err(error) => failures.push(error.to_string()),
         }
     }
     // Last: until then nothing goes in clear.
-    if guard::remove().await? {
-        removed.push(format!("nftables table {TABLE}"));
+    match guard::remove().await {
+        Ok(true) => removed.push(format!("nftables table {TABLE}")),
+        Ok(false) => {}
+        Err(error) => failures.push(format!("nftables table {TABLE}: {error}")),
     }
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
     Ok(removed)
 }
 
 impl Keeper {
-    /// Keep IPsec's state until the agent ends; it stays then, for the next.
+    /// Keep IPsec's state until the agent ends; it stays then, for the next. To be called when the switch knows what was found: what of
+    /// that is not whole is removed.
     pub async fn run(mut self, events: Events) {
+        if let Err(error) = self.write_rules().await {
+            tracing::error!("{error:#}");
+        }
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -130,48 +134,62 @@ impl Keeper {
 
     async fn carry_out(&mut self, op: Op) -> Option<Input> {
         match op {
-            Op::Protect(protection) => match self.protect_whole(protection).await {
-                Ok(()) => Some(Input::Protected(protection.remote)),
-                Err(error) => {
-                    tracing::error!("the kernel's tunnel to {} is not used, it cannot be sealed: {error:#}", protection.remote);
-                    None
+            Op::Protect(protection) => {
+                let before = self.wanted.insert(protection.remote, protection);
+                if before != Some(protection) {
+                    self.rules = None;
                 }
-            },
-            Op::Unprotect(remote) => {
-                if let Err(error) = self.unprotect(remote).await {
-                    tracing::warn!("IPsec policies for {remote} stay: {error:#}");
-                }
-                None
+                return self.protect(protection).await;
             }
-            Op::Add(id, key) => Some(self.add(id, &key).await),
+            Op::Unprotect(remote) => {
+                self.wanted.remove(&remote);
+                self.untold.remove(&remote);
+                self.unprotect(remote).await;
+            }
+            Op::Add(id, key) => return Some(self.add(id, &key).await),
             Op::Remove(id) => {
                 self.ids.remove(&id);
                 if let Err(error) = self.xfrm.remove(&id).await {
                     tracing::warn!("{error}");
                 }
+            }
+        }
+        None
+    }
+
+    /// The rules first: they hold whatever becomes of the policies. What fails is tried again at the next look.
+    async fn protect(&mut self, protection: Protection) -> Option<Input> {
+        let done = async {
+            if self.rules.is_none() {
+                self.write_rules().await?;
+            }
+            anyhow::Ok(self.xfrm.protect(&protection).await?)
+        };
+        match done.await {
+            Ok(()) => {
+                self.untold.remove(&protection.remote);
+                Some(Input::Protected(protection.remote))
+            }
+            Err(error) => {
+                if self.untold.insert(protection.remote) {
+                    tracing::error!("the kernel's tunnel to {} is not used, it cannot be sealed: {error:#}", protection.remote);
+                }
                 None
             }
         }
     }
 
-    /// The rules first: they hold whatever becomes of the policies.
-    async fn protect_whole(&mut self, protection: Protection) -> Result<()> {
-        let before = self.wanted.insert(protection.remote, protection);
-        if before != Some(protection) || self.rules.is_none() {
-            self.write_rules().await?;
+    /// What stays is removed at the next look.
+    async fn unprotect(&mut self, remote: Ipv4Addr) {
+        let protection = Protection { remote, port: self.port };
+        for direction in [Direction::Out, Direction::In] {
+            if let Err(error) = self.xfrm.unprotect(&protection, direction).await {
+                tracing::warn!("{error}");
+            }
         }
-        self.protect(protection).await
-    }
-
-    async fn protect(&mut self, protection: Protection) -> Result<()> {
-        self.wanted.insert(protection.remote, protection);
-        Ok(self.xfrm.protect(&protection).await?)
-    }
-
-    async fn unprotect(&mut self, remote: Ipv4Addr) -> Result<()> {
-        let Some(protection) = self.wanted.remove(&remote) else { return Ok(()) };
-        self.xfrm.unprotect(&protection).await?;
-        self.write_rules().await
+        if let Err(error) = self.write_rules().await {
+            tracing::warn!("rules for {remote} stay: {error:#}");
+        }
     }
 
     async fn write_rules(&mut self) -> Result<()> {
@@ -181,23 +199,22 @@ impl Keeper {
     }
 
     async fn add(&mut self, id: Id, key: &Key) -> Input {
-        match self.xfrm.add(&id, key).await {
-            Ok(()) => {
-                self.ids.insert(id);
-                Input::Installed(id)
-            }
-            Err(error) => {
-                tracing::warn!("{error}");
-                Input::Missing(id)
-            }
+        if let Err(error) = self.xfrm.add(&id, self.port, key).await {
+            tracing::warn!("{error}");
+            return Input::Missing(id);
         }
+        self.ids.insert(id);
+        // Since 6.13 a policy remembers the association that it used last: a new policy has to look.
+        if let (Direction::Out, Some(protection)) = (id.direction, self.wanted.get(&id.remote))
+            && let Err(error) = self.xfrm.protect(protection).await
+        {
+            tracing::warn!("{error}");
+        }
+        Input::Installed(id)
     }
 
     /// What somebody took away is said, or put back.
     async fn look(&mut self) -> Vec<Input> {
-        if self.wanted.is_empty() && self.ids.is_empty() {
-            return Vec::new();
-        }
         self.looks += 1;
         if self.looks.is_multiple_of(RULES)
             && let Err(error) = self.look_at_rules().await
@@ -211,30 +228,43 @@ impl Keeper {
                 return Vec::new();
             }
         };
-        self.put_back(&present).await;
         let missing: Vec<Id> = self.ids.difference(&present.ids).copied().collect();
         self.ids.retain(|id| present.ids.contains(id));
-        missing.into_iter().map(Input::Missing).collect()
+        let mut told = self.put_right(&present).await;
+        told.extend(missing.into_iter().map(Input::Missing));
+        told
     }
 
-    async fn put_back(&self, present: &Present) {
-        let whole = present.whole();
-        for protection in self.wanted.values().filter(|protection| !whole.contains(protection)) {
-            match self.xfrm.protect(protection).await {
-                Ok(()) => tracing::warn!("somebody removed IPsec policies for {}: they are back", protection.remote),
-                Err(error) => tracing::error!("{error}"),
+    /// Policies: those that are wanted and no others.
+    async fn put_right(&mut self, present: &Present) -> Vec<Input> {
+        let mut told = Vec::new();
+        for protection in self.wanted.values().copied().collect::<Vec<_>>() {
+            let is_untold = self.untold.contains(&protection.remote);
+            if present.protects(protection) && !is_untold {
+                continue;
+            }
+            if !is_untold {
+                tracing::warn!("somebody removed IPsec policies for {}: they are put back", protection.remote);
+            }
+            told.extend(self.protect(protection).await);
+        }
+        for (protection, direction) in
+            present.policies.iter().filter(|(protection, _)| self.wanted.get(&protection.remote) != Some(protection))
+        {
+            if let Err(error) = self.xfrm.unprotect(protection, *direction).await {
+                tracing::warn!("{error}");
             }
         }
+        told
     }
 
     async fn look_at_rules(&mut self) -> Result<()> {
-        if self.rules.as_ref().is_some_and(|rules| !rules.is_empty()) && self.rules.as_deref() == Some(guard::look().await?.as_str()) {
+        if self.wanted.is_empty() || self.rules.as_deref() == Some(guard::look().await?.as_str()) {
             return Ok(());
         }
-        if !self.wanted.is_empty() {
+        if self.rules.is_some() {
             tracing::warn!("somebody changed the nftables table {TABLE}: it is as it was again");
-            self.write_rules().await?;
         }
-        Ok(())
+        self.write_rules().await
     }
 }

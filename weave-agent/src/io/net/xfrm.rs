@@ -2,7 +2,7 @@
 //!
 //! Ours are told from those of others by their request ids ([`REQID_OUT`], [`REQID_IN`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -41,14 +41,14 @@ pub struct Xfrm {
 pub struct Present {
     /// Associations.
     pub ids: BTreeSet<Id>,
-    /// Policies, and which ways each neighbour has them.
-    pub protections: BTreeMap<Protection, BTreeSet<Direction>>,
+    /// Policies.
+    pub policies: BTreeSet<(Protection, Direction)>,
 }
 
 impl Present {
-    /// Those who have all they should.
-    pub fn whole(&self) -> BTreeSet<Protection> {
-        self.protections.iter().filter(|(_, ways)| ways.len() == 2).map(|(protection, _)| *protection).collect()
+    /// Whether policies protect this both ways.
+    pub fn protects(&self, protection: Protection) -> bool {
+        [Direction::In, Direction::Out].iter().all(|direction| self.policies.contains(&(protection, *direction)))
     }
 }
 
@@ -71,17 +71,19 @@ impl Xfrm {
         let id = Id { remote: Ipv4Addr::LOCALHOST, local: Ipv4Addr::LOCALHOST, direction: Direction::Out, spi: Spi(u32::MAX) };
         // A probe of a killed agent may be left.
         self.remove(&id).await?;
-        self.add(&id, &Key([0; crate::esp::KEY])).await?;
+        self.add(&id, 1, &Key([0; crate::esp::KEY])).await?;
         self.remove(&id).await
     }
 
-    /// Adds an association. One that is there already is an error: its counters would begin anew.
-    pub async fn add(&self, id: &Id, key: &Key) -> Result<()> {
+    /// Adds an association for UDP to a port. One that is there already is an error: its counters would begin anew.
+    pub async fn add(&self, id: &Id, port: u16, key: &Key) -> Result<()> {
         let (source, destination) = ends(id);
         let request = self.handle.state().add(source, destination).protocol(ESP).spi(id.spi.0).mode(XFRM_MODE_TRANSPORT);
         let request = request.reqid(reqid(id.direction)).flags(XFRM_STATE_ESN).replay_window(REPLAY_WINDOW, 0, 0, 0, 0);
         let what = || format!("adding the IPsec association {} ({AEAD}, {source} to {destination})", id.spi);
         let request = request.encryption_aead(AEAD, &key.0.to_vec(), ICV).map_err(explain(what))?;
+        // What comes by it is its sender's: the kernel looks an association up by its number alone.
+        let request = request.selector_addresses(source, 32, destination, 32).selector_protocol(UDP).selector_protocol_dst_port(port);
         request.execute().await.map_err(explain(what))
     }
 
@@ -95,9 +97,10 @@ impl Xfrm {
     /// UDP to and from a neighbour's tunnel only under ESP: what has no association is dropped. Repeating it changes nothing.
     pub async fn protect(&self, protection: &Protection) -> Result<()> {
         for (direction, way) in [(Direction::Out, XFRM_POLICY_OUT), (Direction::In, XFRM_POLICY_IN)] {
-            let (source, destination, port) = selected(protection, direction);
+            let (source, destination) = selected(protection.remote, direction);
             let request = self.handle.policy().update(source.0, source.1, destination.0, destination.1).direction(way);
-            let request = request.action(XFRM_POLICY_ALLOW).priority(PRIORITY).selector_protocol(UDP).selector_protocol_dst_port(port);
+            let request =
+                request.action(XFRM_POLICY_ALLOW).priority(PRIORITY).selector_protocol(UDP).selector_protocol_dst_port(protection.port);
             let mut template = UserTemplate::default();
             template.source(&ANYWHERE);
             template.destination(&ANYWHERE);
@@ -110,31 +113,20 @@ impl Xfrm {
         Ok(())
     }
 
-    /// No longer; what is not there is no error.
-    pub async fn unprotect(&self, protection: &Protection) -> Result<()> {
-        for (direction, way) in [(Direction::Out, XFRM_POLICY_OUT), (Direction::In, XFRM_POLICY_IN)] {
-            let (source, destination, port) = selected(protection, direction);
-            let request = self.handle.policy().delete(source.0, source.1, destination.0, destination.1).direction(way);
-            let done = request.selector_protocol(UDP).selector_protocol_dst_port(port).execute().await;
-            gone(done.map_err(explain(|| format!("removing an IPsec policy for {}", protection.remote))))?;
-        }
-        Ok(())
+    /// No longer, one way; a policy that is not there is no error.
+    pub async fn unprotect(&self, protection: &Protection, direction: Direction) -> Result<()> {
+        let way = if direction == Direction::Out { XFRM_POLICY_OUT } else { XFRM_POLICY_IN };
+        let (source, destination) = selected(protection.remote, direction);
+        let request = self.handle.policy().delete(source.0, source.1, destination.0, destination.1).direction(way);
+        let done = request.selector_protocol(UDP).selector_protocol_dst_port(protection.port).execute().await;
+        gone(done.map_err(explain(|| format!("removing an IPsec policy for {}", protection.remote))))
     }
 
     /// What of ours is there.
     pub async fn present(&self) -> Result<Present> {
         let states = collect("listing IPsec associations", self.handle.state().get_dump().execute()).await?;
         let policies = collect("listing IPsec policies", self.handle.policy().get_dump().execute()).await?;
-        let mut protections = BTreeMap::<Ipv4Addr, BTreeMap<Direction, u16>>::new();
-        for (remote, direction, port) in policies.iter().filter_map(policy_of) {
-            protections.entry(remote).or_default().insert(direction, port);
-        }
-        let protection = |(remote, ports): (Ipv4Addr, BTreeMap<Direction, u16>)| {
-            let port = |direction| ports.get(&direction).copied().unwrap_or_default();
-            let protection = Protection { remote, remote_port: port(Direction::Out), local_port: port(Direction::In) };
-            (protection, ports.into_keys().collect())
-        };
-        Ok(Present { ids: states.iter().filter_map(id_of).collect(), protections: protections.into_iter().map(protection).collect() })
+        Ok(Present { ids: states.iter().filter_map(id_of).collect(), policies: policies.iter().filter_map(policy_of).collect() })
     }
 }
 
@@ -161,13 +153,13 @@ fn ends(id: &Id) -> (IpAddr, IpAddr) {
     }
 }
 
-/// What a policy is about: source and destination with the length of their prefixes, and the destination's port. Whatever address
-/// of ours it is: the kernel may choose another than we would.
-fn selected(protection: &Protection, direction: Direction) -> ((IpAddr, u8), (IpAddr, u8), u16) {
-    let (here, there) = ((ANYWHERE, 0), (protection.remote.into(), 32));
+/// What a policy is about: source and destination with the length of their prefixes. Whatever address of ours it is: the kernel may
+/// choose another than we would.
+fn selected(remote: Ipv4Addr, direction: Direction) -> ((IpAddr, u8), (IpAddr, u8)) {
+    let (here, there) = ((ANYWHERE, 0), (remote.into(), 32));
     match direction {
-        Direction::Out => (here, there, protection.remote_port),
-        Direction::In => (there, here, protection.local_port),
+        Direction::Out => (here, there),
+        Direction::In => (there, here),
     }
 }
 
@@ -179,12 +171,12 @@ fn id_of(state: &state::ModifyMessage) -> Option<Id> {
     Some(Id { remote, local, direction, spi: Spi(info.id.spi) })
 }
 
-fn policy_of(policy: &policy::ModifyMessage) -> Option<(Ipv4Addr, Direction, u16)> {
+fn policy_of(policy: &policy::ModifyMessage) -> Option<(Protection, Direction)> {
     let templates = policy.nlas.iter().filter_map(|attribute| if let XfrmAttrs::Template(list) = attribute { Some(list) } else { None });
     let direction = templates.flatten().find_map(|template| direction(template.reqid))?;
     let selector = &policy.user_policy_info.selector;
     let remote = if direction == Direction::Out { selector.daddr } else { selector.saddr };
-    Some((remote.to_ipv4(), direction, selector.dport))
+    Some((Protection { remote: remote.to_ipv4(), port: selector.dport }, direction))
 }
 
 /// All that a dump yields, or its first error.
