@@ -150,6 +150,8 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
             }
         }
     }
+    // Of its own: what else a seed means stays as it was.
+    let mut own = StdRng::seed_from_u64(seed);
     Setting {
         seed,
         secret: seed.is_multiple_of(2),
@@ -164,7 +166,7 @@ fn setting(seed: u64, fault: Option<Break>, rng: &mut StdRng) -> Setting {
         sealed: rng.random_range(0..4) == 0,
         fault,
         watch: None,
-        esp: (0..hosts).filter(|_| rng.random_range(0..4) != 0).collect(),
+        esp: (0..hosts).filter(|_| own.random_range(0..4) != 0).collect(),
     }
 }
 
