@@ -2,11 +2,10 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use vm_tests::{is_ci, process};
 
 use crate::build_ebpf;
-use crate::vm;
 use crate::workspace::Workspace;
 
 /// No layer needs a third of it: one that hangs fails by name, and the others still run.
@@ -29,7 +28,6 @@ pub(super) struct Layer {
 #[derive(Debug)]
 enum Work {
     BuildPrograms,
-    Kernels,
     Cargo { words: &'static str, env: &'static [(&'static str, &'static str)] },
 }
 
@@ -147,14 +145,6 @@ const LAYERS: &[Layer] = &[
         test: Some(("vm-tests", "underlay")),
         work: cargo("test --package vm-tests --release -- --test-threads=1"),
     },
-    Layer {
-        name: "vm",
-        what: "what depends on the kernel, on every kernel, in virtual machines",
-        root: true,
-        programs: true,
-        test: Some(("weave-agent", "programs")),
-        work: Work::Kernels,
-    },
 ];
 
 /// The layers whose tests are in the workspace.
@@ -173,11 +163,6 @@ impl Layer {
             Work::BuildPrograms => {
                 let options = build_ebpf::Options { no_install: true, ..Default::default() };
                 build_ebpf::run(workspace, &options)
-            }
-            Work::Kernels => {
-                let passed = vm::run(workspace, &vm::Options::default())?;
-                ensure!(passed, "not all kernels pass: what is below the table above says which tests do not");
-                Ok(())
             }
             Work::Cargo { words, env } => {
                 let mut words = words.split(' ');
