@@ -49,6 +49,8 @@ pub struct Keeper {
     /// How the rules looked when they were written; `None` if they could not be.
     rules: Option<String>,
     looks: u32,
+    /// There may be policies that nobody wants.
+    unclean: bool,
 }
 
 /// Tries whether the kernel and this machine's `nft` can do it, and finds what an earlier agent left for a tunnel with this port. Nothing is
@@ -60,14 +62,13 @@ pub async fn start(port: u16) -> Result<(Esp, Keeper, Input)> {
     let xfrm = Xfrm::here()?;
     xfrm.probe().await.context("the kernel has no ESP with AES-GCM (CONFIG_INET_ESP, CONFIG_CRYPTO_GCM)")?;
     guard::probe().await?;
-    let Present { ids, policies } = xfrm.present().await?;
-    let present = Present { ids: ids.clone(), policies };
+    let present = xfrm.present().await?;
     let whole = present.policies.iter().map(|(protection, _)| *protection);
     let whole = whole.filter(|protection| protection.port == port && present.protects(*protection));
     let wanted: BTreeMap<_, _> = whole.map(|protection| (protection.remote, protection)).collect();
-    let found = Input::Found { protected: wanted.keys().copied().collect(), ids: ids.clone() };
+    let found = Input::Found { protected: wanted.keys().copied().collect(), ids: present.ids.clone() };
     let (sender, ops) = mpsc::unbounded_channel();
-    let keeper = Keeper { xfrm, port, ops, wanted, untold: BTreeSet::new(), ids, rules: None, looks: 0 };
+    let keeper = Keeper { xfrm, port, ops, wanted, untold: BTreeSet::new(), ids: present.ids, rules: None, looks: 0, unclean: true };
     Ok((Esp { ops: sender }, keeper, found))
 }
 
@@ -185,6 +186,7 @@ impl Keeper {
         for direction in [Direction::Out, Direction::In] {
             if let Err(error) = self.xfrm.unprotect(&protection, direction).await {
                 tracing::warn!("{error}");
+                self.unclean = true;
             }
         }
         if let Err(error) = self.write_rules().await {
@@ -215,6 +217,9 @@ impl Keeper {
 
     /// What somebody took away is said, or put back.
     async fn look(&mut self) -> Vec<Input> {
+        if self.wanted.is_empty() && self.ids.is_empty() && !self.unclean {
+            return Vec::new();
+        }
         self.looks += 1;
         if self.looks.is_multiple_of(RULES)
             && let Err(error) = self.look_at_rules().await
@@ -248,11 +253,14 @@ impl Keeper {
             }
             told.extend(self.protect(protection).await);
         }
-        for (protection, direction) in
-            present.policies.iter().filter(|(protection, _)| self.wanted.get(&protection.remote) != Some(protection))
-        {
+        self.unclean = false;
+        for (protection, direction) in &present.policies {
+            if self.wanted.get(&protection.remote) == Some(protection) {
+                continue;
+            }
             if let Err(error) = self.xfrm.unprotect(protection, *direction).await {
                 tracing::warn!("{error}");
+                self.unclean = true;
             }
         }
         told
