@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use weave_agent::dns::{Domain, Zone};
 use weave_agent::io::dns::{Config, Server};
 use weave_agent::io::net::{
-    CONTAINER_IFNAME, NAMESERVER, NAMESERVER_6, Nameserver, Netlink, PortWatch, lead_to_nameserver, nameserver_mac, ports,
+    CONTAINER_IFNAME, NAMESERVER, NAMESERVER_6, Nameserver, Netlink, PortWatch, is_inhabited, lead_to_nameserver, nameserver_mac, ports,
 };
 use weave_agent::peer::PeerName;
 
@@ -108,5 +108,20 @@ fn with_the_agent_go_the_name_servers_namespace_and_its_port() {
         // The next agent makes it again.
         let again = Named::new(1).await;
         assert_eq!(again.place.port().mac, nameserver_mac(peer(1)));
+    });
+}
+
+#[test]
+fn a_host_with_nothing_but_what_a_stopped_agent_had_is_not_inhabited() {
+    on_a_host(|| async {
+        let host = Netlink::here().unwrap();
+        // What is left of a name server until the kernel has taken its namespace down.
+        sh("ip link add vethwepl0000001 type veth peer name left");
+        sh("ip link set vethwepl0000001 alias 'weave-agent 4:1 ethwe vethwepl0000001'");
+        assert_eq!(ports::names(&host).await.unwrap().len(), 1);
+        assert!(!is_inhabited(&host).await.unwrap());
+        let container = Namespace::new();
+        attached(&container, &["10.32.0.1/12"]).await;
+        assert!(is_inhabited(&host).await.unwrap());
     });
 }

@@ -9,7 +9,7 @@ use super::checks::name_of;
 use super::link::Link;
 use super::routes::Route;
 use super::socket::{Error, Netlink};
-use super::{is_ours, ports};
+use super::{PortKind, is_ours, ports};
 
 /// Who uses it. Addresses of the range would be given to containers all the same, and one of the two be out of reach.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +47,11 @@ pub async fn unused_range(host: &Netlink, ranges: &[IpNet]) -> Result<(), RangeE
     ranges.iter().try_for_each(|range| look(*range, &links, &addresses, &routes))
 }
 
-/// Whether containers are attached here, or the host is exposed.
+/// Whether containers are attached here, or the host is exposed. Ports whose namespace nobody can enter do not count: the name server's
+/// of an agent that has just stopped is there for a moment longer.
 pub async fn is_inhabited(host: &Netlink) -> Result<bool, Error> {
-    Ok(!ports::names(host).await?.is_empty())
+    let ports = ports::list(host).await?;
+    Ok(ports.iter().any(|port| port.kind == PortKind::Host || port.netns.is_some()))
 }
 
 fn look(range: IpNet, links: &[Link], addresses: &[Address], routes: &[Route]) -> Result<(), RangeError> {
