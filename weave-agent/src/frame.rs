@@ -5,14 +5,20 @@
 use crate::datapath::Frame;
 use crate::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-const IPV6_HEADER_LEN: usize = 40;
+/// Bytes of an Ethernet header without tags.
+pub(crate) const ETHERNET: usize = 14;
+/// The EtherTypes of IP.
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
 /// 802.1Q and 802.1ad tags; two may be stacked.
-const VLAN: [u16; 2] = [0x8100, 0x88a8];
-const UDP_HEADER_LEN: usize = 8;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const VLAN: [u16; 2] = [0x8100, 0x88a8];
+/// Bytes of headers without options.
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
+pub(crate) const UDP_HEADER: usize = 8;
+/// IP protocols.
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 /// IPv6 extension headers that may precede the transport header and are counted in units of 8 bytes: hop by hop, routing, destination.
 const IPV6_EXTENSIONS: [u8; 3] = [0, 43, 60];
 /// The transport header's flag for "congestion window reduced": such a segment must be marked for segmentation.
@@ -55,7 +61,7 @@ pub fn udp_segments(frame: &Frame) -> Option<Vec<Frame>> {
     let transport = transport(&frame.bytes)?;
     let (kind, size, header_len) = transport.segmentation(frame.gso_size)?;
     let headers = frame.bytes.get(..header_len)?;
-    let payload = transport.bytes.get(UDP_HEADER_LEN..)?;
+    let payload = transport.bytes.get(UDP_HEADER..)?;
     let pieces = payload.chunks(usize::from(size)).zip(0..);
     let segments = pieces.map(|(piece, i)| Frame { bytes: transport.udp_segment(headers, piece, i).into(), gso_size: 0 });
     (kind == GSO_UDP_L4).then(|| segments.collect())
@@ -100,7 +106,7 @@ impl Transport<'_> {
         let (kind, header_len) = match self.protocol {
             TCP => (self.tcp_kind()?, usize::from(self.bytes.get(12)? >> 4) * 4),
             // Without a checksum it is a tunnel that carries large segments, which these headers cannot describe.
-            UDP if u16_at(self.bytes, 6)? != 0 => (GSO_UDP_L4, UDP_HEADER_LEN),
+            UDP if u16_at(self.bytes, 6)? != 0 => (GSO_UDP_L4, UDP_HEADER),
             _ => return None,
         };
         let large = gso_size != 0 && self.bytes.len() > header_len + usize::from(gso_size);
@@ -131,13 +137,13 @@ impl Transport<'_> {
 
     /// One datagram of several. `headers` end with the UDP header, so every field written is there.
     fn udp_segment(&self, headers: &[u8], piece: &[u8], i: u16) -> Vec<u8> {
-        let length = UDP_HEADER_LEN + piece.len();
+        let length = UDP_HEADER + piece.len();
         let mut bytes = [headers, piece].concat();
         let mut put = |at: usize, value: u16| bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
         put(self.start + 4, length as u16);
         put(self.start + 6, self.pseudo_header_sum(length));
         if self.v6 {
-            put(self.ip + 4, (self.start - self.ip - IPV6_HEADER_LEN + length) as u16);
+            put(self.ip + 4, (self.start - self.ip - IPV6_HEADER + length) as u16);
             return bytes;
         }
         put(self.ip + 2, (self.start - self.ip + length) as u16);
@@ -185,8 +191,8 @@ fn transport_v4(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
 
 fn transport_v6(bytes: &[u8], ip: usize) -> Option<Transport<'_>> {
     let payload = usize::from(u16_at(bytes, ip + 4)?);
-    let end = end_of_packet(bytes, ip, if payload == 0 { 0 } else { payload + IPV6_HEADER_LEN })?;
-    let (mut protocol, mut start) = (*bytes.get(ip + 6)?, ip + IPV6_HEADER_LEN);
+    let end = end_of_packet(bytes, ip, if payload == 0 { 0 } else { payload + IPV6_HEADER })?;
+    let (mut protocol, mut start) = (*bytes.get(ip + 6)?, ip + IPV6_HEADER);
     while IPV6_EXTENSIONS.contains(&protocol) {
         protocol = *bytes.get(start)?;
         start += 8 * (usize::from(*bytes.get(start + 1)?) + 1);
@@ -200,7 +206,8 @@ fn end_of_packet(bytes: &[u8], ip: usize, length: usize) -> Option<usize> {
     (end <= bytes.len()).then_some(end)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+/// `None` beyond the end.
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
@@ -210,7 +217,8 @@ pub fn ones_complement_sum(parts: &[&[u8]]) -> u16 {
     fold(pairs.map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0))).sum())
 }
 
-fn fold(mut sum: u64) -> u16 {
+/// The sum of 16-bit words as one of them, with its carries (RFC 1071).
+pub(crate) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

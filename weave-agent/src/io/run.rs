@@ -188,24 +188,10 @@ async fn start(
     let adopted = ports::list(&hands.host).await?;
     hands.known.learn(&adopted);
     let (clock, notices) = (Clock::new(), store.notices().clone());
-    let parts = Parts {
-        config: config.clone(),
-        clock,
-        router,
-        carrier,
-        sleeve,
-        esp,
-        chosen,
-        hands: hands.clone(),
-        underlay,
-        neighbours,
-        state,
-        snapshots,
-        zone,
-        by_hand,
-        notices,
-    };
-    let mut agent = Agent::new(parts);
+    let mut agent = Agent::new({
+        let (config, hands) = (config.clone(), hands.clone());
+        Parts { config, clock, router, carrier, sleeve, esp, chosen, hands, underlay, neighbours, state, snapshots, zone, by_hand, notices }
+    });
     let nameserver = hands.names.as_ref().and_then(Names::port).map(|port| port.id);
     let adopted: Vec<_> = adopted.into_iter().filter(|port| Some(port.id) != nameserver).collect();
     agent.adopt(left, &adopted);

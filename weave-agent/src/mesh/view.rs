@@ -18,6 +18,13 @@ pub struct View {
     pub hops: Vec<PeerName>,
 }
 
+impl View {
+    /// Those that are not in the mesh.
+    pub fn strangers(&self, peers: impl Iterator<Item = PeerName>) -> Vec<PeerName> {
+        peers.filter(|name| !self.peers.contains_key(name)).collect()
+    }
+}
+
 /// One other peer, seen from here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerView {

@@ -6,20 +6,13 @@
 
 use super::codec::{Item, KIND, SEGMENT, Segment};
 use super::prefix::Tag;
-use crate::frame::ones_complement_sum;
+use crate::frame::{IPV4, IPV6, IPV6_HEADER, TCP, UDP, UDP_HEADER, VLAN, ones_complement_sum, u16_at};
 use crate::virtio::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 
 /// Longer headers are not cut: such a frame travels in fragments.
 pub const LONGEST_HEADERS: usize = 255;
 
 const ETHERTYPE: usize = 12;
-const VLAN: [u16; 2] = [0x8100, 0x88a8];
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-const IPV6_HEADER: usize = 40;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const UDP_HEADER: usize = 8;
 /// Offsets in the TCP header.
 const SEQUENCE: usize = 4;
 const DATA_OFFSET: usize = 12;
@@ -305,10 +298,6 @@ fn v4_header_len(front: &[u8], ip: usize, udp: bool) -> Option<usize> {
 fn tcp_header_len(front: &[u8], transport: usize) -> Option<usize> {
     let len = usize::from(front.get(transport + DATA_OFFSET)? >> 4) * 4;
     (len >= 20).then_some(len)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

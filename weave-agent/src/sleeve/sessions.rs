@@ -271,10 +271,8 @@ impl Sessions {
     }
 
     fn forget_strangers(&mut self, view: &View) {
-        let gone = self.parties.iter().filter(|(name, party)| !party.linked && !view.peers.contains_key(name));
-        for name in gone.map(|(name, _)| *name).collect::<Vec<_>>() {
-            self.forget(name);
-        }
+        let unlinked = self.parties.iter().filter(|(_, party)| !party.linked).map(|(name, _)| *name);
+        view.strangers(unlinked).into_iter().for_each(|name| self.forget(name));
     }
 
     fn forget(&mut self, name: PeerName) {

@@ -28,10 +28,10 @@ use bytes::Bytes;
 use weave_ebpf::fastpath::{HEARTBEAT_KIND, HEARTBEAT_REPLY, HEARTBEAT_REQUEST};
 use weave_ebpf::flow::vni;
 
+use crate::frame::ETHERNET;
 use crate::peer::ShortId;
 
 const VXLAN: usize = 8;
-const ETHERNET: usize = 14;
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 const VERSION: u8 = 1;
 const HEADER: usize = 38;

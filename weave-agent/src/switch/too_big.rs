@@ -7,13 +7,10 @@ use weave_ebpf::flow::FlowKey;
 
 use super::Switch;
 use crate::datapath::{Action, Egress, Frame, Op, PeerRoute, PortId};
-use crate::frame::{finished, ones_complement_sum, udp_segments};
+use crate::frame::{self, ETHERNET, IPV4_HEADER, IPV6_HEADER, finished, ones_complement_sum, udp_segments};
 
-const ETHERNET: usize = 14;
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
+const IPV4: [u8; 2] = frame::IPV4.to_be_bytes();
+const IPV6: [u8; 2] = frame::IPV6.to_be_bytes();
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const TTL: u8 = 64;

@@ -15,7 +15,7 @@ use crate::mesh::{self, Target};
 impl Agent {
     pub(super) fn call(&mut self, call: Call) {
         let Call { request, answer: to } = call;
-        let hands = self.hands.clone();
+        let hands = self.parts.hands.clone();
         match request {
             Request::Show(Show::Ps) => spawn_answer(to, async move { answer(&hands.attachments().await?) }),
             Request::Show(show) => {
@@ -23,7 +23,7 @@ impl Agent {
                 spawn_answer(to, async move { snapshot.show(show, &hands).await });
             }
             Request::Connect(asked) => {
-                let our_port = self.config.port;
+                let our_port = self.parts.config.port;
                 spawn_answer(to, async move { connect_now(&hands, asked, our_port).await });
             }
             Request::Passwords(asked) => spawn_answer(to, async move { passwords::change(&hands, asked).await }),
@@ -53,7 +53,7 @@ impl Agent {
     }
 
     fn dns_add(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
-        let name = self.hands.qualified(&asked.name)?;
+        let name = self.parts.hands.qualified(&asked.name)?;
         if asked.addresses.is_empty() {
             return Err(Refusal::bad_request(format!("no address for {name}: say which")));
         }
@@ -65,23 +65,23 @@ impl Agent {
 
     /// Whoever gave the name: `dns-add`, or `attach` and `expose`, after which it would come back with the next agent.
     fn dns_remove(&mut self, asked: &body::DnsChange) -> Result<NameChange, Refusal> {
-        let name = self.hands.qualified(&asked.name)?;
-        let status = self.router.status(self.clock.now());
+        let name = self.parts.hands.qualified(&asked.name)?;
+        let status = self.parts.router.status(self.parts.clock.now());
         let entries: Vec<dns::EntryStatus> =
             status.dns.into_iter().flat_map(|dns| dns.entries).filter(|entry| !entry.dead && entry.name == name).collect();
-        let me = self.state.borrow().name;
+        let me = self.parts.state.borrow().name;
         let addresses = naming::removable(me, &name, &entries, &asked.addresses).map_err(Refusal::not_found)?;
         for address in &addresses {
             self.names(dns::Input::Unregister { owner: None, name: Some(name.clone()), address: Some(*address) });
         }
         let left = naming::left(me, &entries, &addresses);
-        self.state.send_modify(|state| naming::forget(&mut state.names, &name, &left));
+        self.parts.state.send_modify(|state| naming::forget(&mut state.names, &name, &left));
         Ok(NameChange { name, addresses })
     }
 
     /// A typing error would otherwise look like a success.
     fn forget(&mut self, asked: body::Forget) -> Answer {
-        let known = self.state.borrow().targets.clone();
+        let known = self.parts.state.borrow().targets.clone();
         if let Some(unknown) = asked.peers.iter().find(|peer| !known.contains(peer)) {
             let known = if known.is_empty() { "there is none".to_owned() } else { format!("they are {}", known.join(", ")) };
             return Err(Refusal::not_found(format!("{unknown} is not among the peers that this agent was told to connect to: {known}")));
@@ -91,18 +91,22 @@ impl Agent {
     }
 
     fn snapshot(&mut self, show: Show) -> Snapshot {
-        let now = self.clock.now();
+        let now = self.parts.clock.now();
         Snapshot {
-            config: self.config.clone(),
+            config: self.parts.config.clone(),
             uptime: now,
-            router: self.router.status(now),
+            router: self.parts.router.status(now),
             answered: self.asks.answered(),
-            has_nameserver: self.hands.names.as_ref().is_some_and(|names| names.port().is_some()),
-            datapath: self.chosen.clone().map_or_else(|| self.carrier.describe(), |why| format!("{}: {why}", self.carrier.describe())),
-            flows: if matches!(show, Show::Flows | Show::Report) { self.carrier.flows() } else { Vec::new() },
-            counters: self.carrier.counters(),
-            sleeve: self.sleeve.as_ref().map(Sleeve::status),
-            notices: self.notices.all().into_iter().chain(self.troubles.all()).collect(),
+            has_nameserver: self.parts.hands.names.as_ref().is_some_and(|names| names.port().is_some()),
+            datapath: self
+                .parts
+                .chosen
+                .clone()
+                .map_or_else(|| self.parts.carrier.describe(), |why| format!("{}: {why}", self.parts.carrier.describe())),
+            flows: if matches!(show, Show::Flows | Show::Report) { self.parts.carrier.flows() } else { Vec::new() },
+            counters: self.parts.carrier.counters(),
+            sleeve: self.parts.sleeve.as_ref().map(Sleeve::status),
+            notices: self.parts.notices.all().into_iter().chain(self.troubles.all()).collect(),
         }
     }
 }

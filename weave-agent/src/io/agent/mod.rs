@@ -97,17 +97,7 @@ pub struct Inbox {
 
 /// A running agent.
 pub struct Agent {
-    config: Config,
-    clock: Clock,
-    router: Router,
-    carrier: Carrier,
-    sleeve: Option<Sleeve>,
-    esp: Option<Esp>,
-    chosen: Option<String>,
-    hands: Hands,
-    underlay: Underlay,
-    neighbours: watch::Sender<BTreeMap<Ipv4Addr, Source>>,
-    state: watch::Sender<State>,
+    parts: Parts,
     links: Links,
     /// Neighbours' outer addresses, and ours towards them.
     ways: BTreeMap<Ipv4Addr, Source>,
@@ -118,62 +108,15 @@ pub struct Agent {
     asks: Asks,
     /// What is out of order, for `status`.
     troubles: Troubles,
-    /// Where the addresses' snapshots go.
-    snapshots: watch::Sender<store::Snapshot>,
-    /// What names are answered.
-    zone: watch::Sender<Arc<dns::Zone>>,
-    /// Where names given by hand are kept.
-    by_hand: watch::Sender<Vec<dns::Kept>>,
-    notices: Notices,
     ending: bool,
 }
 
 impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts {
-            config,
-            clock,
-            router,
-            carrier,
-            sleeve,
-            esp,
-            chosen,
-            hands,
-            underlay,
-            neighbours,
-            state,
-            snapshots,
-            zone,
-            by_hand,
-            notices,
-        } = parts;
-        let links = Links::new(hands.events.clone());
+        let links = Links::new(parts.hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
-        Self {
-            config,
-            clock,
-            router,
-            carrier,
-            sleeve,
-            esp,
-            chosen,
-            hands,
-            underlay,
-            neighbours,
-            state,
-            links,
-            ways,
-            interfaces,
-            ports,
-            asks,
-            troubles,
-            snapshots,
-            zone,
-            by_hand,
-            notices,
-            ending: false,
-        }
+        Self { parts, links, ways, interfaces, ports, asks, troubles, ending: false }
     }
 
     /// Take over what an earlier agent left. `sealed`: of IPsec.
@@ -182,7 +125,7 @@ impl Agent {
         if let Some(sealed) = sealed {
             self.input(Input::Esp(sealed));
         }
-        if let Some(adopted) = self.carrier.adopted() {
+        if let Some(adopted) = self.parts.carrier.adopted() {
             // The switch orders only what differs: these ways would never be watched otherwise.
             for &(remote, source) in &adopted.sources {
                 self.set_way(remote, Some(source));
@@ -197,7 +140,7 @@ impl Agent {
         self.adopt_flows();
         self.reconcile(ports);
         let is_there = |name: &String| ports.iter().any(|port| port.made_as == *name);
-        self.state.send_modify(|state| {
+        self.parts.state.send_modify(|state| {
             state.attached.retain(|name, _| is_there(name));
             state.names.retain(|name, _| is_there(name) || name == EXPOSE_PORT);
         });
@@ -207,9 +150,9 @@ impl Agent {
     /// What went to a port that died meanwhile, the last agent's name server above all, would be lost until the flow aged.
     fn adopt_flows(&mut self) {
         let is_dead = |action: &Action| matches!(action, Action::Port(port) if !self.ports.contains_key(port));
-        let (dead, flows): (Vec<_>, Vec<_>) = self.carrier.flows().into_iter().partition(|flow| is_dead(&flow.action));
+        let (dead, flows): (Vec<_>, Vec<_>) = self.parts.carrier.flows().into_iter().partition(|flow| is_dead(&flow.action));
         for flow in dead {
-            self.carrier.apply(&Op::Remove(flow.key));
+            self.parts.carrier.apply(&Op::Remove(flow.key));
         }
         if !flows.is_empty() {
             self.input(Input::Switch(switch::Input::Flows(flows)));
@@ -218,7 +161,7 @@ impl Agent {
 
     /// Containers reach the name server like each other.
     fn plug_nameserver(&mut self) {
-        let Some(port) = self.hands.names.as_ref().and_then(Names::port).cloned() else { return };
+        let Some(port) = self.parts.hands.names.as_ref().and_then(Names::port).cloned() else { return };
         if let Err(error) = self.plug(port.id, port.made_as, true) {
             tracing::error!("containers cannot reach the name server: {error:#}");
         }
@@ -227,7 +170,7 @@ impl Agent {
     /// Addresses belong to the ports there are, with those of the host itself, which are given to it again later.
     fn reconcile(&mut self, ports: &[Port]) {
         let mut present: BTreeMap<String, Vec<IpNet>> = ports.iter().map(|port| (port.made_as.clone(), port.addrs.clone())).collect();
-        present.entry(EXPOSE_PORT.to_owned()).or_default().extend(&self.state.borrow().exposed);
+        present.entry(EXPOSE_PORT.to_owned()).or_default().extend(&self.parts.state.borrow().exposed);
         self.input(Input::Ipam(ipam::Input::Reconcile { present }));
     }
 
@@ -238,7 +181,7 @@ impl Agent {
     pub async fn run(&mut self, mut inbox: Inbox) -> anyhow::Result<()> {
         let mut flows = interval(FLOWS);
         flows.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tracing::info!(name = %self.state.borrow().name, port = self.config.port, "the agent is ready");
+        tracing::info!(name = %self.parts.state.borrow().name, port = self.parts.config.port, "the agent is ready");
         while !self.ending {
             tokio::select! {
                 Some(event) = inbox.events.recv() => self.event(event),
@@ -252,7 +195,7 @@ impl Agent {
                     Some(change) => self.changed(change),
                     None => bail!("the watch over routes and addresses has ended"),
                 },
-                () = sleep_until(self.clock.instant(self.due())) => self.router_timeout(),
+                () = sleep_until(self.parts.clock.instant(self.due())) => self.router_timeout(),
                 _ = flows.tick() => self.read_flows(),
                 signal = inbox.signals.recv() => self.signal(signal),
             }
@@ -267,7 +210,7 @@ impl Agent {
     /// Nothing that containers send is carried by the agent itself.
     fn carried_on(&self) -> bool {
         let by_us = |peer: &switch::PeerStatus| peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.by == Some(TunnelKind::Sleeve));
-        self.carrier.outlives_agent() && !self.router.status(self.clock.now()).switch.peers.iter().any(by_us)
+        self.parts.carrier.outlives_agent() && !self.parts.router.status(self.parts.clock.now()).switch.peers.iter().any(by_us)
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -284,16 +227,16 @@ impl Agent {
     }
 
     fn due(&self) -> Time {
-        self.router.poll_timeout().unwrap_or_else(|| self.clock.now() + IDLE)
+        self.parts.router.poll_timeout().unwrap_or_else(|| self.parts.clock.now() + IDLE)
     }
 
     fn router_timeout(&mut self) {
-        self.router.handle_timeout(self.clock.now());
+        self.parts.router.handle_timeout(self.parts.clock.now());
         self.drain();
     }
 
     fn input(&mut self, input: Input) {
-        self.router.handle(self.clock.now(), input);
+        self.parts.router.handle(self.parts.clock.now(), input);
         self.drain();
     }
 
@@ -302,24 +245,24 @@ impl Agent {
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.router.poll_output() {
+        while let Some(output) = self.parts.router.poll_output() {
             match output {
                 Output::Mesh(output) => self.carry_out(output),
                 Output::Datapath(op) => self.order(&op),
-                Output::Answer { request, result } => self.asks.end(self.clock.now(), request, result),
+                Output::Answer { request, result } => self.asks.end(self.parts.clock.now(), request, result),
                 Output::Store { number, snapshot } => self.store(number, &snapshot),
-                Output::Zone(zone) => drop(self.zone.send_replace(zone)),
+                Output::Zone(zone) => drop(self.parts.zone.send_replace(zone)),
                 Output::Sleeve(op) => {
-                    if let Some(sleeve) = &self.sleeve {
+                    if let Some(sleeve) = &self.parts.sleeve {
                         sleeve.apply(&op);
                     }
                 }
                 Output::Esp(op) => {
-                    if let Some(esp) = &self.esp {
+                    if let Some(esp) = &self.parts.esp {
                         esp.apply(op);
                     }
                 }
-                Output::Keep(kept) => drop(self.by_hand.send_replace(kept)),
+                Output::Keep(kept) => drop(self.parts.by_hand.send_replace(kept)),
             }
         }
     }
@@ -327,12 +270,12 @@ impl Agent {
     fn carry_out(&mut self, output: mesh::Output) {
         match output {
             mesh::Output::Dial(remote) => {
-                tokio::spawn(connect::dial(self.config.host, remote, self.hands.events.clone()));
+                tokio::spawn(connect::dial(self.parts.config.host, remote, self.parts.hands.events.clone()));
             }
             mesh::Output::Send { link, bytes } => self.links.send(link, bytes),
             mesh::Output::Close { link } => self.links.close(link),
-            mesh::Output::Targets(targets) => self.state.send_modify(|state| state.targets = targets),
-            mesh::Output::ShortId(short) => self.state.send_modify(|state| state.short_id = Some(short.get())),
+            mesh::Output::Targets(targets) => self.parts.state.send_modify(|state| state.targets = targets),
+            mesh::Output::ShortId(short) => self.parts.state.send_modify(|state| state.short_id = Some(short.get())),
             // The router's other half has had these already, or nobody here wants them.
             mesh::Output::LinkUp(_) | mesh::Output::LinkDown { .. } | mesh::Output::View(_) => {}
             mesh::Output::Delivered { .. } | mesh::Output::Told { .. } => {}
@@ -341,7 +284,7 @@ impl Agent {
 
     fn store(&mut self, number: u64, snapshot: &ipam::Snapshot) {
         match postcard::to_stdvec(snapshot) {
-            Ok(bytes) => drop(self.snapshots.send_replace(store::Snapshot { number, bytes: bytes.into() })),
+            Ok(bytes) => drop(self.parts.snapshots.send_replace(store::Snapshot { number, bytes: bytes.into() })),
             Err(error) => tracing::error!(%error, "cannot encode the state of addresses: none is given out"),
         }
     }
@@ -350,7 +293,7 @@ impl Agent {
         if let Op::SetSource { remote, neighbour } = op {
             self.set_way(*remote, *neighbour);
         }
-        self.carrier.apply(op);
+        self.parts.carrier.apply(op);
     }
 
     fn upcalls(&mut self, batch: Vec<Upcall>) {
@@ -360,7 +303,7 @@ impl Agent {
     }
 
     fn read_flows(&mut self) {
-        let flows = self.carrier.flows();
+        let flows = self.parts.carrier.flows();
         if !flows.is_empty() {
             self.input(Input::Switch(switch::Input::Flows(flows)));
         }
@@ -408,8 +351,8 @@ impl Agent {
     fn device(&mut self, device: OwnDevice, became: Result<u32, String>) {
         let mended = became.and_then(|ifindex| {
             let told = match device {
-                OwnDevice::Vxlan => self.carrier.set_vxlan(ifindex),
-                OwnDevice::Sleeve => self.carrier.set_sleeve(ifindex),
+                OwnDevice::Vxlan => self.parts.carrier.set_vxlan(ifindex),
+                OwnDevice::Sleeve => self.parts.carrier.set_sleeve(ifindex),
             };
             told.map_err(|error| format!("{error:#}"))
         });
@@ -430,10 +373,10 @@ impl Agent {
     }
 
     fn ask(&mut self, ask: Ask, told: Told) {
-        if !self.config.allocates() {
+        if !self.parts.config.allocates() {
             return drop(told.send(by_hand(ask)));
         }
-        let input = self.asks.begin(self.clock.now(), ask, told);
+        let input = self.asks.begin(self.parts.clock.now(), ask, told);
         self.input(Input::Ipam(input));
     }
 
@@ -445,7 +388,7 @@ impl Agent {
     }
 
     fn plug(&mut self, port: PortId, name: String, redirect_peer: bool) -> anyhow::Result<()> {
-        self.carrier.plug(port, redirect_peer)?;
+        self.parts.carrier.plug(port, redirect_peer)?;
         self.ports.insert(port, name);
         self.input(Input::Switch(switch::Input::PortAdded(port)));
         Ok(())
@@ -454,10 +397,10 @@ impl Agent {
     fn unplug(&mut self, port: PortId) {
         if let Some(owner) = self.ports.remove(&port) {
             self.input(Input::Switch(switch::Input::PortRemoved(port)));
-            self.carrier.unplug(port);
+            self.parts.carrier.unplug(port);
             self.names(dns::Input::Unregister { owner: named_as(&owner), name: None, address: None });
             self.troubles.gone(port);
-            self.hands.known.set(port, &[]);
+            self.parts.hands.known.set(port, &[]);
             self.input(Input::Ipam(ipam::Input::Free { owner }));
         }
     }

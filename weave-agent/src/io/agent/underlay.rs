@@ -22,20 +22,20 @@ impl Agent {
         }
         let (before, local) = (before.map(|source| source.local), source.map(|source| source.local));
         if let Some(before) = before.filter(|_| before != local) {
-            self.underlay.unwatch(remote, before);
+            self.parts.underlay.unwatch(remote, before);
         }
         if let Some(local) = local.filter(|_| before != local) {
-            self.underlay.watch(remote, local);
+            self.parts.underlay.watch(remote, local);
         }
-        self.neighbours.send_replace(self.ways.clone());
-        self.hands.look_at_mtu.notify_one();
+        self.parts.neighbours.send_replace(self.ways.clone());
+        self.parts.hands.look_at_mtu.notify_one();
     }
 
     pub(super) fn changed(&mut self, change: UnderlayEvent) {
-        self.hands.look_at_mtu.notify_one();
+        self.parts.hands.look_at_mtu.notify_one();
         match change {
             UnderlayEvent::NextHop { remote, local, next_hop } if self.ways.get(&remote).is_some_and(|source| source.local == local) => {
-                self.carrier.set_next_hop(remote, next_hop.as_ref().and_then(carrier::next_hop));
+                self.parts.carrier.set_next_hop(remote, next_hop.as_ref().and_then(carrier::next_hop));
                 if let Some(hop) = next_hop {
                     let mtu = u16::try_from(hop.mtu.saturating_sub(VXLAN_OVERHEAD)).unwrap_or(u16::MAX);
                     self.input(Input::Switch(switch::Input::RouteMtu { remote, mtu }));
@@ -44,7 +44,7 @@ impl Agent {
             UnderlayEvent::NextHop { .. } => {}
             UnderlayEvent::AddressAdded(_) => self.dial_again(),
             UnderlayEvent::AddressGone(address) => {
-                self.carrier.address_gone(address);
+                self.parts.carrier.address_gone(address);
                 self.mesh(mesh::Input::AddressGone(address));
             }
             UnderlayEvent::LinkGone(ifindex) => self.leave(ifindex),
@@ -54,7 +54,7 @@ impl Agent {
 
     /// What could not be reached may be within reach of a new address: the targets are not made to wait for their turn.
     fn dial_again(&mut self) {
-        let known = self.router.status(self.clock.now()).mesh.targets;
+        let known = self.parts.router.status(self.parts.clock.now()).mesh.targets;
         let targets = known.into_iter().map(|target| Target { name: target.name, addresses: target.addresses }).collect();
         self.mesh(mesh::Input::Connect { targets, replace: false });
     }
@@ -63,7 +63,7 @@ impl Agent {
         let gone: Vec<u32> = self.interfaces.iter().filter(|ifindex| !there.contains(ifindex)).copied().collect();
         gone.into_iter().for_each(|ifindex| self.leave(ifindex));
         for ifindex in there {
-            if !self.interfaces.contains(ifindex) && self.carrier.join(*ifindex) {
+            if !self.interfaces.contains(ifindex) && self.parts.carrier.join(*ifindex) {
                 self.interfaces.insert(*ifindex);
             }
         }
@@ -71,7 +71,7 @@ impl Agent {
 
     fn leave(&mut self, ifindex: u32) {
         if self.interfaces.remove(&ifindex) {
-            self.carrier.leave(ifindex);
+            self.parts.carrier.leave(ifindex);
         }
     }
 }

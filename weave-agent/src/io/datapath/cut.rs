@@ -1,12 +1,8 @@
 //! Large frames into segments, and checksums finished: what the kernel would do before a wire.
 
+use crate::frame::{ETHERNET, IPV4, IPV4_HEADER, IPV6_HEADER, TCP, UDP, UDP_HEADER, VLAN, fold, u16_at};
 use crate::virtio::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
 
-const VLAN: [u16; 2] = [0x8100, 0x88a8];
-const IPV4: u16 = 0x0800;
-const IPV6_HEADER: usize = 40;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// TCP flags that only the last segment has (FIN, PSH), and the one that only the first has (CWR).
 const LAST: u8 = 0x09;
 const FIRST: u8 = 0x80;
@@ -27,7 +23,7 @@ impl<'a> Cut<'a> {
     /// `None` if it is no large frame, or of a kind that is not understood.
     pub(super) fn new(frame: &'a [u8], offload: Offload) -> Option<Self> {
         let (size, transport) = (usize::from(offload.gso_size), usize::from(offload.checksum?.0));
-        let mut ip = 14;
+        let mut ip = ETHERNET;
         while VLAN.contains(&u16_at(frame, ip - 2)?) {
             ip += 4;
         }
@@ -38,10 +34,12 @@ impl<'a> Cut<'a> {
             GSO_UDP_L4 => false,
             _ => return None,
         };
-        let header = if tcp { usize::from(frame.get(transport + 12)? >> 4) * 4 } else { 8 };
+        let header = if tcp { usize::from(frame.get(transport + 12)? >> 4) * 4 } else { UDP_HEADER };
         let headers = transport + header;
-        let whole =
-            size > 0 && transport >= ip + if v4 { 20 } else { IPV6_HEADER } && header >= if tcp { 20 } else { 8 } && frame.len() > headers;
+        let whole = size > 0
+            && transport >= ip + if v4 { IPV4_HEADER } else { IPV6_HEADER }
+            && header >= if tcp { 20 } else { UDP_HEADER }
+            && frame.len() > headers;
         whole.then_some(Self { frame, ip, transport, headers, size, v4, tcp })
     }
 
@@ -127,10 +125,6 @@ fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
 /// Sum of the 16-bit words (RFC 1071), not folded: in words of the machine's own order, of which any will do.
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
@@ -138,13 +132,6 @@ fn sum(bytes: &[u8]) -> u64 {
     last[..rest.len()].copy_from_slice(rest);
     let native = words.iter().chain([&last]).map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     u64::from(u16::from_be_bytes(fold(native).to_ne_bytes()))
-}
-
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 #[cfg(test)]
