@@ -1,5 +1,6 @@
 //! `cargo xtask test`: all that CI checks, layer by layer.
 
+mod attempts;
 mod layers;
 
 use std::time::{Duration, Instant};
@@ -27,7 +28,8 @@ pub(crate) struct Options {
 }
 
 enum Verdict {
-    Passed,
+    /// Which tests only at their second attempt.
+    Passed(Vec<String>),
     Failed(String),
     Skipped,
 }
@@ -76,7 +78,7 @@ fn try_layer(workspace: &Workspace, layer: &'static Layer) -> Outcome {
     let started = Instant::now();
     let verdict = match layer.root && !is_root() {
         true => Verdict::Skipped,
-        false => layer.run(workspace).map_or_else(|error| Verdict::Failed(format!("{error:#}")), |()| Verdict::Passed),
+        false => layer.run(workspace).map_or_else(|error| Verdict::Failed(format!("{error:#}")), Verdict::Passed),
     };
     if let Verdict::Failed(why) = &verdict {
         eprintln!("error: {why}");
@@ -90,16 +92,29 @@ fn report(outcomes: &[Outcome]) -> bool {
     for Outcome { layer, verdict, took } in outcomes {
         println!("{:<10} {:<28} {:>9}", layer.name, told(verdict), seconds(*took));
     }
+    for (outcome, test) in outcomes.iter().flat_map(|outcome| outcome.verdict.late().iter().map(move |test| (outcome, test))) {
+        println!("{:<10} passed at the second attempt: {test}", outcome.layer.name);
+    }
     let count = |wanted: fn(&Verdict) -> bool| outcomes.iter().filter(|outcome| wanted(&outcome.verdict)).count();
     let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
-    println!("\n{} passed, {failed} failed", count(|verdict| matches!(verdict, Verdict::Passed)));
+    println!("\n{} passed, {failed} failed", count(|verdict| matches!(verdict, Verdict::Passed(_))));
     failed == 0
 }
 
-fn told(verdict: &Verdict) -> &'static str {
+impl Verdict {
+    fn late(&self) -> &[String] {
+        match self {
+            Self::Passed(late) => late,
+            Self::Failed(_) | Self::Skipped => &[],
+        }
+    }
+}
+
+fn told(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Passed => "passed",
-        Verdict::Failed(_) => "FAILED",
-        Verdict::Skipped => "skipped: needs root",
+        Verdict::Passed(late) if late.is_empty() => "passed".to_owned(),
+        Verdict::Passed(late) => format!("passed, {} at 2nd attempt", late.len()),
+        Verdict::Failed(_) => "FAILED".to_owned(),
+        Verdict::Skipped => "skipped: needs root".to_owned(),
     }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 use vm_tests::{is_ci, process};
 
+use super::attempts;
 use crate::build_ebpf;
 use crate::workspace::Workspace;
 
@@ -28,7 +29,14 @@ pub(super) struct Layer {
 #[derive(Debug)]
 enum Work {
     BuildPrograms,
-    Cargo { words: &'static str, env: &'static [(&'static str, &'static str)] },
+    Cargo {
+        words: &'static str,
+        env: &'static [(&'static str, &'static str)],
+    },
+    /// Tests in real time: few that fail get a second attempt.
+    RealTime {
+        words: &'static str,
+    },
 }
 
 const fn cargo(words: &'static str) -> Work {
@@ -143,7 +151,7 @@ const LAYERS: &[Layer] = &[
         root: true,
         programs: true,
         test: Some(("vm-tests", "underlay")),
-        work: cargo("test --package vm-tests --release -- --test-threads=1"),
+        work: Work::RealTime { words: "test --package vm-tests --release" },
     },
 ];
 
@@ -158,20 +166,25 @@ impl Layer {
         matches!(self.work, Work::BuildPrograms)
     }
 
-    pub(super) fn run(&self, workspace: &Workspace) -> Result<()> {
+    /// The tests that needed a second attempt.
+    pub(super) fn run(&self, workspace: &Workspace) -> Result<Vec<String>> {
         match self.work {
             Work::BuildPrograms => {
                 let options = build_ebpf::Options { no_install: true, ..Default::default() };
-                build_ebpf::run(workspace, &options)
+                build_ebpf::run(workspace, &options)?;
             }
-            Work::Cargo { words, env } => {
-                let mut words = words.split(' ');
-                let mut cargo = workspace.cargo(words.next().unwrap_or_default());
-                cargo.args(words).envs(env.iter().copied());
-                process::run(&mut if is_ci() { limited(&cargo) } else { cargo })
-            }
+            Work::Cargo { words, env } => process::run(&mut command(workspace, words, env))?,
+            Work::RealTime { words } => return attempts::run(|| command(workspace, words, &[]), &["--test-threads=1"]),
         }
+        Ok(Vec::new())
     }
+}
+
+fn command(workspace: &Workspace, words: &str, env: &[(&str, &str)]) -> Command {
+    let mut words = words.split(' ');
+    let mut cargo = workspace.cargo(words.next().unwrap_or_default());
+    cargo.args(words).envs(env.iter().copied());
+    if is_ci() { limited(&cargo) } else { cargo }
 }
 
 /// The same command, ended with all it started after [`LIMIT`]. Only where nobody watches: `timeout` makes a process
