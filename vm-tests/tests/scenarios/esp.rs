@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use vm_tests::{Host, Lab, LabConfig, Running, lab_dir, process, root_or_skip, wait_for};
 
-use crate::observe::{SOON, pid, ping, pinged, tunnel};
+use crate::observe::{SOON, Stream, pid, ping, pinged, tunnel};
 
 const PASSWORD: &str = "what only they know";
 const ODP: &[&str] = &["--datapath", "odp"];
@@ -135,6 +135,7 @@ fn encrypted_hosts_of_both_kinds_speak_esp_only_from_the_first_packet_on_and_men
         pinged(ping)?.lossless().with_context(|| format!("{from} to {to}"))?;
     }
     mends(&lab)?;
+    stays_closed_without_an_agent(&lab)?;
     for host in 1..=3 {
         lab.host(host)?.weave(["reset"])?;
         nothing_is_left(&lab.host(host)?).with_context(|| format!("h{host}"))?;
@@ -171,6 +172,24 @@ fn mends(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// What protects outlives the agent, and also that one half of it is removed, and that the next agent's frames are carried by others.
+fn stays_closed_without_an_agent(lab: &Lab) -> Result<()> {
+    let (h1, from, to) = (lab.host(1)?, lab.container("h1c1")?, lab.overlay_address("h2c1")?);
+    h1.exec(["kill", "-9", &pid(&h1)?.to_string()])?;
+    pinged(ping(&from, to, 20, "0.05")?)?.lossless().context("without the agent of h1")?;
+    h1.exec(["ip", "xfrm", "policy", "flush"])?;
+    let open = pinged(ping(&from, to, 20, "0.05")?)?;
+    ensure!(open.received == 0, "without policies frames went in clear: {open:?}");
+    h1.weave([&["launch", "--password", PASSWORD], ODP].concat())?;
+    wait_until_sealed(lab)?;
+    pinged(ping(&from, to, 20, "0.05")?)?.lossless().context("h1 by the module")
+}
+
+/// Packets that the kernel refused for want of an association, or that an association refused, by reason.
+fn refused(host: &Host<'_>) -> Result<String> {
+    host.exec(["cat", "/proc/net/xfrm_stat"])
+}
+
 #[test]
 fn keys_change_and_an_agent_is_killed_under_traffic_that_loses_nothing() -> Result<()> {
     if !root_or_skip() || !esp_or_skip() {
@@ -181,27 +200,34 @@ fn keys_change_and_an_agent_is_killed_under_traffic_that_loses_nothing() -> Resu
     wait_until_sealed(&lab)?;
     let h1 = lab.host(1)?;
     let before = associations(&h1)?;
+    let refused_before = [refused(&h1)?, refused(&lab.host(2)?)?];
     // Longer than two keys live.
+    let stream = Stream::tcp(&lab, "h2c1", "h1c1", 35)?;
     let traffic = ping(&lab.container("h1c1")?, lab.overlay_address("h2c1")?, 1400, "0.025")?;
     wait_for("all keys to have changed", Duration::from_secs(120), || Ok(associations(&h1)?.is_disjoint(&before)))?;
     let pings = pinged(traffic)?;
-    println!("keys changed: {pings:?}");
+    println!("keys changed under {:.3} Gbit/s: {pings:?}", stream.speed()?);
     pings.lossless()?;
-    for (number, flags) in [(1, &["--datapath", "ebpf"][..]), (2, ODP)] {
-        killed(&lab, number, flags)?;
-    }
-    Ok(())
+    ensure!([refused(&h1)?, refused(&lab.host(2)?)?] == refused_before, "packets were refused: {}", refused(&h1)?);
+    killed_one_after_the_other(&lab)
 }
 
-/// An agent is killed under traffic and comes back: what flows by ESP flows on, also when what the new one found goes, after a minute.
-fn killed(lab: &Lab, number: u8, flags: &[&str]) -> Result<()> {
-    let host = lab.host(number)?;
-    let traffic = ping(&lab.container("h2c1")?, lab.overlay_address("h1c1")?, 1300, "0.06")?;
-    host.exec(["kill", "-9", &pid(&host)?.to_string()])?;
-    thread::sleep(Duration::from_secs(4));
-    host.weave([&["launch", "--password", PASSWORD], flags].concat())?;
-    wait_until_sealed(lab)?;
-    let pings = pinged(traffic)?;
-    println!("h{number}'s agent killed: {pings:?}");
-    pings.lossless()
+/// Agents are killed under traffic and come back: what flows by ESP flows on, also when what the new ones found goes, after a minute.
+fn killed_one_after_the_other(lab: &Lab) -> Result<()> {
+    // The last of them goes a minute after the second agent's start: longer than that.
+    let pings = [("h2c1", "h1c1"), ("h1c1", "h2c1")];
+    let pings = pings.map(|(from, to)| ping(&lab.container(from)?, lab.overlay_address(to)?, 1700, "0.06"));
+    for (number, flags) in [(1, &["--datapath", "ebpf"][..]), (2, ODP)] {
+        let host = lab.host(number)?;
+        host.exec(["kill", "-9", &pid(&host)?.to_string()])?;
+        thread::sleep(Duration::from_secs(4));
+        host.weave([&["launch", "--password", PASSWORD], flags].concat())?;
+        wait_until_sealed(lab)?;
+    }
+    for ping in pings {
+        let pings = pinged(ping?)?;
+        println!("both agents killed: {pings:?}");
+        pings.lossless()?;
+    }
+    Ok(())
 }

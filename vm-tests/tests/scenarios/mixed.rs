@@ -6,9 +6,11 @@ use nix::unistd::Pid;
 use vm_tests::{Lab, LabConfig, root_or_skip, wait_for};
 
 use crate::mesh::{containers, multicast_reaches_everybody_once};
-use crate::observe::{SOON, datapath, json, lab, pid, ping, ping_on, pinged, stream, unbroken};
+use crate::observe::{SOON, Stream, datapath, json, lab, pid, ping, ping_on, pinged, stream, unbroken};
 use crate::odp::{ODP, module_or_skip};
 
+/// Seconds of a stream that is there from before an agent is killed until after it is back.
+const KILLED: u32 = 30;
 const USERSPACE: &[&str] = &["--datapath", "userspace"];
 
 fn three(name: &str, containers: u8) -> Result<Lab> {
@@ -68,6 +70,7 @@ fn agents_that_are_killed_and_come_back_lose_nothing_that_a_kernel_carries() -> 
     for killed in 1..=3 {
         let host = lab.host(killed)?;
         let streams = between_those_that_stay(&lab, killed)?;
+        let datagrams = Stream::udp(&lab, "h1c1", "h2c1", KILLED)?;
         wait_for("all streams to flow", SOON, || streams.iter().try_fold(true, |all, (_, ping)| Ok(all && answers(ping)? > 3)))?;
         let before = pid(&host)?;
         kill(Pid::from_raw(before), Signal::SIGKILL)?;
@@ -82,6 +85,8 @@ fn agents_that_are_killed_and_come_back_lose_nothing_that_a_kernel_carries() -> 
         for (name, ping) in streams {
             unbroken(ping).with_context(|| format!("{name} while h{killed}'s agent was dead and came back"))?;
         }
+        let sent = datagrams.lossless().with_context(|| format!("h1c1 to h2c1 while h{killed}'s agent was dead and came back"))?;
+        println!("h{killed}'s agent killed: none of {sent} datagrams lost");
         let (from, to) = (lab.container(&format!("h{killed}c1"))?, lab.overlay_address(if killed == 2 { "h1c1" } else { "h2c1" })?);
         wait_for("its own container to be reached", SOON, || from.reaches(to))?;
     }

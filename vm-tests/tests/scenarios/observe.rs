@@ -47,15 +47,59 @@ pub(crate) fn listener(lab: &Lab, container: &str, by: &[&str]) -> Result<Runnin
     Ok(server)
 }
 
+/// An `iperf3` between containers that goes on while something else happens.
+pub(crate) struct Stream {
+    server: Running,
+    client: Running,
+}
+
+/// A little, evenly: what the queues of a busy machine take.
+const DATAGRAMS: [&str; 5] = ["-u", "-b", "800K", "-l", "500"];
+
+impl Stream {
+    /// TCP, as fast as it goes.
+    pub(crate) fn tcp(lab: &Lab, from: &str, to: &str, seconds: u32) -> Result<Self> {
+        Self::start(lab, from, to, seconds, &["-C", "cubic"])
+    }
+
+    /// 200 datagrams a second.
+    pub(crate) fn udp(lab: &Lab, from: &str, to: &str, seconds: u32) -> Result<Self> {
+        Self::start(lab, from, to, seconds, &DATAGRAMS)
+    }
+
+    fn start(lab: &Lab, from: &str, to: &str, seconds: u32, kind: &[&str]) -> Result<Self> {
+        let server = listener(lab, to, &[])?;
+        let (address, seconds) = (lab.overlay_address(to)?.to_string(), seconds.to_string());
+        let client = lab.container(from)?.spawn([&["iperf3", "-c", &address, "-t", &seconds, "-J"], kind].concat())?;
+        Ok(Self { server, client })
+    }
+
+    /// Waits for its end: Gbit/s that were received.
+    pub(crate) fn speed(self) -> Result<f64> {
+        let result = self.finish()?;
+        let bits = result.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
+        bits.map(|bits| bits / 1e9).with_context(|| format!("iperf3's result: {result}"))
+    }
+
+    /// Waits for the end of one of datagrams: how many were sent. Fails if one was lost.
+    pub(crate) fn lossless(self) -> Result<u64> {
+        let result = self.finish()?;
+        let number = |name: &str| result["end"]["sum"][name].as_u64().with_context(|| format!("iperf3's result: {result}"));
+        let (sent, lost) = (number("packets")?, number("lost_packets")?);
+        ensure!(lost == 0 && sent > 0, "{lost} of {sent} datagrams were lost");
+        Ok(sent)
+    }
+
+    fn finish(self) -> Result<Value> {
+        let text = self.client.finish()?;
+        self.server.finish()?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
 /// Gbit/s of a TCP stream between containers.
 pub(crate) fn stream(lab: &Lab, from: &str, to: &str, seconds: u32) -> Result<f64> {
-    let server = listener(lab, to, &[])?;
-    let (address, seconds) = (lab.overlay_address(to)?.to_string(), seconds.to_string());
-    let text = lab.container(from)?.exec(["iperf3", "-c", &address, "-C", "cubic", "-t", &seconds, "-J"])?;
-    server.finish()?;
-    let result: Value = serde_json::from_str(&text)?;
-    let bits = result.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
-    bits.map(|bits| bits / 1e9).with_context(|| format!("iperf3's result: {text}"))
+    Stream::tcp(lab, from, to, seconds)?.speed()
 }
 
 /// A counter or drop reason; zero if it never happened.
