@@ -175,6 +175,8 @@ fn mends(lab: &Lab) -> Result<()> {
 /// What protects outlives the agent, and also that one half of it is removed, and that the next agent's frames are carried by others.
 fn stays_closed_without_an_agent(lab: &Lab) -> Result<()> {
     let (h1, from, to) = (lab.host(1)?, lab.container("h1c1")?, lab.overlay_address("h2c1")?);
+    // Not by the sleeve, which ends with the agent.
+    wait_until_sealed(lab)?;
     h1.exec(["kill", "-9", &pid(&h1)?.to_string()])?;
     pinged(ping(&from, to, 20, "0.05")?)?.lossless().context("without the agent of h1")?;
     h1.exec(["ip", "xfrm", "policy", "flush"])?;

@@ -10,7 +10,7 @@ use crate::observe::{SOON, Stream, datapath, json, lab, pid, ping, ping_on, ping
 use crate::odp::{ODP, module_or_skip};
 
 /// Seconds of a stream that is there from before an agent is killed until after it is back.
-const KILLED: u32 = 30;
+const KILLED: u32 = 15;
 const USERSPACE: &[&str] = &["--datapath", "userspace"];
 
 fn three(name: &str, containers: u8) -> Result<Lab> {

@@ -2,15 +2,19 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vm_tests::{is_ci, process};
 
 use super::attempts;
 use crate::build_ebpf;
+use crate::vm;
 use crate::workspace::Workspace;
 
 /// No layer needs a third of it: one that hangs fails by name, and the others still run.
 const LIMIT: &str = "25m";
+
+/// What a host's own kernel may not have, or have otherwise. The other groups are layers here as well, and minutes there.
+const ON_ALL_KERNELS: &[&str] = &["programs", "tcx", "clsact", "ebpf", "odp", "odp-lab", "ipsec"];
 
 /// One thing that CI checks.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ enum Work {
         words: &'static str,
         env: &'static [(&'static str, &'static str)],
     },
+    /// [`ON_ALL_KERNELS`].
+    Kernels,
     /// Tests in real time: few that fail get a second attempt.
     RealTime {
         words: &'static str,
@@ -119,7 +125,7 @@ const LAYERS: &[Layer] = &[
         root: true,
         programs: true,
         test: Some(("weave-agent", "programs")),
-        work: cargo("test --package weave-agent --test programs"),
+        work: cargo("test --package weave-agent --release --test programs"),
     },
     Layer {
         name: "datapath",
@@ -127,7 +133,7 @@ const LAYERS: &[Layer] = &[
         root: true,
         programs: true,
         test: Some(("weave-agent", "datapath")),
-        work: cargo("test --package weave-agent --test datapath"),
+        work: cargo("test --package weave-agent --release --test datapath"),
     },
     Layer {
         name: "sleeve",
@@ -135,7 +141,7 @@ const LAYERS: &[Layer] = &[
         root: true,
         programs: false,
         test: Some(("weave-agent", "sleeve")),
-        work: cargo("test --package weave-agent --test sleeve"),
+        work: cargo("test --package weave-agent --release --test sleeve"),
     },
     Layer {
         name: "net",
@@ -143,7 +149,7 @@ const LAYERS: &[Layer] = &[
         root: true,
         programs: false,
         test: Some(("weave-agent", "net")),
-        work: cargo("test --package weave-agent --test net"),
+        work: cargo("test --package weave-agent --release --test net"),
     },
     Layer {
         name: "scenarios",
@@ -152,6 +158,14 @@ const LAYERS: &[Layer] = &[
         programs: true,
         test: Some(("vm-tests", "underlay")),
         work: Work::RealTime { words: "test --package vm-tests --release" },
+    },
+    Layer {
+        name: "vm",
+        what: "what depends on the kernel, on every kernel, in virtual machines",
+        root: true,
+        programs: true,
+        test: Some(("vm-tests", "scenarios")),
+        work: Work::Kernels,
     },
 ];
 
@@ -174,6 +188,10 @@ impl Layer {
                 build_ebpf::run(workspace, &options)?;
             }
             Work::Cargo { words, env } => process::run(&mut command(workspace, words, env))?,
+            Work::Kernels => {
+                let passed = vm::run(workspace, &vm::Options::only(ON_ALL_KERNELS))?;
+                ensure!(passed, "not every kernel passes: what stands below the table above says which tests do not");
+            }
             Work::RealTime { words } => return attempts::run(|| command(workspace, words, &[]), &["--test-threads=1"]),
         }
         Ok(Vec::new())

@@ -42,7 +42,7 @@ pub(super) fn find(workspace: &Workspace, groups: &[(usize, &Group)]) -> Result<
 /// As the other layers of `cargo xtask test` build them: then they are there already.
 fn build(workspace: &Workspace, group: &Group) -> Result<PathBuf> {
     let mut cargo = workspace.cargo("test");
-    cargo.args(["--no-run", "--package", &group.package, "--test", &group.test]);
+    cargo.args(["--release", "--no-run", "--package", &group.package, "--test", &group.test]);
     executable(&mut cargo, &group.test)
 }
 
@@ -56,7 +56,7 @@ pub(super) fn guest(workspace: &Workspace) -> Result<PathBuf> {
 /// An example that scenarios run.
 pub(super) fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
     let mut cargo = workspace.cargo("build");
-    cargo.args(["--package", "vm-tests", "--example", name]);
+    cargo.args(["--release", "--package", "vm-tests", "--example", name]);
     executable(&mut cargo, name)
 }
 
