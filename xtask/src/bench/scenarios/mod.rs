@@ -1,0 +1,11 @@
+//! The scenarios: one file each.
+
+pub(super) mod bulk;
+pub(super) mod connect;
+pub(super) mod dns;
+pub(super) mod latency;
+pub(super) mod local;
+pub(super) mod packets;
+pub(super) mod sleeve;
+pub(super) mod throughput;
+pub(super) mod udp;
