@@ -66,7 +66,7 @@ mod tests {
         let text = svg(&[table(vec![0])]);
         assert!(text.contains("width=\"470\" height=\"13\" fill=\"#999999\""), "{text}");
         assert!(text.contains("width=\"353\" height=\"13\" fill=\"#e69f00\""), "{text}");
-        assert!(text.contains(">30.0 (0.75)</text>"), "{text}");
+        assert!(text.contains(">30 (0.75)</text>"), "{text}");
     }
 
     #[test]

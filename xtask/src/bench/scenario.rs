@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use super::Bench;
 use super::bed::{Course, Path};
 use super::conditions::Conditions;
-use super::scenarios::{bulk, connect, dns, latency, local, packets, sleeve, throughput, udp};
+use super::scenarios::{bulk, connect, dns, latency, local, packets, setup, sleeve, throughput, udp};
 use super::table::{Figure, Table};
 
 /// One thing to measure.
@@ -48,6 +48,7 @@ pub(crate) const ALL: &[Scenario] = &[
     udp::SCENARIO,
     packets::SCENARIO,
     local::SCENARIO,
+    setup::SCENARIO,
     sleeve::SCENARIO,
     dns::SCENARIO,
 ];

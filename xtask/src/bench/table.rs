@@ -177,10 +177,10 @@ pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(index as usize).copied().unwrap_or(f64::NAN)
 }
 
-/// A figure with about three digits.
+/// A figure with about three digits; what is whole, such as a count, stays so.
 pub(crate) fn shown(value: f64) -> String {
     match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 100.0 || size.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
