@@ -4,6 +4,7 @@ mod bed;
 mod chart;
 mod compare;
 mod conditions;
+mod heard;
 mod measure;
 pub(crate) mod node;
 mod report;

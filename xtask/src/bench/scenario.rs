@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use super::Bench;
 use super::bed::{Course, Path};
 use super::conditions::Conditions;
-use super::scenarios::{bulk, connect, dns, latency, local, packets, setup, sleeve, throughput, udp};
+use super::scenarios::{bulk, connect, dns, latency, local, packets, programs, setup, sleeve, throughput, udp};
 use super::table::{Figure, Table};
 
 /// One thing to measure.
@@ -49,6 +49,7 @@ pub(crate) const ALL: &[Scenario] = &[
     packets::SCENARIO,
     local::SCENARIO,
     setup::SCENARIO,
+    programs::SCENARIO,
     sleeve::SCENARIO,
     dns::SCENARIO,
 ];
