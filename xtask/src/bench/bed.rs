@@ -47,6 +47,13 @@ pub(crate) struct Base {
     pub(crate) agent: PathBuf,
 }
 
+impl Base {
+    /// As tables call it.
+    pub(crate) fn title(&self) -> String {
+        format!("weave-agent at {}", self.revision)
+    }
+}
+
 /// All labs; they go when this is dropped.
 pub(crate) struct Bed {
     pub(crate) bare: Lab,
@@ -63,7 +70,7 @@ impl Bed {
         let ours = Lab::scenario(config("bench"))?;
         let old = |base: &Base| -> Result<_> {
             let config = LabConfig { agent: Some(base.agent.clone()), ..config("base") };
-            Ok((format!("weave-agent at {}", base.revision), Lab::scenario(config)?))
+            Ok((base.title(), Lab::scenario(config)?))
         };
         let bed = Self { bare, base: base.map(old).transpose()?, ours };
         for course in [Course::BetweenHosts, Course::OnOneHost] {

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the same traffic over each contender in turn, interleaved in one run, medians and ratios.
 
+mod against;
 mod bed;
 mod chart;
 mod compare;
@@ -49,6 +50,9 @@ pub(crate) struct Options {
     /// Put the tables of this run into README.md
     #[arg(long, conflicts_with = "scenarios")]
     readme: bool,
+    /// Build the agent of this revision too, run it beside ours, and say what moved beyond noise
+    #[arg(long, value_name = "REV", conflicts_with = "readme")]
+    against: Option<String>,
 }
 
 /// What every scenario is told.
@@ -68,18 +72,32 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !workspace.agent().exists() {
         build_ebpf::run(workspace, &build_ebpf::Options { no_install: true, ..Default::default() })?;
     }
-    let bench = Bench { workspace, rounds: options.rounds, seconds: options.seconds, base: None };
+    let base = options.against.as_deref().map(|revision| step("the other agent", || against::build(workspace, revision))).transpose()?;
+    let bench = Bench { workspace, rounds: options.rounds, seconds: options.seconds, base };
     let started = Instant::now();
-    let (tables, failures) = bench.all(&scenario::chosen(&options.scenarios));
+    let (tables, failures) = bench.all(&bench.chosen(&options.scenarios));
     write(workspace, options, &tables)?;
     let text = format!("{}\n{}", report::markdown(&tables), bench.note(options, started.elapsed()));
     println!("\n{text}");
-    report::remarks(&tables).iter().for_each(|remark| println!("{remark}"));
+    report::remarks(&tables).iter().chain(&bench.moved(&tables)).for_each(|remark| println!("{remark}"));
     ensure!(failures.is_empty(), "not measured: {}", failures.join("; "));
     if options.readme { readme::put(workspace, "bench", &text) } else { Ok(()) }
 }
 
 impl Bench<'_> {
+    /// Those named, or all; with another agent, all that have a place for it.
+    fn chosen(&self, names: &[String]) -> Vec<&'static Scenario> {
+        let all = scenario::chosen(names).into_iter();
+        all.filter(|scenario| self.base.is_none() || !names.is_empty() || matches!(scenario.work, Work::Compare(_))).collect()
+    }
+
+    /// What is other than at the other revision.
+    fn moved(&self, tables: &[Table]) -> Vec<String> {
+        let Some(base) = &self.base else { return Vec::new() };
+        let moved = against::moved(tables, &base.title());
+        if moved.is_empty() { vec![format!("nothing is other than at {}, beyond noise", base.revision)] } else { moved }
+    }
+
     /// A scenario that fails costs the report nothing but itself.
     fn all(&self, scenarios: &[&'static Scenario]) -> (Vec<Table>, Vec<String>) {
         let (mut tables, mut failures, mut bed) = (Vec::new(), Vec::new(), None);
@@ -91,7 +109,9 @@ impl Bench<'_> {
             });
             match table {
                 Ok(table) => {
-                    println!("\n{}", report::markdown(std::slice::from_ref(&table)));
+                    if scenarios.len() > 1 {
+                        println!("\n{}", report::markdown(std::slice::from_ref(&table)));
+                    }
                     tables.push(table);
                 }
                 Err(error) => {
@@ -123,7 +143,8 @@ impl Bench<'_> {
     /// The line below the tables.
     fn note(&self, options: &Options, took: Duration) -> String {
         let words = if options.scenarios.is_empty() { String::new() } else { format!(" {}", options.scenarios.join(" ")) };
-        let command = format!("cargo xtask bench{words} --rounds {} --seconds {}", self.rounds, self.seconds);
+        let against = options.against.as_ref().map(|revision| format!(" --against {revision}")).unwrap_or_default();
+        let command = format!("cargo xtask bench{words} --rounds {} --seconds {}{against}", self.rounds, self.seconds);
         let (kernel, cpus) = report::kernel_and_cpus();
         format!("One run of `{command}`, {}, Linux {kernel}, {cpus} CPUs, veth underlay, MTU 1550.", seconds(took))
     }
