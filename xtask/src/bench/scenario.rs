@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use super::Bench;
 use super::bed::{Course, Path};
 use super::conditions::Conditions;
-use super::scenarios::{bulk, connect, dns, latency, local, packets, programs, setup, sleeve, throughput, udp};
+use super::scenarios::{bulk, connect, dns, latency, local, packets, programs, scale, setup, sleeve, throughput, udp};
 use super::table::{Figure, Table};
 
 /// One thing to measure.
@@ -50,6 +50,7 @@ pub(crate) const ALL: &[Scenario] = &[
     local::SCENARIO,
     setup::SCENARIO,
     programs::SCENARIO,
+    scale::SCENARIO,
     sleeve::SCENARIO,
     dns::SCENARIO,
 ];

@@ -20,6 +20,8 @@ pub(crate) struct Figure {
 pub(crate) enum Gate {
     /// At least these ratios to the columns that the table refers to, in their order.
     Ratios(&'static [f64]),
+    /// At most this ratio to the first of them.
+    RatioAtMost(f64),
     AtMost(f64),
     AtLeast(f64),
 }
@@ -84,6 +86,10 @@ impl Row {
         if self.unit.is_empty() { self.label.clone() } else { format!("{}, {}", self.label, self.unit) }
     }
 
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
     pub(crate) fn unit(&self) -> &str {
         &self.unit
     }
@@ -136,6 +142,11 @@ impl Table {
         match gate {
             Gate::AtMost(most) => (median > most).then(|| format!("{} of {name}, promised are at most {most}", shown(median))),
             Gate::AtLeast(least) => (median < least).then(|| format!("{} of {name}, promised are at least {least}", shown(median))),
+            Gate::RatioAtMost(most) => {
+                let to = *self.references.first()?;
+                let ratio = row.ratio(column, to).filter(|ratio| *ratio > most)?;
+                Some(format!("{ratio:.2} of {}, promised is at most {most}", self.columns[to]))
+            }
             Gate::Ratios(least) => {
                 let all = self.references.iter().zip(least).filter_map(|(to, least)| Some((to, row.ratio(column, *to)?, least)));
                 let short = all.filter(|(_, ratio, least)| ratio < *least);
