@@ -27,6 +27,8 @@ const FIGURES: &[Figure] = &[
     Figure::new("first frames lost", "").gate(Gate::AtMost(0.0)),
     Figure::new("10,000 new pairs at once: answered", "thousand/s").gate(Gate::AtLeast(60.0)),
     Figure::new("10,000 new pairs at once: lost", "").gate(Gate::AtMost(0.0)),
+    Figure::new("of them upcall-rate", ""),
+    Figure::new("of them upcall-lost", ""),
 ];
 
 /// New pairs per second of which the project promises how long their first frames take.
@@ -40,6 +42,8 @@ const DESTINATIONS: u32 = 100;
 const SOURCES: u32 = 1_000_000;
 /// After the last frame: the agent has answered what it had by then.
 const SILENCE: &str = "500";
+/// Why a first frame may not get to the agent.
+const REASONS: [&str; 2] = ["upcall-rate", "upcall-lost"];
 /// Until a port may ask as often as ever.
 const REST: Duration = Duration::from_millis(1_200);
 
@@ -101,11 +105,22 @@ impl Bed {
         Ok(vec![added(0.5), added(0.99), f64::from(count) - first.len() as f64])
     }
 
-    /// As many pairs as the senders can make at once: thousands per second that arrived, and how many did not.
+    /// As many pairs as the senders can make at once: thousands per second that arrived, how many did not, and how many of those the datapaths
+    /// say they dropped: because a port or neighbour asked too often, and because the agent was late.
     fn at_once(&mut self, goal: Goal) -> Result<Vec<f64>> {
+        let before = self.dropped()?;
         let result = self.meet(goal, SENDERS, AT_ONCE, &[])?;
         let [received, seconds] = [number(&result, "/first/received")?, number(&result, "/first/seconds")?];
-        Ok(vec![received / seconds / 1e3, f64::from(AT_ONCE * u32::from(SENDERS)) - received])
+        let lost = f64::from(AT_ONCE * u32::from(SENDERS)) - received;
+        let dropped = self.dropped()?.into_iter().zip(before).map(|(after, before)| after - before);
+        Ok([received / seconds / 1e3, lost].into_iter().chain(dropped).collect())
+    }
+
+    /// By [`REASONS`], of both hosts together.
+    fn dropped(&self) -> Result<Vec<f64>> {
+        let drops = [self.lab.host(1)?.status()?["drops"].take(), self.lab.host(2)?.status()?["drops"].take()];
+        // A reason that never was is not said.
+        Ok(REASONS.iter().map(|reason| drops.iter().filter_map(|drops| drops[*reason].as_f64()).sum()).collect())
     }
 
     /// New pairs of so many senders, `count` of each.
