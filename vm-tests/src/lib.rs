@@ -14,6 +14,7 @@
 //! # }
 //! ```
 
+pub mod figure;
 pub mod kernel;
 pub mod process;
 pub mod vm;

@@ -6,6 +6,7 @@ mod debian;
 mod lab;
 mod packages;
 mod progress;
+mod readme;
 mod test;
 mod vm;
 mod workspace;
@@ -36,7 +37,7 @@ enum Verb {
     Test(test::Options),
 
     /// Compare weave-agent with no overlay and with a kernel vxlan bridge, in one run
-    #[command(after_help = "Example:\n  cargo xtask bench\n  cargo xtask bench bulk ping-pong --rounds 3\n  cargo xtask bench dns")]
+    #[command(after_help = "Example:\n  cargo xtask bench\n  cargo xtask bench bulk latency --rounds 3\n  cargo xtask bench dns")]
     Bench(bench::Options),
 
     /// One end of a measurement, started by `bench`

@@ -1,5 +1,6 @@
 //! What the programs cost: the verifier when they are loaded, each packet when they run.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use aya::programs::SchedClassifier;
 use aya::sys::{Stats, enable_stats};
+use vm_tests::figure;
 use vm_tests::kernel::has_for;
 use weave_agent::datapath::{Action, Op};
 use weave_agent::peer::ShortId;
@@ -51,8 +53,11 @@ fn the_verifier_has_no_trouble_with_any_program() {
                 has_for("the verifier's count of instructions", "verified_insns", (5, 16));
                 continue;
             };
-            let remark = if verified > WANTED_INSTRUCTIONS { " (more than wanted)" } else { "" };
-            println!("{name:16} {verified:7} instructions processed by the verifier, {translated:5} in the program{remark}");
+            figure::say(&format!("{name}, processed by the verifier"), verified.into(), "instructions");
+            figure::say(&format!("{name}, in the program"), translated.into(), "instructions");
+            if verified > WANTED_INSTRUCTIONS {
+                println!("{name}: more than wanted, {WANTED_INSTRUCTIONS}");
+            }
             assert!(verified <= MOST_INSTRUCTIONS, "{name}: {verified} instructions");
         }
     });
@@ -67,7 +72,7 @@ fn what_a_packet_costs() {
         fill(&mut maps);
         let nothing = trampoline::nothing(pins);
         let frame = frame();
-        println!("ns per run, without the {} ns that a run of nothing takes:", measure(&nothing, &frame, 0));
+        println!("a run of nothing takes {} ns, which are taken off", measure(&nothing, &frame, 0));
         for (what, name, packet, code) in cases(&frame) {
             if what == TO_PEER && !has_for("what a packet to a peer costs", "ENCAP_L2_ETH", (5, 13)) {
                 continue;
@@ -76,7 +81,7 @@ fn what_a_packet_costs() {
             let context = Context::default();
             assert_eq!(run(program, &packet, &context, 1).code, code, "{what}");
             let cost = measure(program, &packet, code).saturating_sub(measure(&nothing, &packet, 0));
-            println!("{name:14} {what:34} {cost:4}");
+            figure::say(&format!("{name}, {what}"), cost as f64, "ns");
             // Far above what any machine takes: a loop or a copy that should not be there.
             assert!(cost < 5_000 || is_emulated(), "{what}: {cost} ns");
         }
@@ -84,16 +89,14 @@ fn what_a_packet_costs() {
     });
 }
 
-/// Packets that are not changed can be run again and again, with warm caches and no skb made for each.
+/// Packets that are not changed can be run again and again.
 fn repeated(kernel: &Kernel, frame: &[u8]) {
-    println!("ns per run, same packet again and again:");
     let mut foreign = frame.to_vec();
     foreign[..6].copy_from_slice(&SRC);
     foreign[6..12].copy_from_slice(&DST);
     for (what, name, packet) in [("to a local port", "from_port", foreign), ("not ours", "from_underlay", frame.to_vec())] {
         let program = kernel.program(name);
-        let batch = || run(program, &packet, &Context::default(), fewer(200_000)).duration.as_nanos() as u64;
-        println!("{name:14} {what:34} {:4}", median(batch));
+        figure::say(&format!("{name}, {what}, same packet again and again"), measure_again(program, &packet) as f64, "ns");
     }
 }
 
@@ -116,7 +119,7 @@ fn cases(frame: &[u8]) -> Vec<Case> {
 }
 
 /// A TCP segment of 1,000 bytes.
-fn frame() -> Vec<u8> {
+pub(crate) fn frame() -> Vec<u8> {
     let mut frame = [DST, SRC].concat();
     frame.extend([8, 0, 0x45, 0, 3, 0xe8, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 32, 0, 1, 10, 32, 0, 2, 0, 80, 0, 90]);
     frame.resize(14 + 1_000, 7);
@@ -130,7 +133,7 @@ fn tunnelled(frame: &[u8], vni: u32) -> Vec<u8> {
 }
 
 /// Tables in which every case is a hit.
-fn fill(maps: &mut Maps) {
+pub(crate) fn fill(maps: &mut Maps) {
     let path = |remote| {
         let next_hop = Some((1, [2; 6], [4; 6]));
         vxlan::slot(&vxlan::Path { local: LOCAL[0], remote, port: TUNNEL_PORT, mtu: 9_000, next_hop, esp: false })
@@ -151,15 +154,26 @@ fn fill(maps: &mut Maps) {
 
 /// Median ns of a run, by the kernel's own count. Each run has a new packet, because most programs change theirs.
 fn measure(program: &SchedClassifier, packet: &[u8], code: i32) -> u64 {
+    measure_each(program, code, |_| packet.to_vec())
+}
+
+/// The same with a packet for each run, by its number.
+pub(crate) fn measure_each(program: &SchedClassifier, code: i32, packet: impl Fn(u32) -> Vec<u8>) -> u64 {
     let _counting = enable_stats(Stats::RunTime).unwrap();
+    let number = Cell::new(0);
     median(|| {
         let (time, runs) = spent(program);
         for _ in 0..fewer(RUNS) {
-            assert_eq!(run(program, packet, &Context::default(), 1).code, code);
+            assert_eq!(run(program, &packet(number.replace(number.get() + 1)), &Context::default(), 1).code, code);
         }
         let (after, runs_after) = spent(program);
         (after - time) / (runs_after - runs)
     })
+}
+
+/// Median ns of a run over the same packet again and again: with warm caches, and no skb made for each.
+pub(crate) fn measure_again(program: &SchedClassifier, packet: &[u8]) -> u64 {
+    median(|| run(program, packet, &Context::default(), fewer(200_000)).duration.as_nanos() as u64)
 }
 
 fn fewer(runs: u32) -> u32 {

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aya::VerifierLogLevel;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerfEventArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use aya::{EbpfLoader, VerifierLogLevel};
 use weave_agent::io::datapath::ebpf::{loader, verify};
 use weave_agent::io::object::OBJECT;
 use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, Source, Tree, UpcallHeader};
@@ -49,8 +49,19 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn load(pins: &Path) -> Self {
+        Self::made_by(loader(), pins)
+    }
+
+    /// With room for so many flows.
+    pub(crate) fn with_room_for(pins: &Path, flows: u32) -> Self {
+        let mut loader = loader();
+        loader.map_max_entries("FLOWS", flows);
+        Self::made_by(loader, pins)
+    }
+
+    fn made_by(mut loader: EbpfLoader<'_>, pins: &Path) -> Self {
         assert!(!OBJECT.is_empty(), "no BPF programs: run `cargo xtask build-ebpf`");
-        let mut object = load_object(pins, log_level());
+        let mut object = load_object(&mut loader, pins, log_level());
         let names: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
         for name in &names {
             if verify(program_mut(&mut object, name)).is_err() {
@@ -95,13 +106,13 @@ impl Kernel {
     }
 }
 
-fn load_object(pins: &Path, level: VerifierLogLevel) -> aya::Ebpf {
-    loader().verifier_log_level(level).default_map_pin_directory(pins).load(OBJECT).unwrap()
+fn load_object(loader: &mut EbpfLoader<'_>, pins: &Path, level: VerifierLogLevel) -> aya::Ebpf {
+    loader.verifier_log_level(level).default_map_pin_directory(pins).load(OBJECT).unwrap()
 }
 
 /// Asks once more, for the reason.
 fn refused(name: &str, pins: &Path) -> ! {
-    let mut object = load_object(pins, VerifierLogLevel::default());
+    let mut object = load_object(&mut loader(), pins, VerifierLogLevel::default());
     let Err(ProgramError::LoadError { io_error, verifier_log }) = verify(program_mut(&mut object, name)) else {
         panic!("{name}: refused at first, then not");
     };

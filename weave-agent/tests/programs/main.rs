@@ -17,6 +17,7 @@ mod host;
 mod kernel;
 mod outside;
 mod place;
+mod scale;
 mod stack;
 mod stream;
 mod tables;

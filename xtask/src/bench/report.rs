@@ -1,103 +1,120 @@
-//! Medians, spreads, ratios.
+//! Everything that was measured, as Markdown and as JSON.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::fs;
 
-use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::Scenario;
-use super::contender::Contender;
+use super::table::{Row, Table, shown};
 
-/// All runs so far.
-#[derive(Default)]
-pub(crate) struct Report {
-    runs: BTreeMap<(Scenario, Contender), Vec<f64>>,
-    /// What is measured without contenders.
-    rows: Vec<Value>,
+/// Host to host spreads further than this only if something else runs on the machine.
+const QUIET: f64 = 5.0;
+
+/// The tables as Markdown; those with the same contenders are one.
+pub(crate) fn markdown(tables: &[Table]) -> String {
+    let groups = tables.chunk_by(|a, b| a.columns == b.columns && a.references == b.references);
+    groups.map(group).collect::<Vec<_>>().join("\n")
 }
 
-impl Report {
-    pub(crate) fn add(&mut self, scenario: Scenario, contender: Contender, value: f64) {
-        self.runs.entry((scenario, contender)).or_default().push(value);
+fn group(tables: &[Table]) -> String {
+    let Some(first) = tables.first() else { return String::new() };
+    let mut text = format!("| | {} |\n|---|{}\n", first.columns.join(" | "), "---|".repeat(first.columns.len()));
+    for (table, row) in tables.iter().flat_map(|table| table.rows.iter().map(move |row| (table, row))) {
+        let cells: Vec<_> = (0..table.columns.len()).map(|column| cell(table, row, column)).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {} | {} |", row.title(), cells.join(" | "));
     }
-
-    pub(crate) fn add_rows(&mut self, rows: Vec<Value>) {
-        self.rows.extend(rows);
+    for note in legend(first).iter().chain(tables.iter().flat_map(|table| &table.notes)) {
+        let _ = writeln!(text, "\n{note}");
     }
-
-    /// A Markdown table: medians, in brackets the ratio to host to host and the spread of the runs.
-    pub(crate) fn table(&self) -> String {
-        let mut text = String::from("| |");
-        for contender in Contender::ALL {
-            let _ = write!(text, " {} |", contender.title());
-        }
-        text += "\n|---|---|---|---|\n";
-        for scenario in Scenario::ALL {
-            if self.runs.contains_key(&(scenario, Contender::Host)) {
-                text += &self.row(scenario);
-            }
-        }
-        text + "\nMedians; in brackets the ratio to host to host, then the spread between the runs.\n"
-    }
-
-    /// Writes everything as JSON.
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
-        let rows: Vec<_> = self
-            .runs
-            .iter()
-            .map(|((scenario, contender), runs)| {
-                json!({ "scenario": scenario.title(), "contender": contender.title(), "median": median(runs), "runs": runs })
-            })
-            .chain(self.rows.iter().cloned())
-            .collect();
-        std::fs::write(file, serde_json::to_string_pretty(&rows)?).with_context(|| format!("cannot write {}", file.display()))
-    }
-
-    fn row(&self, scenario: Scenario) -> String {
-        let host = self.runs.get(&(scenario, Contender::Host)).map_or(f64::NAN, |runs| median(runs));
-        let mut text = format!("| {} |", scenario.title());
-        for contender in Contender::ALL {
-            let runs = self.runs.get(&(scenario, contender)).map_or(&[][..], Vec::as_slice);
-            let middle = median(runs);
-            let _ = write!(text, " {middle:.1} ({:.2}; ±{:.0} %) |", middle / host, spread(runs, middle));
-        }
-        text + "\n"
-    }
+    text
 }
 
-pub(crate) fn median(runs: &[f64]) -> f64 {
-    let mut sorted = runs.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
+/// The median; in brackets what it is of others, and how far the runs are apart.
+fn cell(table: &Table, row: &Row, column: usize) -> String {
+    let median = shown(row.median(column));
+    let ratios: Vec<_> = table.ratios(row, column).into_iter().map(|ratio| format!("{ratio:.2}")).collect();
+    let spread = row.spread(column).map(|spread| format!("±{spread:.0} %"));
+    let beside: Vec<_> = (!ratios.is_empty()).then(|| ratios.join(" / ")).into_iter().chain(spread).collect();
+    if beside.is_empty() { median } else { format!("{median} ({})", beside.join("; ")) }
 }
 
-/// Half the distance between the best and the worst run, in percent of the median.
-fn spread(runs: &[f64], middle: f64) -> f64 {
-    let (low, high) = runs.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &run| (low.min(run), high.max(run)));
-    (high - low) / 2.0 / middle * 100.0
+fn legend(table: &Table) -> Option<String> {
+    let names: Vec<_> = table.references.iter().map(|column| table.columns[*column].as_str()).collect();
+    (!names.is_empty()).then(|| format!("Medians; in brackets the ratio to {}, then the spread between the runs.", names.join(" / to ")))
+}
+
+/// What a reader should know before believing the figures: promises missed, and a machine that was not quiet.
+pub(crate) fn remarks(tables: &[Table]) -> Vec<String> {
+    let missed = tables.iter().flat_map(Table::missed).map(|missed| format!("missed: {missed}"));
+    let first = |table: &Table| table.references.first().copied();
+    let restless = tables.iter().flat_map(|table| table.rows.iter().filter_map(move |row| Some((row, first(table)?, table))));
+    let restless = restless.filter_map(|(row, column, table)| {
+        let spread = row.spread(column).filter(|spread| *spread > QUIET)?;
+        Some(format!("not quiet: {} of {} spreads by ±{spread:.0} %", row.title(), table.columns[column]))
+    });
+    missed.chain(restless).collect()
+}
+
+/// Everything, every run included.
+pub(crate) fn json(tables: &[Table], options: Value) -> Value {
+    json!({ "machine": machine(), "options": options, "scenarios": tables.iter().map(Table::json).collect::<Vec<_>>() })
+}
+
+/// What the figures are of, as far as the machine says.
+fn machine() -> Value {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, model)| model);
+    let (kernel, cpus) = kernel_and_cpus();
+    json!({ "kernel": kernel, "cpu": model, "cpus": cpus })
+}
+
+/// The release that runs, and how many CPUs it has.
+pub(crate) fn kernel_and_cpus() -> (String, usize) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    (release.trim().to_owned(), std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_middle_is_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    fn table(columns: &[&str], references: &[usize], figures: &[&[f64]]) -> Table {
+        let row = Row::new("TCP", "Gbit/s", figures.iter().map(|runs| runs.to_vec()).collect());
+        let columns = columns.iter().map(ToString::to_string).collect();
+        Table { scenario: "x", columns, references: references.to_vec(), rows: vec![row], notes: Vec::new() }
+    }
+
+    fn three(host: &[f64]) -> Table {
+        table(&["host", "bridge", "ours"], &[0, 1], &[host, &[20.0, 20.0], &[30.0, 30.0]])
     }
 
     #[test]
-    fn a_row_shows_the_ratio_to_host_to_host() {
-        let mut report = Report::default();
-        report.add(Scenario::Bulk, Contender::Host, 40.0);
-        report.add(Scenario::Bulk, Contender::Ours, 30.0);
-        assert!(report.table().contains("30.0 (0.75;"), "{}", report.table());
+    fn a_row_shows_the_ratios_to_both() {
+        let text = markdown(&[three(&[40.0, 40.0])]);
+        assert!(text.contains("| TCP, Gbit/s | 40 (±0 %) | 20 (0.50; ±0 %) | 30 (0.75 / 1.50; ±0 %) |\n"), "{text}");
+        assert!(text.contains("the ratio to host / to bridge, then"), "{text}");
+    }
+
+    #[test]
+    fn scenarios_with_the_same_contenders_share_a_table() {
+        let text = markdown(&[three(&[40.0]), three(&[30.0]), table(&["ours"], &[], &[&[1.0]])]);
+        assert_eq!(text.lines().filter(|line| line.starts_with("|---")).count(), 2, "{text}");
+        assert!(text.contains("| | ours |\n|---|---|\n| TCP, Gbit/s | 1 |\n"), "{text}");
+    }
+
+    #[test]
+    fn a_machine_that_was_not_quiet_is_named() {
+        assert_eq!(remarks(&[three(&[40.0, 40.0])]), [""; 0]);
+        assert_eq!(remarks(&[three(&[30.0, 50.0])]), ["not quiet: TCP, Gbit/s of host spreads by ±25 %"]);
+    }
+
+    #[test]
+    fn the_json_has_every_run_and_both_ratios() {
+        let json = json(&[three(&[40.0, 40.0])], Value::Null);
+        let ours = json.pointer("/scenarios/0/rows/0/contenders/2").unwrap();
+        assert_eq!(ours.pointer("/ratio_to/host"), Some(&serde_json::json!(0.75)));
+        assert_eq!(ours.pointer("/ratio_to/bridge"), Some(&serde_json::json!(1.5)));
+        assert_eq!(ours.pointer("/runs"), Some(&serde_json::json!([30.0, 30.0])));
     }
 }

@@ -34,6 +34,7 @@ use self::tests::Test;
 use crate::build_ebpf;
 use crate::packages;
 use crate::progress::step;
+use crate::readme;
 use crate::workspace::Workspace;
 
 /// What the command itself calls.
@@ -137,16 +138,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     }
     let good = reports.iter().all(Report::is_good);
     if options.readme && good {
-        put_into(&workspace.file("README.md"), &table)?;
+        readme::put(workspace, "vm", &report::readme(&table))?;
     }
     Ok(good)
-}
-
-/// Figures in the README are never typed.
-fn put_into(readme: &Path, table: &str) -> Result<()> {
-    let text = fs::read_to_string(readme).with_context(|| format!("cannot read {}", readme.display()))?;
-    let text = report::with_table(&text, table).with_context(|| format!("{} has no place for the table", readme.display()))?;
-    fs::write(readme, text).with_context(|| format!("cannot write {}", readme.display()))
 }
 
 /// A guest for each of this machine's processors, which is what its tests take of them on average.

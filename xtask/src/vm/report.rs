@@ -151,17 +151,12 @@ pub(super) fn table(reports: &[Report]) -> String {
     text
 }
 
-/// Around the table in the README.
-const PLACE: [&str; 2] = ["<!-- `cargo xtask vm --readme` writes this -->\n", "<!-- to here -->\n"];
-
-/// A text with this table in its place; `None` if it has none. What is below the table is shown as it was printed.
-pub(super) fn with_table(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(PLACE[0])?;
-    let (_, after) = rest.split_once(PLACE[1])?;
+/// The table as the README has it: what is below it is shown as it was printed.
+pub(super) fn readme(table: &str) -> String {
     let (rows, notes): (Vec<_>, Vec<_>) = table.lines().filter(|line| !line.is_empty()).partition(|line| line.starts_with('|'));
     let lines = |lines: Vec<&str>| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
     let notes = if notes.is_empty() { String::new() } else { format!("\n```\n{}```\n", lines(notes)) };
-    Some(format!("{before}{}\n{}{notes}\n{}{after}", PLACE[0], lines(rows), PLACE[1]))
+    format!("{}{notes}", lines(rows))
 }
 
 fn notes(report: &Report, text: &mut String) {
@@ -216,13 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn a_table_takes_the_place_of_the_last_one() {
-        let [begin, end] = PLACE;
-        let first = with_table(&format!("a\n{begin}{end}b\n"), "| x |\n| - |\n5.10: left out\n").unwrap();
-        assert_eq!(first, format!("a\n{begin}\n| x |\n| - |\n\n```\n5.10: left out\n```\n\n{end}b\n"));
-        let second = with_table(&first, "| y |\n").unwrap();
-        assert_eq!(second, format!("a\n{begin}\n| y |\n\n{end}b\n"));
-        assert_eq!(with_table("nothing", "| y |\n"), None);
+    fn what_is_below_the_table_stays_as_it_was_printed() {
+        assert_eq!(readme("| x |\n| - |\n5.10: left out\n"), "| x |\n| - |\n\n```\n5.10: left out\n```\n");
+        assert_eq!(readme("| y |\n"), "| y |\n");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Traffic that no packaged tool makes, for the scenario tests: run in a lab's namespaces, bounded in count and time.
 
+mod pairs;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
@@ -64,6 +66,15 @@ enum Traffic {
         #[arg(long)]
         count: u32,
     },
+    /// Broadcasts from MACs, so that the switch knows them
+    Learn(pairs::Learn),
+    /// Frames between pairs of MACs that have not met
+    Pairs(pairs::Pairs),
+    /// Notes when frames of `pairs` come until nothing more comes for so many milliseconds, as JSON
+    Meet {
+        #[arg(long)]
+        silence: u64,
+    },
     /// Random bytes to a TCP or UDP port
     Garbage {
         #[arg(long)]
@@ -88,6 +99,9 @@ fn main() -> Result<()> {
         Traffic::Send { group, from, count } => send(group, from, count),
         Traffic::Listen { group, on, silence } => listen(group, on, Duration::from_millis(silence)),
         Traffic::Vxlan { to, vni, count } => vxlan(to, &vni, count),
+        Traffic::Learn(what) => pairs::learn(&what),
+        Traffic::Pairs(what) => pairs::pairs(&what),
+        Traffic::Meet { silence } => pairs::meet(Duration::from_millis(silence)),
         Traffic::Garbage { tcp, udp, count, seed } => garbage(tcp, udp, count, seed),
     }
 }

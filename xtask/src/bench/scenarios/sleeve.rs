@@ -1,18 +1,35 @@
 //! `cargo xtask bench sleeve`: the encrypted tunnel in user space. Both peers and both ends share the machine's CPUs.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
 use vm_tests::{Lab, LabConfig, Place, Running, Underlay, lab_dir, wait_for};
 
-use super::contender::{Path, like_conditions};
-use super::measure::{listening, number};
-use super::report::median;
+use crate::bench::Bench;
+use crate::bench::bed::{Path, bridge};
+use crate::bench::compare::interleaved;
+use crate::bench::conditions::settle;
+use crate::bench::measure::{ANYWHERE, ONE_CPU, ends, iperf, number};
+use crate::bench::scenario::{Scenario, Work};
+use crate::bench::table::{Figure, Table};
 
-const PORT: &str = "5201";
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "sleeve",
+    what: "The encrypted tunnel in user space next to host to host, kernel vxlan and wireguard-go",
+    work: Work::Alone(run),
+};
+
+const FIGURES: &[Figure] = &[
+    Figure::new("TCP, nothing pinned", "Gbit/s"),
+    Figure::new("CPU of the ends", "ms/Gbit"),
+    Figure::new("CPU of the tunnel", "ms/Gbit"),
+    Figure::new("its kernel part", "ms/Gbit"),
+    Figure::new("64 B UDP of 150 kpps", "kpps"),
+    Figure::new("lost of them", "%"),
+    Figure::new("ping-pong, p50", "µs"),
+];
+
 /// 64-byte datagrams offered per second, and what the project promises of them.
 const OFFERED: u32 = 150_000;
 /// Clock ticks per second, of which the kernel tells CPU time (`sysconf(_SC_CLK_TCK)`, 100 on Linux).
@@ -43,17 +60,14 @@ impl Bed {
             ..config(name)
         };
         let bare = Lab::scenario(config("bare").without_agents())?;
-        super::contender::bridge(&bare)?;
+        bridge(&bare)?;
         let wireguard = wireguard(&bare)?;
         let (aes, chacha) = (Lab::scenario(sealed("aes", &[]))?, Lab::scenario(sealed("chacha", &[("WEAVE_NO_AES", "1")]))?);
         let bed = Self { bare, aes, chacha, wireguard };
         for way in bed.ways()? {
-            let address = way.path.address.parse::<std::net::IpAddr>()?;
-            wait_for(way.title, Duration::from_secs(20), || way.path.from.reaches(address))?;
+            way.path.works().context(way.title)?;
         }
-        for lab in [&bed.bare, &bed.aes, &bed.chacha] {
-            lab.config().places().into_iter().try_for_each(|place| like_conditions(&lab.node(place)?))?;
-        }
+        [&bed.bare, &bed.aes, &bed.chacha].into_iter().try_for_each(settle)?;
         Ok(bed)
     }
 
@@ -116,113 +130,48 @@ fn used(pids: &[u32]) -> [f64; 2] {
     pids.iter().filter_map(ticks).fold([0.0; 2], |sum, of| [sum[0] + of[0] / TICKS, sum[1] + of[1] / TICKS])
 }
 
-/// Everything of one way.
-#[derive(Default)]
-struct Figures {
-    gbits: Vec<f64>,
-    /// CPU milliseconds per Gbit: of the two ends, of the workers themselves, of the kernel for the workers.
-    cpu_ms: [Vec<f64>; 3],
-    kpps: Vec<f64>,
-    lost: Vec<f64>,
-    p50_us: Vec<f64>,
-}
-
-/// Measures, prints a table, returns the medians.
-pub(super) fn run(seconds: u32, rounds: usize) -> Result<Vec<Value>> {
+fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
     let bed = Bed::make()?;
-    let mut figures: BTreeMap<&str, Figures> = BTreeMap::new();
     let ways = bed.ways()?;
-    for round in 1..=rounds {
-        for way in &ways {
-            let entry = figures.entry(way.title).or_default();
-            bulk(way, seconds, entry)?;
-            packets(way, seconds, entry)?;
-            ping_pong(way, seconds, entry)?;
-            let last = |values: &[f64]| values.last().copied().unwrap_or(f64::NAN);
-            let (gbits, kpps, lost, p50) = (last(&entry.gbits), last(&entry.kpps), last(&entry.lost), last(&entry.p50_us));
-            eprintln!("round {round}: {}: {gbits:.2} Gbit/s, {kpps:.0} kpps ({lost:.2} % lost), p50 {p50:.1} µs", way.title);
-        }
-    }
-    let base = figures.get("host to host").map_or(f64::NAN, |host| median(&host.gbits));
-    println!(
-        "| | TCP, Gbit/s | of host to host | CPU ms/Gbit: ends | tunnel | its kernel part | 64 B UDP, kpps of {} | lost % | ping-pong p50 µs |",
-        OFFERED / 1000
-    );
-    println!("|---|---|---|---|---|---|---|---|---|");
-    let mut rows = Vec::new();
-    for way in &ways {
-        let Some(f) = figures.get(way.title) else { continue };
-        let [gbits, kpps, lost, p50] = [&f.gbits, &f.kpps, &f.lost, &f.p50_us].map(|values| median(values));
-        let [ends, own, kernel] = f.cpu_ms.each_ref().map(|values| median(values));
-        let (title, share) = (way.title, gbits / base);
-        println!("| {title} | {gbits:.2} | {share:.2} | {ends:.0} | {own:.0} | {kernel:.0} | {kpps:.0} | {lost:.2} | {p50:.1} |");
-        let [ends, own, kernel] = &f.cpu_ms;
-        rows.push(json!({ "scenario": "sleeve", "contender": title, "gbits": f.gbits,
-            "cpu_ms_per_gbit": { "ends": ends, "tunnel": own, "kernel": kernel },
-            "kpps": f.kpps, "lost_percent": f.lost, "p50_us": f.p50_us }));
-    }
-    println!(
-        "\nMedians of {rounds}; both peers and both ends share the CPUs, in ping-pong the ends have one and the agents the other. The \
-         tunnel's own time is the cipher, cutting and joining; its kernel part is reading and writing device and socket."
-    );
-    Ok(rows)
+    let columns: Vec<_> = ways.iter().map(|way| way.title.to_owned()).collect();
+    let rows = interleaved(bench.rounds, FIGURES, &columns, |column| {
+        let way = &ways[column];
+        Ok([bulk(way, bench.seconds)?, packets(way, bench.seconds)?, ping_pong(way, bench.seconds)?].concat())
+    })?;
+    let note = "Both peers and both ends share the CPUs; in ping-pong the ends have one and the agents the other. The tunnel's own time is the \
+                cipher, cutting and joining; its kernel part is reading and writing device and socket.";
+    Ok(Table { scenario, columns, references: vec![0], rows, notes: vec![note.to_owned()] })
 }
 
-fn iperf(way: &Way<'_>, seconds: u32, options: &[&str]) -> Result<Value> {
-    let server = way.path.to.spawn(["iperf3", "-s", "-1", "-p", PORT])?;
-    listening(&way.path)?;
-    let seconds = seconds.to_string();
-    let words = ["iperf3", "-c", &way.path.address, "-p", PORT, "-J", "-t", &seconds];
-    let text = way.path.from.exec(words.into_iter().chain(options.iter().copied()))?;
-    server.finish()?;
-    serde_json::from_str(&text).context("iperf3 wrote no JSON")
-}
-
-fn bulk(way: &Way<'_>, seconds: u32, figures: &mut Figures) -> Result<()> {
+/// Gbit/s, and CPU milliseconds per Gbit: of the two ends, of the workers themselves, of the kernel for the workers.
+fn bulk(way: &Way<'_>, seconds: f64) -> Result<Vec<f64>> {
     let before = used(&way.workers);
-    let result = iperf(way, seconds, &["-C", "cubic"])?;
+    let result = iperf(&way.path, ANYWHERE, seconds, &["-C", "cubic"])?;
     let after = used(&way.workers);
     let ends = number(&result, "/end/cpu_utilization_percent/host_total")? + number(&result, "/end/cpu_utilization_percent/remote_total")?;
     let gbits = number(&result, "/end/sum_received/bytes")? * 8.0 / 1e9;
-    figures.gbits.push(number(&result, "/end/sum_received/bits_per_second")? / 1e9);
-    let spent = [ends / 100.0 * f64::from(seconds), after[0] - before[0], after[1] - before[1]];
-    for (figures, spent) in figures.cpu_ms.iter_mut().zip(spent) {
-        figures.push(spent * 1e3 / gbits);
-    }
-    Ok(())
+    let time = number(&result, "/end/sum_received/seconds")?;
+    let spent = [ends / 100.0 * time, after[0] - before[0], after[1] - before[1]];
+    let figures = [number(&result, "/end/sum_received/bits_per_second")? / 1e9].into_iter();
+    Ok(figures.chain(spent.map(|spent| spent * 1e3 / gbits)).collect())
 }
 
-fn packets(way: &Way<'_>, seconds: u32, figures: &mut Figures) -> Result<()> {
-    let result = ends(way, &["sink"], &["source", "--rate", &OFFERED.to_string(), "--seconds", &seconds.to_string()], &[])?;
+/// Thousands received per second, and what is lost in percent.
+fn packets(way: &Way<'_>, seconds: f64) -> Result<Vec<f64>> {
+    let near = ["source", "--rate", &OFFERED.to_string(), "--seconds", &seconds.to_string()];
+    let result = ends(&way.path, ANYWHERE, &["sink"], &near)?;
     let [sent, received, time] = [number(&result, "/sent")?, number(&result, "/received")?, number(&result, "/seconds")?];
-    figures.kpps.push(received / time / 1e3);
-    figures.lost.push(100.0 * (sent - received) / sent);
-    Ok(())
+    Ok(vec![received / time / 1e3, 100.0 * (sent - received) / sent])
 }
 
-fn ping_pong(way: &Way<'_>, seconds: u32, figures: &mut Figures) -> Result<()> {
+/// The median round trip in µs.
+fn ping_pong(way: &Way<'_>, seconds: f64) -> Result<Vec<f64>> {
     for pid in &way.workers {
         way.path.from.exec(["taskset", "-acp", "1", &pid.to_string()])?;
     }
-    let result = ends(way, &["pong"], &["ping", "--seconds", &seconds.to_string()], &["taskset", "-c", "0"])?;
+    let result = ends(&way.path, ONE_CPU, &["pong"], &["ping", "--seconds", &seconds.to_string()])?;
     for pid in &way.workers {
         way.path.from.exec(["taskset", "-acp", "0-1", &pid.to_string()])?;
     }
-    figures.p50_us.push(number(&result, "/p50_us")?);
-    Ok(())
-}
-
-/// Our own two ends, run with `before` in front: what the second one printed.
-fn ends(way: &Way<'_>, server: &[&str], client: &[&str], before: &[&str]) -> Result<Value> {
-    let this = std::env::current_exe()?;
-    let this = this.to_str().context("the path of xtask is no UTF-8")?;
-    let words = |end: &[&str], rest: &[&str]| -> Vec<String> {
-        [before, &[this, "bench-node"], end, rest].concat().into_iter().map(str::to_owned).collect()
-    };
-    let server = way.path.to.spawn(words(server, &["--port", PORT]))?;
-    listening(&way.path)?;
-    let address = format!("{}:{PORT}", way.path.address);
-    let text = way.path.from.exec(words(&[client[0], &address], &client[1..]))?;
-    server.finish()?;
-    serde_json::from_str(&text).with_context(|| format!("the {} end wrote no JSON", client[0]))
+    Ok(vec![number(&result, "/p50_us")?])
 }

@@ -9,11 +9,16 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use vm_tests::process;
 
+use crate::bench::Bench;
+use crate::bench::compare::interleaved;
+use crate::bench::measure::number;
+use crate::bench::scenario::{Scenario, Work};
+use crate::bench::table::{Figure, Gate, Table, quantile};
 use crate::workspace::Workspace;
 
 /// What the project promises: so many queries per second from one client, and this for the slowest but one in a hundred.
 const RATE: u32 = 20_000;
-const P99_MS: f64 = 2.0;
+const P99_US: f64 = 2_000.0;
 /// The names of `examples/dns_server.rs`.
 const NAMES: u64 = 1000;
 /// How long answers are waited for after the last query.
@@ -24,25 +29,28 @@ const NAP: Duration = Duration::from_micros(50);
 /// Where client and server run.
 const PLACES: [(&str, &str, &str); 2] = [("client and server on a CPU each", "0", "1"), ("both on one CPU", "0", "0")];
 
-/// Measures, prints a table, returns the runs.
-pub(super) fn run(workspace: &Workspace, seconds: u32, rounds: usize) -> Result<Vec<Value>> {
-    process::run(workspace.cargo("build").args(["--release", "--package", "weave-agent", "--example", "dns_server"]))?;
-    let mut rows = Vec::new();
-    println!("| {RATE} queries/s over UDP | answered /s | p50 µs | p99 µs | lost |\n|---|---|---|---|---|");
-    for (title, client, server) in PLACES {
-        for _ in 0..rounds {
-            let row = once(workspace, [client, server], seconds)?;
-            let text = |key: &str| row[key].as_f64().map_or_else(String::new, |value| format!("{value:.0}"));
-            println!("| {title} | {} | {} | {} | {} |", text("per_second"), text("p50_us"), text("p99_us"), text("lost"));
-            rows.push(json!({ "scenario": "DNS queries", "place": title, "rate": RATE, "run": row }));
-        }
-    }
-    let slowest = rows.iter().filter_map(|row| row["run"]["p99_us"].as_f64()).fold(0.0, f64::max);
-    println!("\nTarget: p99 under {P99_MS} ms. Slowest run: {:.3} ms.", slowest / 1e3);
-    Ok(rows)
+pub(crate) const SCENARIO: Scenario =
+    Scenario { name: "dns", what: "20,000 queries per second from one client to the name server", work: Work::Alone(run) };
+
+const FIGURES: &[Figure] = &[
+    Figure::new("DNS answers of 20,000 queries/s", "/s"),
+    Figure::new("DNS queries, p50", "µs"),
+    Figure::new("DNS queries, p99", "µs").gate(Gate::AtMost(P99_US)),
+    Figure::new("DNS queries lost", ""),
+];
+
+fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
+    process::run(bench.workspace.cargo("build").args(["--release", "--package", "weave-agent", "--example", "dns_server"]))?;
+    let columns: Vec<_> = PLACES.iter().map(|(title, ..)| (*title).to_owned()).collect();
+    let rows = interleaved(bench.rounds, FIGURES, &columns, |column| {
+        let (_, client, server) = PLACES[column];
+        let result = once(bench.workspace, [client, server], bench.seconds)?;
+        ["/per_second", "/p50_us", "/p99_us", "/lost"].iter().map(|figure| number(&result, figure)).collect()
+    })?;
+    Ok(Table { scenario, columns, references: Vec::new(), rows, notes: Vec::new() })
 }
 
-fn once(workspace: &Workspace, [client, server]: [&str; 2], seconds: u32) -> Result<Value> {
+fn once(workspace: &Workspace, [client, server]: [&str; 2], seconds: f64) -> Result<Value> {
     let (_server, address) = Server::start(workspace, server)?;
     let this = std::env::current_exe()?;
     let seconds = seconds.to_string();
@@ -83,7 +91,7 @@ impl Drop for Server {
 
 /// The client's end: asks, and prints what that gave as JSON. Queries have their time to be sent, and a query that is late because the
 /// client was, is late.
-pub(super) fn client(to: SocketAddr, rate: u32, time: Duration) -> Result<()> {
+pub(in crate::bench) fn client(to: SocketAddr, rate: u32, time: Duration) -> Result<()> {
     let socket = UdpSocket::bind(("127.0.0.1", 0))?;
     socket.connect(to)?;
     socket.set_nonblocking(true)?;
@@ -146,12 +154,10 @@ impl Client {
         }
     }
 
-    fn figures(mut self, time: Duration) -> Value {
-        self.latencies.sort_unstable();
-        let micros = |share: f64| {
-            let index = (self.latencies.len().saturating_sub(1)) as f64 * share;
-            self.latencies.get(index as usize).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
-        };
+    fn figures(&self, time: Duration) -> Value {
+        let mut latencies: Vec<_> = self.latencies.iter().map(|latency| latency.as_secs_f64() * 1e6).collect();
+        latencies.sort_unstable_by(f64::total_cmp);
+        let micros = |share: f64| quantile(&latencies, share);
         let answered = self.latencies.len() as u64;
         json!({
             "sent": self.sent, "answered": answered, "lost": self.sent - answered, "wrong": self.wrong,
