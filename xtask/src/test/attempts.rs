@@ -10,10 +10,10 @@ use vm_tests::process;
 /// More failures than this are no accident.
 const MOST: usize = 2;
 
-/// Runs `cargo` with libtest's own words at its end. The tests that needed a second attempt.
-pub(super) fn run(cargo: impl Fn() -> Command, words: &[&str]) -> Result<Vec<String>> {
+/// Runs `cargo` with libtest's own words at its end; what it writes is shown. The tests that needed a second attempt.
+pub(super) fn run(cargo: impl Fn() -> Command, words: &[&str], shown: &mut impl Write) -> Result<Vec<String>> {
     // Otherwise the programs after the one that failed would not run at all.
-    let first = heard(cargo().args(["--no-fail-fast", "--"]).args(words))?;
+    let first = heard(cargo().args(["--no-fail-fast", "--"]).args(words), shown)?;
     if first.passed {
         return Ok(Vec::new());
     }
@@ -21,8 +21,8 @@ pub(super) fn run(cargo: impl Fn() -> Command, words: &[&str]) -> Result<Vec<Str
     if failed.is_empty() || failed.len() > MOST {
         bail!("`{}` failed{}", process::line(&cargo()), failed.iter().map(|name| format!("\n    {name}")).collect::<String>());
     }
-    println!("\n==> {} failed, once more: {}", failed.len(), failed.join(", "));
-    let again = heard(cargo().args(["--no-fail-fast", "--", "--exact"]).args(words).args(&failed))?;
+    writeln!(shown, "\n==> {} failed, once more: {}", failed.len(), failed.join(", "))?;
+    let again = heard(cargo().args(["--no-fail-fast", "--", "--exact"]).args(words).args(&failed), shown)?;
     if !again.passed {
         bail!("`{}` failed twice: {}", process::line(&cargo()), failed.join(", "));
     }
@@ -35,7 +35,7 @@ struct Heard {
 }
 
 /// Shows what a program writes while it writes it, and remembers it.
-fn heard(command: &mut Command) -> Result<Heard> {
+fn heard(command: &mut Command, shown: &mut impl Write) -> Result<Heard> {
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| process::not_started(command, error))?;
     let (mut text, mut chunk) = (Vec::new(), [0; 8192]);
     if let Some(mut stdout) = child.stdout.take() {
@@ -44,8 +44,8 @@ fn heard(command: &mut Command) -> Result<Heard> {
             if count == 0 {
                 break;
             }
-            std::io::stdout().write_all(&chunk[..count])?;
-            std::io::stdout().flush()?;
+            shown.write_all(&chunk[..count])?;
+            shown.flush()?;
             text.extend_from_slice(&chunk[..count]);
         }
     }
@@ -110,9 +110,15 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         let fails = |names: &str| names.split(' ').map(|name| format!("test {name} ... FAILED\n")).collect::<String>();
         let listed = |names: &str| format!("{}\nfailures:\n    {}\n\n", fails(names), names.replace(' ', "\n    "));
         let program = |names: &str, second: i32| format!("case $* in *--exact*) exit {second};; esac; echo '{}'; exit 1", listed(names));
-        assert_eq!(run(|| shell(&program("a b", 0)), &[]).unwrap(), ["a", "b"]);
-        assert_eq!(run(|| shell("exit 0"), &[]).unwrap(), [""; 0]);
-        let error = |script: &str| run(|| shell(script), &[]).unwrap_err().to_string();
+        let run = |script: &str| {
+            let mut shown = Vec::new();
+            run(|| shell(script), &[], &mut shown).map(|late| (late, String::from_utf8(shown).unwrap()))
+        };
+        let (late, shown) = run(&program("a b", 0)).unwrap();
+        assert_eq!(late, ["a", "b"]);
+        assert!(shown.starts_with("test a ... FAILED\n") && shown.contains("==> 2 failed, once more: a, b\n"), "{shown}");
+        assert_eq!(run("exit 0").unwrap().0, [""; 0]);
+        let error = |script: &str| run(script).unwrap_err().to_string();
         assert!(error(&program("a", 1)).ends_with("failed twice: a"));
         assert!(error(&program("a b c", 0)).ends_with("failed\n    a\n    b\n    c"));
         assert!(error("exit 101").ends_with("failed"), "it did not come so far as to run tests");

@@ -192,7 +192,9 @@ impl Layer {
                 let passed = vm::run(workspace, &vm::Options::only(ON_ALL_KERNELS))?;
                 ensure!(passed, "not every kernel passes: what stands below the table above says which tests do not");
             }
-            Work::RealTime { words } => return attempts::run(|| command(workspace, words, &[]), &["--test-threads=1"]),
+            Work::RealTime { words } => {
+                return attempts::run(|| command(workspace, words, &[]), &["--test-threads=1"], &mut std::io::stdout());
+            }
         }
         Ok(Vec::new())
     }
