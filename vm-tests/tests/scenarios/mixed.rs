@@ -9,7 +9,7 @@ use crate::mesh::{containers, multicast_reaches_everybody_once};
 use crate::observe::{SOON, Stream, datapath, json, lab, pid, ping, ping_on, pinged, stream, unbroken};
 use crate::odp::{ODP, module_or_skip};
 
-/// Seconds of a stream that is there from before an agent is killed until after it is back.
+/// Seconds of a stream that begins before an agent is killed: to be back takes most guests 9 of them. The pings go on for as long as it takes.
 const KILLED: u32 = 15;
 const USERSPACE: &[&str] = &["--datapath", "userspace"];
 

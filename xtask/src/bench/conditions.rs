@@ -11,12 +11,17 @@ use super::bed::Bed;
 pub(crate) const CPUS: [&str; 2] = ["0", "1"];
 
 /// How a scenario wants the cables.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Conditions {
     /// What enters the underlay is cut to its MTU first and gathered by GRO at the other end, as on a wire.
     pub(crate) wire: bool,
     /// What comes to a host's or a container's cable is taken by that host's CPU (RPS). Otherwise by the CPU that sent it.
     pub(crate) steered: bool,
+}
+
+impl Conditions {
+    /// Offloads on, nothing steered.
+    pub(crate) const USUAL: Self = Self { wire: false, steered: false };
 }
 
 /// Sets everything up for a scenario.

@@ -1,9 +1,17 @@
 //! Figures that tests print.
 
 use anyhow::{Result, ensure};
-use vm_tests::figure;
+use vm_tests::{figure, process};
 
+use super::Bench;
 use super::table::Row;
+
+/// Runs the tests of the BPF programs with this in their names, built as the layers of `cargo xtask test` build them. What they print.
+pub(crate) fn tests_of_programs(bench: &Bench<'_>, part: &str, env: &[(&str, &str)]) -> Result<String> {
+    let mut cargo = bench.workspace.cargo("test");
+    cargo.args(["--release", "--package", "weave-agent", "--test", "programs", "--", part, "--nocapture", "--test-threads=1"]);
+    process::output(cargo.envs(env.iter().copied()))
+}
 
 /// Runs a test that prints figures so many times: a row of one column for each figure.
 pub(crate) fn heard(rounds: usize, mut test: impl FnMut() -> Result<String>) -> Result<Vec<Row>> {

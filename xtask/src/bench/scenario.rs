@@ -31,6 +31,13 @@ pub(crate) struct Comparison {
     pub(crate) traffic: &'static [Traffic],
 }
 
+impl Comparison {
+    /// Between two hosts, under the usual conditions.
+    pub(crate) const fn between_hosts(traffic: &'static [Traffic]) -> Self {
+        Self { course: Course::BetweenHosts, conditions: Conditions::USUAL, traffic }
+    }
+}
+
 /// One kind of traffic, and the figures that a run of it gives.
 pub(crate) struct Traffic {
     pub(crate) figures: &'static [Figure],

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use crate::bench::bed::{Course, Path};
-use crate::bench::conditions::Conditions;
+use crate::bench::bed::Path;
 use crate::bench::measure::{ONE_CPU, ends, number};
 use crate::bench::scenario::{Comparison, Scenario, Traffic, Work};
 use crate::bench::table::{Figure, Gate};
@@ -11,14 +10,10 @@ use crate::bench::table::{Figure, Gate};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "connect",
     what: "New TCP connections, one after the other, both ends on one CPU",
-    work: Work::Compare(Comparison {
-        course: Course::BetweenHosts,
-        conditions: Conditions { wire: false, steered: false },
-        traffic: &[Traffic {
-            figures: &[Figure::new("new TCP connections", "thousand/s").gate(Gate::Ratios(&[0.78, 1.38]))],
-            measure: |path, seconds| connections(path, seconds).map(|figure| vec![figure]),
-        }],
-    }),
+    work: Work::Compare(Comparison::between_hosts(&[Traffic {
+        figures: &[Figure::new("new TCP connections", "thousand/s").gate(Gate::Ratios(&[0.78, 1.38]))],
+        measure: |path, seconds| connections(path, seconds).map(|figure| vec![figure]),
+    }])),
 };
 
 /// Thousands per second.

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use crate::bench::bed::{Course, Path};
-use crate::bench::conditions::Conditions;
+use crate::bench::bed::Path;
 use crate::bench::measure::{ONE_CPU, ends, number};
 use crate::bench::scenario::{Comparison, Scenario, Traffic, Work};
 use crate::bench::table::{Figure, Gate};
@@ -11,30 +10,26 @@ use crate::bench::table::{Figure, Gate};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "latency",
     what: "TCP and UDP ping-pong, both ends on one CPU",
-    work: Work::Compare(Comparison {
-        course: Course::BetweenHosts,
-        conditions: Conditions { wire: false, steered: false },
-        traffic: &[
-            Traffic {
-                figures: &[
-                    Figure::new("TCP ping-pong", "thousand/s").gate(Gate::Ratios(&[0.80, 1.30])),
-                    Figure::new("TCP ping-pong, p50", "µs"),
-                    Figure::new("TCP ping-pong, p99", "µs"),
-                    Figure::new("TCP ping-pong, p50 added one way", "µs").added_one_way().gate(Gate::AtMost(0.8)),
-                ],
-                measure: |path, seconds| ping_pong(path, seconds, &[]),
-            },
-            Traffic {
-                figures: &[
-                    Figure::new("UDP ping-pong", "thousand/s"),
-                    Figure::new("UDP ping-pong, p50", "µs"),
-                    Figure::new("UDP ping-pong, p99", "µs"),
-                    Figure::new("UDP ping-pong, p50 added one way", "µs").added_one_way(),
-                ],
-                measure: |path, seconds| ping_pong(path, seconds, &["--udp"]),
-            },
-        ],
-    }),
+    work: Work::Compare(Comparison::between_hosts(&[
+        Traffic {
+            figures: &[
+                Figure::new("TCP ping-pong", "thousand/s").gate(Gate::Ratios(&[0.80, 1.30])),
+                Figure::new("TCP ping-pong, p50", "µs"),
+                Figure::new("TCP ping-pong, p99", "µs"),
+                Figure::new("TCP ping-pong, p50 added one way", "µs").added_one_way().gate(Gate::AtMost(0.8)),
+            ],
+            measure: |path, seconds| ping_pong(path, seconds, &[]),
+        },
+        Traffic {
+            figures: &[
+                Figure::new("UDP ping-pong", "thousand/s"),
+                Figure::new("UDP ping-pong, p50", "µs"),
+                Figure::new("UDP ping-pong, p99", "µs"),
+                Figure::new("UDP ping-pong, p50 added one way", "µs").added_one_way(),
+            ],
+            measure: |path, seconds| ping_pong(path, seconds, &["--udp"]),
+        },
+    ])),
 };
 
 /// Thousands per second, p50 and p99 of the round trip, and p50 again for what is added.

@@ -14,7 +14,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     what: "Two containers on one host next to one bare veth pair, both ends on one CPU",
     work: Work::Compare(Comparison {
         course: Course::OnOneHost,
-        conditions: Conditions { wire: false, steered: false },
+        conditions: Conditions::USUAL,
         traffic: &[
             Traffic {
                 figures: &[Figure::new("one host: TCP bulk", "Gbit/s").gate(Gate::Ratios(&[0.90]))],

@@ -3,8 +3,7 @@
 
 use anyhow::Result;
 
-use crate::bench::bed::{Course, Path};
-use crate::bench::conditions::Conditions;
+use crate::bench::bed::Path;
 use crate::bench::measure::{TWO_CPUS, ends, number};
 use crate::bench::scenario::{Comparison, Scenario, Traffic, Work};
 use crate::bench::table::Figure;
@@ -12,18 +11,11 @@ use crate::bench::table::Figure;
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "packets",
     what: "The most UDP datagrams of 64, 512 and 1,400 bytes with under 1 % lost, found by search",
-    work: Work::Compare(Comparison {
-        course: Course::BetweenHosts,
-        conditions: Conditions { wire: false, steered: false },
-        traffic: &[
-            Traffic { figures: &[Figure::new("UDP 64 B, under 1 % lost", "kpps")], measure: |path, seconds| searched(path, 64, seconds) },
-            Traffic { figures: &[Figure::new("UDP 512 B, under 1 % lost", "kpps")], measure: |path, seconds| searched(path, 512, seconds) },
-            Traffic {
-                figures: &[Figure::new("UDP 1,400 B, under 1 % lost", "kpps")],
-                measure: |path, seconds| searched(path, 1400, seconds),
-            },
-        ],
-    }),
+    work: Work::Compare(Comparison::between_hosts(&[
+        Traffic { figures: &[Figure::new("UDP 64 B, under 1 % lost", "kpps")], measure: |path, seconds| searched(path, 64, seconds) },
+        Traffic { figures: &[Figure::new("UDP 512 B, under 1 % lost", "kpps")], measure: |path, seconds| searched(path, 512, seconds) },
+        Traffic { figures: &[Figure::new("UDP 1,400 B, under 1 % lost", "kpps")], measure: |path, seconds| searched(path, 1400, seconds) },
+    ])),
 };
 
 /// Share of those sent that may be lost.

@@ -1,10 +1,9 @@
 //! What the BPF programs cost a packet and the verifier: a test of theirs knows, and prints it.
 
 use anyhow::Result;
-use vm_tests::process;
 
 use crate::bench::Bench;
-use crate::bench::heard::heard;
+use crate::bench::heard::{heard, tests_of_programs};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Gate, Row, Table};
 
@@ -16,12 +15,7 @@ const MOST_NS: f64 = 90.0;
 const MOST_INSTRUCTIONS: f64 = 50_000.0;
 
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
-    let test = || {
-        let mut cargo = bench.workspace.cargo("test");
-        cargo.args(["--package", "weave-agent", "--test", "programs", "--", "cost::", "--nocapture", "--test-threads=1"]);
-        process::output(&mut cargo)
-    };
-    let rows = heard(bench.rounds, test)?.into_iter().map(promised).collect();
+    let rows = heard(bench.rounds, || tests_of_programs(bench, "cost::", &[]))?.into_iter().map(promised).collect();
     let notes =
         vec!["Programs: test runs with a new packet each, the run of an empty program taken off; statistics are included.".to_owned()];
     Ok(Table { scenario, columns: vec!["this kernel".to_owned()], references: Vec::new(), rows, notes })

@@ -1,10 +1,9 @@
 //! What a packet costs by the number of flows: a test of the programs knows, and prints it.
 
 use anyhow::{Context, Result};
-use vm_tests::process;
 
 use crate::bench::Bench;
-use crate::bench::heard::heard;
+use crate::bench::heard::{heard, tests_of_programs};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Gate, Row, Table};
 
@@ -20,11 +19,7 @@ const ROUNDS: usize = 2;
 const MOST: f64 = 1.10;
 
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
-    let test = || {
-        let mut cargo = bench.workspace.cargo("test");
-        cargo.args(["--package", "weave-agent", "--test", "programs", "--", "scale::", "--nocapture", "--test-threads=1"]);
-        process::output(cargo.env("PROGRAMS_FLOWS", FLOWS.join(",")))
-    };
+    let test = || tests_of_programs(bench, "scale::", &[("PROGRAMS_FLOWS", &FLOWS.join(","))]);
     let heard = heard(bench.rounds.min(ROUNDS), test)?;
     let of = |flows: &str, kind: &str| {
         let label = format!("from_port among {flows} flows, {kind}");

@@ -11,7 +11,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     what: "One and four TCP streams, both directions, a CPU for each host (RPS)",
     work: Work::Compare(Comparison {
         course: Course::BetweenHosts,
-        conditions: Conditions { wire: false, steered: true },
+        conditions: Conditions { steered: true, ..Conditions::USUAL },
         traffic: &[
             Traffic {
                 figures: &[Figure::new("TCP bulk, two cores with RPS", "Gbit/s").gate(Gate::Ratios(&[1.00, 1.15]))],

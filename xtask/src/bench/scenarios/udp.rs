@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use crate::bench::bed::{Course, Path};
-use crate::bench::conditions::Conditions;
+use crate::bench::bed::Path;
 use crate::bench::measure::{TWO_CPUS, iperf, number};
 use crate::bench::scenario::{Comparison, Scenario, Traffic, Work};
 use crate::bench::table::{Figure, Gate};
@@ -11,14 +10,10 @@ use crate::bench::table::{Figure, Gate};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "udp",
     what: "A flood of 64-byte UDP datagrams, sender and receiver on two CPUs",
-    work: Work::Compare(Comparison {
-        course: Course::BetweenHosts,
-        conditions: Conditions { wire: false, steered: false },
-        traffic: &[Traffic {
-            figures: &[Figure::new("UDP 64 B, two cores", "kpps").gate(Gate::Ratios(&[0.72, 1.65]))],
-            measure: |path, seconds| flood(path, seconds).map(|figure| vec![figure]),
-        }],
-    }),
+    work: Work::Compare(Comparison::between_hosts(&[Traffic {
+        figures: &[Figure::new("UDP 64 B, two cores", "kpps").gate(Gate::Ratios(&[0.72, 1.65]))],
+        measure: |path, seconds| flood(path, seconds).map(|figure| vec![figure]),
+    }])),
 };
 
 /// Thousands received per second.
