@@ -23,7 +23,7 @@ pub struct Removed {
 /// Datapaths, interfaces, NAT, IPsec, programs, pins, files.
 pub async fn remove_everything(paths: &Paths) -> Removed {
     let mut done = Removed::default();
-    // Its tunnel's interface goes with it.
+    // Its ports are interfaces again.
     done.openvswitch();
     done.interfaces().await;
     done.nat().await;

@@ -67,8 +67,8 @@ impl Kind {
                 (Box::new(datapath), upcalls)
             }
             Self::Odp => {
-                ip(&format!("link del {vxlan}"));
-                let (datapath, upcalls) = Odp::open(&odp::Options { tunnel_port: TUNNEL_PORT, kept: None }).unwrap();
+                let options = odp::Options { tunnel_port: TUNNEL_PORT, vxlan_ifindex: index_of(vxlan), kept: None };
+                let (datapath, upcalls) = Odp::open(&options).unwrap();
                 (Box::new(datapath), upcalls)
             }
             Self::Userspace => {

@@ -15,7 +15,7 @@ use crate::frames::{address, container, kinds, outgoing, tunnelled, udp, with_ta
 use crate::host::{Host, Kind, OWN, short};
 use crate::place::{ip, private, private_async};
 use crate::run;
-use crate::wires::{TUNNEL_PORT, Wires};
+use crate::wires::{TUNNEL_PORT, Wires, index_of, make_vxlan};
 
 /// The module; without it a test is skipped, and says so.
 pub(crate) fn module() -> Option<Kernel> {
@@ -149,10 +149,10 @@ fn what_an_agent_left_goes_on_and_is_the_next_one_s() {
     }
     private_async(|_| async move {
         let kept = tempfile::tempdir().unwrap();
-        let options = odp::Options { tunnel_port: TUNNEL_PORT, kept: Some(kept.path().join("odp")) };
+        let kept = Some(kept.path().join("odp"));
+        let open = |vxlan: &str| Odp::open(&odp::Options { tunnel_port: TUNNEL_PORT, vxlan_ifindex: index_of(vxlan), kept: kept.clone() });
         let mut host = Host::with(Kind::Odp, |vxlan| {
-            ip(&format!("link del {vxlan}"));
-            let (datapath, upcalls) = Odp::open(&options).unwrap();
+            let (datapath, upcalls) = open(vxlan).unwrap();
             (Box::new(datapath), upcalls)
         });
         let (to_port, to_peer) = (udp(1, container(2)), udp(1, container(9)));
@@ -180,7 +180,7 @@ fn what_an_agent_left_goes_on_and_is_the_next_one_s() {
         let mask = Fields { in_port: Some(u32::MAX), ethernet: Some([Mac([0xff; 6]); 2]), ..Fields::default() };
         kernel.add_plain_flow(ours, &key, &mask, &[Act::Output(1)]).unwrap();
         kernel.add_datapath("theirs").unwrap();
-        let (datapath, upcalls) = Odp::open(&options).unwrap();
+        let (datapath, upcalls) = open("vx").unwrap();
         host.reopen(Box::new(datapath), upcalls);
         let flows = host.datapath.flows().unwrap();
         assert_eq!(flows.iter().map(|flow| (flow.packets, flow.idle.is_some())).collect::<Vec<_>>(), [(2, true); 2], "{flows:?}");
@@ -224,7 +224,7 @@ fn flows_with_actions_that_we_do_not_know_are_listed() {
     });
 }
 
-/// Open vSwitch's tools change a datapath's features when they open it; anybody may delete the tunnel's interface.
+/// Open vSwitch's tools change a datapath's features when they open it; anybody may take the tunnel's interface from it.
 #[test]
 fn what_others_do_to_our_datapath_is_undone() {
     run(Kind::Odp, |mut host| async move {
@@ -236,18 +236,34 @@ fn what_others_do_to_our_datapath_is_undone() {
         vm_tests::wait_for("the features", crate::host::SOON, is_as_before).unwrap();
         let frame = udp(1, container(2));
         host.cache(0, &frame, Action::Peer(short(2)));
-        ip(&format!("link del vxlan-{TUNNEL_PORT}"));
-        let is_there = || Ok(kernel.vports(before.ifindex).unwrap().iter().any(|port| port.kind == VportKind::Vxlan));
-        vm_tests::wait_for("the tunnel", crate::host::SOON, is_there).unwrap();
-        // Once the next order is carried out, all that follows from it has been done.
-        host.set_peer(2, 2);
-        host.send_from(0, &frame);
-        host.expect(vec![host.on_wire(2, outgoing(host.wires.underlay_mac, 2, vni(2, OWN.into()), TTL, &frame))]);
         let back = udp(9, container(1));
         host.cache_peer(2, &back, Action::Port(host.port(0)));
-        host.arrive(0, &tunnelled(host.wires.underlay_mac, 2, vni(OWN.into(), 2), TTL, &back));
-        host.expect(vec![host.at_container(0, &back)]);
+        let tunnel = || Ok::<_, std::io::Error>(kernel.vports(before.ifindex)?.into_iter().find(|port| port.name == "vx"));
+        let taken = tunnel().unwrap().unwrap();
+        assert!(kernel.delete_vport(before.ifindex, taken.number).unwrap());
+        vm_tests::wait_for("the tunnel's port", crate::host::SOON, || Ok(tunnel()?.is_some())).unwrap();
+        expect_both_ways(&mut host, &frame, &back);
+        // Its device as well: the agent makes another one, as the next that comes would be told.
+        ip("link del vx");
+        host.datapath.set_vxlan(make_vxlan("vx")).unwrap();
+        let there = tunnel().unwrap().unwrap();
+        assert_ne!(there.ifindex, taken.ifindex);
+        expect_both_ways(&mut host, &frame, &back);
+        // It was set up again, and is what it was.
+        host.datapath.set_vxlan(index_of("vx")).unwrap();
+        assert_eq!(tunnel().unwrap().unwrap().number, there.number);
     });
+}
+
+/// To 2 and back from it.
+fn expect_both_ways(host: &mut Host, frame: &[u8], back: &[u8]) {
+    // Once the next order is carried out, all that follows from what became of the tunnel has been done.
+    host.set_peer(2, 2);
+    let macs = host.wires.underlay_mac;
+    host.send_from(0, frame);
+    host.expect(vec![host.on_wire(2, outgoing(macs, 2, vni(2, OWN.into()), TTL, frame))]);
+    host.arrive(0, &tunnelled(macs, 2, vni(OWN.into(), 2), TTL, back));
+    host.expect(vec![host.at_container(0, back)]);
 }
 
 /// As Open vSwitch's daemon does to all datapaths that it did not make, when it starts.

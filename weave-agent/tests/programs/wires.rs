@@ -41,15 +41,21 @@ impl Wires {
         outside.enter(|| ip(&pairs.iter().map(|(_, there)| format!("link set {there} up\n")).collect::<String>()));
         wait_for_carrier(&["p0", "p1", "p2", "p3", "u0", "u1"]);
         outside.enter(|| wait_for_carrier(&["c0", "c1", "c2", "c3", "w0", "w1"]));
-        ip(&format!("link add vx type vxlan external dstport {TUNNEL_PORT} nolearning\nlink set vx mtu 8950 up"));
+        let vxlan = make_vxlan("vx");
         Self {
             ports: (0..PORTS).map(|index| index_of(&format!("p{index}"))).collect(),
             underlay: [index_of("u0"), index_of("u1")],
             underlay_mac,
-            vxlan: index_of("vx"),
+            vxlan,
             outside,
         }
     }
+}
+
+/// The tunnel's device; returns its index.
+pub(crate) fn make_vxlan(name: &str) -> u32 {
+    ip(&format!("link add {name} type vxlan external dstport {TUNNEL_PORT} nolearning\nlink set {name} mtu 8950 up"));
+    index_of(name)
 }
 
 /// MAC of the machine that has an underlay address.

@@ -109,9 +109,10 @@ async fn open_odp(place: &Place<'_>, why: String) -> Result<Opened> {
     odp::probe()?;
     leave_ebpf(place).await?;
     userspace::shield::remove().context("cannot remove the nftables table netdev weave-agent")?;
-    let options = odp::Options { tunnel_port: place.tunnel_port, kept: Some(place.paths.odp()) };
+    let vxlan = net::ensure_vxlan(place.host, place.tunnel_port).await?;
+    let options = odp::Options { tunnel_port: place.tunnel_port, vxlan_ifindex: vxlan.ifindex, kept: Some(place.paths.odp()) };
     let (datapath, upcalls) = Odp::open(&options)?;
-    Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: None, why: Some(why) })
+    Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: Some(vxlan), why: Some(why) })
 }
 
 async fn open_userspace(place: &Place<'_>, why: String) -> Result<Opened> {
@@ -126,9 +127,9 @@ async fn leave_ebpf(place: &Place<'_>) -> Result<()> {
     let pins = place.paths.pins();
     ebpf::leave(&pins)?;
     bpffs::remove(&pins)?;
-    // One of this name may be the openvswitch module's, and stay.
+    // The openvswitch module's datapath may have it for a port, and goes on.
     if !odp::is_there() && net::remove_vxlan(place.host, place.tunnel_port).await? {
-        tracing::info!("the eBPF programs of an earlier agent and their vxlan device are gone");
+        tracing::info!("the vxlan device of an earlier agent is gone");
     }
     Ok(())
 }

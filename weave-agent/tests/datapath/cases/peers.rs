@@ -5,7 +5,7 @@ use weave_ebpf::flow::vni;
 use weave_ebpf::vxlan::{OUTER, RELAY_TTL, TTL};
 
 use crate::frames::{BROADCAST, address, container, is_finished, kinds, outgoing, tcp, tunnelled, udp, udp_of};
-use crate::host::{Host, Kind, MTU, NEIGHBOURS, OWN, short};
+use crate::host::{Host, MTU, NEIGHBOURS, OWN, short};
 use crate::wires::LOCAL;
 
 pub(crate) async fn a_frame_for_a_peer_is_on_the_wire_as_vxlan(mut host: Host) {
@@ -130,9 +130,7 @@ pub(crate) async fn what_is_no_vxlan_is_counted(mut host: Host) {
         host.counts("malformed", number as u64 + 1);
     }
     host.expect(vec![]);
-    // From 6.14 on the device that the openvswitch module makes looks at no reserved bits: RFC 7348 lets it.
-    let taken = host.kind == Kind::Odp && vm_tests::kernel::is_at_least(6, 14);
-    assert_eq!(host.count("upcalls"), if taken { 2 } else { 0 });
+    assert_eq!(host.count("upcalls"), 0);
 }
 
 /// From 2 for 3 and for 4, by us; and back to where it came from, which is nowhere.

@@ -6,13 +6,14 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_indextoname;
 use weave_ebpf::stats::DropReason;
 
+use super::add_tunnel;
 use super::cache::{Of, Record};
 use super::flows::all_of_port;
 use super::plane::Plane;
+use super::ports::NO_PORT;
 use super::tap::Device;
 use super::wire::{Vport, VportKind};
 use crate::datapath::{Action, PortId};
-use crate::io::net::VXLAN_PREFIX;
 
 impl Plane {
     /// Takes frames from an interface.
@@ -90,14 +91,36 @@ impl Plane {
     }
 
     /// The tunnel's port, whose number may be another one now.
-    pub(super) fn make_tunnel(&mut self) -> Result<()> {
-        let port = self.tables.config.port as u16;
-        let pids = [self.ports.pid_of(self.ports.vxlan())];
-        let name = format!("{VXLAN_PREFIX}{port}");
-        let made = self.flows.kernel.add_vport(self.flows.datapath, VportKind::Vxlan, &name, Some(port), &pids);
-        let made = made.with_context(|| format!("cannot make a vxlan port on the tunnel's UDP port {port}"))?;
-        self.ports.set_vxlan(made.number);
+    fn make_tunnel(&mut self) -> Result<()> {
+        self.ports.set_vxlan(NO_PORT);
+        self.ports.set_vxlan(add_tunnel(&self.flows.kernel, self.flows.datapath, &self.ports)?);
         Ok(())
+    }
+
+    /// The vxlan device was put in order, and may be another one now.
+    pub(super) fn set_vxlan(&mut self, ifindex: u32) -> Result<()> {
+        if ifindex == self.ports.tunnel() && self.ports.vxlan() != NO_PORT {
+            return Ok(());
+        }
+        self.ports.set_tunnel(ifindex);
+        self.mend_tunnel()
+    }
+
+    /// Its port is gone. Without its device, too, it comes back when that does.
+    pub(super) fn lost_tunnel(&mut self) -> Result<()> {
+        if if_indextoname(self.ports.tunnel()).is_ok() {
+            return self.mend_tunnel();
+        }
+        self.ports.set_vxlan(NO_PORT);
+        self.forget_switched()
+    }
+
+    /// All flows are looked at anew: the number of its port may be another one.
+    fn mend_tunnel(&mut self) -> Result<()> {
+        let made = self.make_tunnel();
+        self.forget_switched()?;
+        made?;
+        self.listen_to_heartbeats()
     }
 
     /// The sleeve's frames are taken by a socket; the module keeps them from the host's stack.

@@ -6,10 +6,6 @@ use super::socket::{Socket, collect};
 use super::wire::object::{datapath, flow, packet, vport};
 use super::wire::{Act, Answer, Build, Datapath, Family, Fields, Flow, Kind, Request, Said, Vport, VportKind, command, put_actions};
 
-/// A new vport's socket may wait for an old one of its UDP port, which goes a moment after its vport.
-const TRIES: u32 = 50;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
-
 /// Of a datapath whose vports have several upcall sockets each.
 pub(super) const FEATURES: u32 = datapath::UNALIGNED | datapath::VPORT_PIDS;
 
@@ -162,21 +158,14 @@ impl Kernel {
     /// # Errors
     /// What the kernel says.
     pub fn add_vport(&self, datapath: u32, kind: VportKind, name: &str, udp_port: Option<u16>, pids: &[u32]) -> io::Result<Vport> {
-        let mut tries = 0;
-        loop {
-            let mut attributes = Build::default()
-                .put_text(vport::NAME, name)
-                .put(vport::KIND, &kind.number().to_ne_bytes())
-                .put(vport::UPCALL_PIDS, &numbers(pids));
-            if let Some(port) = udp_port {
-                attributes = attributes.nest(vport::OPTIONS, Build::default().put(vport::PORT, &port.to_ne_bytes()));
-            }
-            match self.one(self.vport.id, command::NEW, Kind::Create, datapath, attributes, Vport::read) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => tries += 1,
-                result => return result,
-            }
-            std::thread::sleep(PAUSE);
+        let mut attributes = Build::default()
+            .put_text(vport::NAME, name)
+            .put(vport::KIND, &kind.number().to_ne_bytes())
+            .put(vport::UPCALL_PIDS, &numbers(pids));
+        if let Some(port) = udp_port {
+            attributes = attributes.nest(vport::OPTIONS, Build::default().put(vport::PORT, &port.to_ne_bytes()));
         }
+        self.one(self.vport.id, command::NEW, Kind::Create, datapath, attributes, Vport::read)
     }
 
     /// Tells a vport's misses to these sockets.

@@ -1,8 +1,7 @@
 //! UDP to the tunnel's port that is no VXLAN: the kernel's vxlan device drops it without a word, and without counting it.
 //!
 //! A packet socket on each underlay interface lets such packets alone through its filter. Nobody reads it: how many there
-//! were is what the kernel counts. From 6.14 on the device that the module makes looks at no reserved bits (RFC 7348 section 5
-//! lets it): a packet with one of them is counted here, and carried on.
+//! were is what the kernel counts.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -29,20 +29,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use self::kept::{Keeper, Told};
 use self::kernel::{FEATURES, Kernel};
 use self::malformed::Malformed;
 use self::plane::Plane;
-use self::ports::{CHANNELS, Ports};
+use self::ports::{CHANNELS, NO_PORT, Ports};
 use self::socket::Socket;
 use self::tap::Device;
-use self::wire::{Datapath as Found, Vport, VportKind};
+use self::wire::{Datapath as Found, VportKind};
 use self::workers::{Shared, Worker};
 use super::{Datapath, Upcalls};
 use crate::datapath::{FlowEntry, Op, PortId};
-use crate::io::net::{Heartbeats, VXLAN_PREFIX};
+use crate::io::net::Heartbeats;
 use crate::switch::Adopted;
 
 /// Our datapath, and its own interface, which stays down.
@@ -60,6 +60,8 @@ const BATCHES: usize = 64;
 pub struct Options {
     /// UDP port of the tunnel.
     pub tunnel_port: u16,
+    /// The collect-metadata vxlan device of that port, which becomes one of the datapath's.
+    pub vxlan_ifindex: u32,
     /// Where to keep what the module cannot; without it the next agent begins with nothing but the flows it can make sense of.
     pub kept: Option<PathBuf>,
 }
@@ -82,7 +84,7 @@ impl Odp {
     /// Makes the datapath in the calling thread's namespace, or takes over what an earlier agent left.
     ///
     /// # Errors
-    /// Without the module, or when the tunnel's UDP port is taken.
+    /// Without the module, or when it does not take the vxlan device.
     pub fn open(options: &Options) -> Result<(Self, Upcalls)> {
         let kernel = Kernel::open().map_err(explain)?;
         let (datapath, is_new) = datapath(&kernel)?;
@@ -102,7 +104,7 @@ impl Odp {
         if datapath.features != FEATURES {
             kernel.restore_features(DATAPATH)?;
         }
-        let ports = adopt_ports(&kernel, datapath.ifindex, options.tunnel_port, pids)?;
+        let ports = adopt_ports(&kernel, datapath.ifindex, Ports::new(options.vxlan_ifindex, pids))?;
         let mut plane = Plane::new(kernel, datapath.ifindex, ports, options.tunnel_port, sender)?;
         for order in told.orders() {
             plane.tables.apply(&order)?;
@@ -152,31 +154,35 @@ fn sockets() -> Result<Vec<Socket>> {
     (0..CHANNELS as u32).map(open).collect::<io::Result<_>>().context("cannot open a netlink socket")
 }
 
-/// The tunnel's port, found or made, and the ports that there are.
-fn adopt_ports(kernel: &Kernel, datapath: u32, tunnel_port: u16, pids: [u32; CHANNELS]) -> Result<Ports> {
-    let there = kernel.vports(datapath)?;
-    let name = format!("{VXLAN_PREFIX}{tunnel_port}");
-    let is_right = |port: &&Vport| port.kind == VportKind::Vxlan && port.udp_port == Some(tunnel_port);
-    for wrong in there.iter().filter(|port| port.kind == VportKind::Vxlan && !is_right(port)) {
-        kernel.delete_vport(datapath, wrong.number)?;
-    }
-    let vxlan = match there.iter().find(is_right) {
-        Some(port) => port.number,
-        None => {
-            let made = kernel.add_vport(datapath, VportKind::Vxlan, &name, Some(tunnel_port), &[0]);
-            made.with_context(|| format!("cannot make a vxlan port on the tunnel's UDP port {tunnel_port}"))?.number
-        }
-    };
-    let mut ports = Ports::new(vxlan, pids);
-    for port in there.iter().filter(|port| port.kind == VportKind::Netdev) {
+/// The ports that there are, and the tunnel's, found or made.
+fn adopt_ports(kernel: &Kernel, datapath: u32, mut ports: Ports) -> Result<Ports> {
+    let mut found = Vec::new();
+    for port in kernel.vports(datapath)? {
         let ifindex = port.ifindex.or_else(|| if_nametoindex(port.name.as_str()).ok());
-        if let Some(ifindex) = ifindex {
-            ports.insert(ifindex, port.number);
-            kernel.set_upcall_pids(datapath, port.number, &[ports.pid_of(port.number)])?;
+        match ifindex {
+            // Of whichever kind: one that the module itself made is as good.
+            Some(ifindex) if ifindex == ports.tunnel() => ports.set_vxlan(port.number),
+            Some(ifindex) if port.kind == VportKind::Netdev => found.push((ifindex, port.number)),
+            _ => continue,
         }
     }
-    kernel.set_upcall_pids(datapath, vxlan, &[ports.pid_of(vxlan)])?;
+    if ports.vxlan() == NO_PORT {
+        ports.set_vxlan(add_tunnel(kernel, datapath, &ports)?);
+    }
+    for (ifindex, number) in found {
+        ports.insert(ifindex, number);
+        kernel.set_upcall_pids(datapath, number, &[ports.pid_of(number)])?;
+    }
+    kernel.set_upcall_pids(datapath, ports.vxlan(), &[ports.pid_of(ports.vxlan())])?;
     Ok(ports)
+}
+
+/// Makes the vxlan device a port; returns its number. The module's own vxlan ports are no more: Linux 7.3 has none.
+fn add_tunnel(kernel: &Kernel, datapath: u32, ports: &Ports) -> Result<u32> {
+    let name = if_indextoname(ports.tunnel()).context("the vxlan device is gone")?;
+    let name = name.to_string_lossy();
+    let made = kernel.add_vport(datapath, VportKind::Netdev, &name, None, &[ports.tunnel_pid()]);
+    Ok(made.with_context(|| format!("the openvswitch module does not take the vxlan device {name}"))?.number)
 }
 
 /// Whether the kernel has the module, which it loads if it can.
@@ -243,6 +249,10 @@ impl Datapath for Odp {
     fn detach_underlay(&mut self, ifindex: u32) -> Result<()> {
         self.malformed.leave(ifindex);
         Ok(())
+    }
+
+    fn set_vxlan(&mut self, ifindex: u32) -> Result<()> {
+        self.shared.lock().set_vxlan(ifindex)
     }
 
     fn set_sleeve(&mut self, ifindex: u32) -> Result<()> {

@@ -22,7 +22,7 @@ use super::kernel::{Event, FEATURES, Kernel};
 use super::pieces::pieces;
 use super::ports::Ports;
 use super::tap::Device;
-use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel};
+use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel, Vport};
 use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, Upcall};
 use crate::frame::unfinished;
 use crate::io::datapath::received::Said;
@@ -121,7 +121,7 @@ impl Plane {
     }
 
     /// All that the switch said.
-    fn forget_switched(&mut self) -> Result<()> {
+    pub(super) fn forget_switched(&mut self) -> Result<()> {
         let ufids = self.flows.cache.those(|record| matches!(record.of, Of::Flow(..)));
         self.forget(&ufids)
     }
@@ -256,9 +256,9 @@ impl Plane {
                     tracing::error!("no frames are carried: {error:#}");
                 }
             }
-            Some(Event::VportGone(gone)) if gone.datapath == self.flows.datapath && gone.number == self.ports.vxlan() => {
-                tracing::warn!("somebody deleted {}: it is made anew", gone.name);
-                if let Err(error) = self.mend_tunnel() {
+            Some(Event::VportGone(gone)) if self.is_tunnel(&gone) => {
+                tracing::warn!("somebody deleted {}, or took it from the datapath: it comes back", gone.name);
+                if let Err(error) = self.lost_tunnel() {
                     tracing::error!("there is no tunnel: {error:#}");
                 }
             }
@@ -266,11 +266,10 @@ impl Plane {
         }
     }
 
-    /// Its number may be another one now, so that all flows are looked at anew.
-    fn mend_tunnel(&mut self) -> Result<()> {
-        self.make_tunnel()?;
-        self.forget_switched()?;
-        self.listen_to_heartbeats()
+    /// A device that has taken its place since may have its number.
+    fn is_tunnel(&self, gone: &Vport) -> bool {
+        let same = gone.ifindex.is_none_or(|ifindex| ifindex == self.ports.tunnel());
+        same && gone.datapath == self.flows.datapath && gone.number == self.ports.vxlan()
     }
 
     fn take_packet(&mut self, packet: &Packet<'_>) {

@@ -9,17 +9,22 @@ pub(super) const CHANNELS: usize = PORT_CHANNELS + 2;
 const TUNNEL: usize = PORT_CHANNELS;
 const HEARTBEATS: usize = PORT_CHANNELS + 1;
 
+/// No port has this number: the kernel gives the lowest that is free, and takes this one in an action (`DP_MAX_PORTS - 1`).
+pub(super) const NO_PORT: u32 = 65_534;
+
 /// Which is which.
 #[derive(Clone, Debug)]
 pub(super) struct Ports {
     numbers: BTreeMap<u32, u32>,
+    tunnel: u32,
     vxlan: u32,
     pids: [u32; CHANNELS],
 }
 
 impl Ports {
-    pub(super) fn new(vxlan: u32, pids: [u32; CHANNELS]) -> Self {
-        Self { numbers: BTreeMap::new(), vxlan, pids }
+    /// None yet. `tunnel`: interface index of the vxlan device.
+    pub(super) fn new(tunnel: u32, pids: [u32; CHANNELS]) -> Self {
+        Self { numbers: BTreeMap::new(), tunnel, vxlan: NO_PORT, pids }
     }
 
     /// Returns who had the number before: a port that has died.
@@ -47,11 +52,21 @@ impl Ports {
         std::mem::take(&mut self.numbers).into_keys().collect()
     }
 
+    /// The vxlan device is another one now.
+    pub(super) fn set_tunnel(&mut self, ifindex: u32) {
+        self.tunnel = ifindex;
+    }
+
+    /// Interface index of the vxlan device.
+    pub(super) fn tunnel(&self) -> u32 {
+        self.tunnel
+    }
+
     pub(super) fn set_vxlan(&mut self, number: u32) {
         self.vxlan = number;
     }
 
-    /// Number of the tunnel's port.
+    /// Number of the tunnel's port; [`NO_PORT`] while there is none.
     pub(super) fn vxlan(&self) -> u32 {
         self.vxlan
     }
@@ -59,10 +74,19 @@ impl Ports {
     /// The socket that is told of a port's frames: one port's flood fills no other's but a third of them.
     pub(super) fn pid_of(&self, number: u32) -> u32 {
         let channel = if number == self.vxlan { TUNNEL } else { number as usize % PORT_CHANNELS };
-        self.pids.get(channel).copied().unwrap_or_default()
+        self.pid(channel)
+    }
+
+    /// The same of the tunnel's port, which may have no number yet.
+    pub(super) fn tunnel_pid(&self) -> u32 {
+        self.pid(TUNNEL)
     }
 
     pub(super) fn heartbeat_pid(&self) -> u32 {
-        self.pids.get(HEARTBEATS).copied().unwrap_or_default()
+        self.pid(HEARTBEATS)
+    }
+
+    fn pid(&self, channel: usize) -> u32 {
+        self.pids.get(channel).copied().unwrap_or_default()
     }
 }
