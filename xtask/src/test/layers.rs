@@ -2,15 +2,19 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vm_tests::{is_ci, process};
 
 use super::attempts;
 use crate::build_ebpf;
+use crate::vm;
 use crate::workspace::Workspace;
 
 /// No layer needs a third of it: one that hangs fails by name, and the others still run.
 const LIMIT: &str = "25m";
+
+/// What a host's own kernel may not have, or have otherwise. The other groups are layers here as well, and minutes there.
+const ON_ALL_KERNELS: &[&str] = &["programs", "tcx", "clsact", "ebpf", "odp", "odp-lab", "ipsec"];
 
 /// One thing that CI checks.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ enum Work {
         words: &'static str,
         env: &'static [(&'static str, &'static str)],
     },
+    /// [`ON_ALL_KERNELS`].
+    Kernels,
     /// Tests in real time: few that fail get a second attempt.
     RealTime {
         words: &'static str,
@@ -153,6 +159,14 @@ const LAYERS: &[Layer] = &[
         test: Some(("vm-tests", "underlay")),
         work: Work::RealTime { words: "test --package vm-tests --release" },
     },
+    Layer {
+        name: "vm",
+        what: "what depends on the kernel, on every kernel, in virtual machines",
+        root: true,
+        programs: true,
+        test: Some(("vm-tests", "scenarios")),
+        work: Work::Kernels,
+    },
 ];
 
 /// The layers whose tests are in the workspace.
@@ -174,6 +188,10 @@ impl Layer {
                 build_ebpf::run(workspace, &options)?;
             }
             Work::Cargo { words, env } => process::run(&mut command(workspace, words, env))?,
+            Work::Kernels => {
+                let passed = vm::run(workspace, &vm::Options::only(ON_ALL_KERNELS))?;
+                ensure!(passed, "not every kernel passes: what stands below the table above says which tests do not");
+            }
             Work::RealTime { words } => {
                 return attempts::run(|| command(workspace, words, &[]), &["--test-threads=1"], &mut std::io::stdout());
             }

@@ -91,6 +91,13 @@ pub(crate) struct Options {
     keep_logs: bool,
 }
 
+impl Options {
+    /// These groups, on all kernels.
+    pub(crate) fn only(groups: &[&str]) -> Self {
+        Self { only: groups.iter().map(|group| (*group).to_owned()).collect(), ..Self::default() }
+    }
+}
+
 /// Everything that the guests have in common.
 struct Bench<'a> {
     workspace: &'a Workspace,
