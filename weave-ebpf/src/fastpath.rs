@@ -96,7 +96,7 @@ pub const HEARTBEAT_REQUEST: u8 = 1;
 /// The answer.
 pub const HEARTBEAT_REPLY: u8 = 2;
 
-const NO_MAC: Mac = [0; 6];
+pub(crate) const NO_MAC: Mac = [0; 6];
 const PROTOCOL_TCP: u8 = 6;
 const UDP_HEADER: u32 = 8;
 
@@ -286,7 +286,7 @@ pub fn take_token(bucket: &mut Bucket, now_ns: u64, rate: u32, burst: u32) -> bo
 }
 
 #[inline(always)]
-fn macs<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<[Mac; 2]> {
+pub(crate) fn macs<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<[Mac; 2]> {
     let header = packet.read::<ETHERNET>(offset)?;
     Some([
         [header[0], header[1], header[2], header[3], header[4], header[5]],
@@ -339,13 +339,17 @@ fn heartbeat<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Con
     ask(tables, config, upcall::HEARTBEAT, key, heartbeat_bucket(source))
 }
 
+/// A peer nobody told us of, or ourselves, sends nothing here.
+#[inline(always)]
+pub(crate) fn is_anybodys<T: Tables>(tables: &T, config: &Config, vni: u32) -> bool {
+    let (_, origin) = short_ids(vni);
+    matches!(tables.peer(origin), Some(slot) if slot.flags & slot::VALID != 0 && origin != config.short)
+}
+
 #[inline(always)]
 fn from_neighbour<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T, config: &Config, key: FlowKey, arrival: Arrival) -> Verdict {
-    let (_, origin) = short_ids(key.vni);
-    // A peer nobody told us of, or ourselves, sends nothing here.
-    match tables.peer(origin) {
-        Some(slot) if slot.flags & slot::VALID != 0 && origin != config.short => {}
-        _ => return Verdict::drop(DropReason::UnknownPeer),
+    if !is_anybodys(tables, config, key.vni) {
+        return Verdict::drop(DropReason::UnknownPeer);
     }
     look_up(packet, tables, config, key, arrival)
 }

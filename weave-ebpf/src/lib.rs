@@ -9,4 +9,5 @@ pub mod flow;
 pub mod packet;
 pub mod sleeve;
 pub mod stats;
+pub mod stranger;
 pub mod vxlan;

@@ -47,6 +47,18 @@ pub struct Outer {
 /// Which of the others it is.
 #[inline(always)]
 pub fn parse<P: Packet + ?Sized>(packet: &P, port: u16) -> Result<Outer, Other> {
+    match parse_any(packet, port)? {
+        (outer, false) => Ok(outer),
+        (_, true) => Err(Other::Elsewhere),
+    }
+}
+
+/// As [`parse`], but whether there is a UDP checksum (which nobody has looked at) is told, not minded.
+///
+/// # Errors
+/// Which of the others it is.
+#[inline(always)]
+pub fn parse_any<P: Packet + ?Sized>(packet: &P, port: u16) -> Result<(Outer, bool), Other> {
     if ethertype(packet, 0) != Some(ethertype::IPV4) {
         return Err(Other::Elsewhere);
     }
@@ -66,15 +78,13 @@ pub fn parse<P: Packet + ?Sized>(packet: &P, port: u16) -> Result<Outer, Other> 
     if udp[8] != FLAG_VNI || udp[15] != 0 {
         return Err(Other::Malformed);
     }
-    if udp[6] | udp[7] != 0 {
-        return Err(Other::Elsewhere);
-    }
-    Ok(Outer {
+    let outer = Outer {
         src: [ip[12], ip[13], ip[14], ip[15]],
         dst: [ip[16], ip[17], ip[18], ip[19]],
         ttl: ip[8],
         vni: u32::from_be_bytes([0, udp[12], udp[13], udp[14]]),
-    })
+    };
+    Ok((outer, udp[6] | udp[7] != 0))
 }
 
 /// A packet that [`parse`] does not take.
