@@ -21,6 +21,9 @@ pub const SHORT_IDS: u32 = 1 << 12;
 /// Most peers one flood is copied to, and most local ports, in the kernel. More than that is flooded by user space.
 pub const MAX_FANOUT: usize = 128;
 
+/// Most addresses of the host's own that the kernel's table has; strangers' packets to others go the long way.
+pub const MAX_LOCALS: u32 = 1 << 10;
+
 /// Exact match on where a frame came in and which two addresses it carries: OVS flow-cache semantics.
 ///
 /// A frame in transit (a tunnel frame whose destination peer is not us) is keyed with both MACs zero, so that one flow

@@ -12,15 +12,18 @@
 mod kernel;
 
 use aya_ebpf::bindings::TC_ACT_OK;
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use weave_ebpf::fastpath::{self, HEARTBEAT_KIND};
 use weave_ebpf::packet::ETHERNET;
 use weave_ebpf::sleeve::PREFIX;
+use weave_ebpf::stranger;
 use weave_ebpf::vxlan::OUTER;
 
 use crate::kernel::carry;
-use crate::kernel::maps::{CONFIG, Maps};
+use crate::kernel::frame::Frame;
+use crate::kernel::maps::{CONFIG, Maps, count, is_ours};
 use crate::kernel::skb::Skb;
 
 /// TC ingress of a port's host side: frames from its container.
@@ -75,6 +78,33 @@ pub fn from_sleeve(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_vxlan(ctx: TcContext) -> i32 {
     carry::to_vxlan(&Skb { ctx })
+}
+
+/// XDP on an underlay interface: strangers' packets end before an skb is made of them. It reads headers only, so packets may be in
+/// several pieces (Linux 5.18).
+#[xdp(frags)]
+pub fn strangers(ctx: XdpContext) -> u32 {
+    refuse(&Frame { ctx })
+}
+
+/// The same for kernels that know of no pieces.
+#[xdp]
+pub fn strangers_whole(ctx: XdpContext) -> u32 {
+    refuse(&Frame { ctx })
+}
+
+#[inline(always)]
+fn refuse(frame: &Frame) -> u32 {
+    let Some(config) = CONFIG.get(0) else {
+        return XDP_PASS;
+    };
+    match stranger::refuse(frame, &Maps, config, is_ours) {
+        Some(reason) => {
+            count(reason.index());
+            XDP_DROP
+        }
+        None => XDP_PASS,
+    }
 }
 
 #[panic_handler]

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bp
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerfEventArray};
 use weave_ebpf::fastpath::{CachedFlow, Tables, may_go, take_token};
-use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, PeerSlot, SHORT_IDS, Source, Tree, UpcallHeader};
+use weave_ebpf::flow::{Bucket, Config, FloodPorts, Flow, FlowKey, Ipv4, MAX_LOCALS, PeerSlot, SHORT_IDS, Source, Tree, UpcallHeader};
 use weave_ebpf::stats::{COUNTERS, Counter, DropReason};
 
 use crate::kernel::skb::Skb;
@@ -18,6 +18,9 @@ static FLOWS: HashMap<KeyWords, Flow> = HashMap::pinned(1 << 18, BPF_F_NO_PREALL
 static PEERS: Array<PeerSlot> = Array::pinned(SHORT_IDS, 0);
 #[map]
 static SOURCES: HashMap<u32, Source> = HashMap::pinned(SHORT_IDS, 0);
+/// Our addresses; the values mean nothing.
+#[map]
+static LOCALS: HashMap<u32, u32> = HashMap::pinned(MAX_LOCALS, 0);
 #[map]
 pub static TREES: Array<Tree> = Array::pinned(SHORT_IDS, 0);
 #[map]
@@ -90,6 +93,12 @@ impl Tables for Maps {
     fn refuse(&self, reason: DropReason) {
         count(reason.index());
     }
+}
+
+/// Whether an address is the host's own.
+#[inline(always)]
+pub fn is_ours(address: Ipv4) -> bool {
+    LOCALS.get_ptr(u32::from_ne_bytes(address)).is_some()
 }
 
 /// The slot of a peer, if a frame of this size that came from `upstream` may go there: as the fast path's `egress_of`,
