@@ -64,6 +64,8 @@ pub struct Settings {
     pub resolv_conf: Option<PathBuf>,
     /// `--datapath`
     pub datapath: Option<Choice>,
+    /// `--xdp`
+    pub xdp: Option<Xdp>,
 }
 
 /// Who is to carry frames.
@@ -93,6 +95,33 @@ impl Choice {
     }
 }
 
+/// Where strangers' packets are to end before the kernel's stack sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    /// Nowhere: they end after it.
+    Off,
+    /// Wherever the driver lets us, at any cost.
+    Filter,
+    /// Where it costs nothing.
+    #[default]
+    Auto,
+}
+
+impl Xdp {
+    /// All there are to choose from.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Filter, Self::Auto];
+
+    /// As it is said.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Filter => "filter",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 impl Settings {
     /// These; where nothing is said, those of `before`.
     #[must_use]
@@ -117,6 +146,7 @@ impl Settings {
             dns_listen_address: if self.dns_listen_address.is_empty() { before.dns_listen_address } else { self.dns_listen_address },
             resolv_conf: self.resolv_conf.or(before.resolv_conf),
             datapath: self.datapath.or(before.datapath),
+            xdp: self.xdp.or(before.xdp),
         }
     }
 }
@@ -152,6 +182,8 @@ pub struct Config {
     pub dns: Option<Dns>,
     /// Who carries frames.
     pub datapath: Choice,
+    /// Where strangers' packets end before the stack.
+    pub xdp: Xdp,
 }
 
 /// What names are answered, and where.
@@ -276,6 +308,7 @@ mod tests {
             ipalloc: Some(Ipalloc { ranges: vec!["10.32.0.0/12".parse().unwrap()], subnets: vec![], init: Init::Consensus }),
             dns: None,
             datapath: Choice::Auto,
+            xdp: Xdp::Auto,
         }
     }
 

@@ -36,6 +36,9 @@ pub struct Summary {
     pub encrypted: bool,
     /// What carries frames.
     pub datapath: String,
+    /// Of each underlay interface, whether strangers' packets end there before the stack sees them, and if not, why.
+    #[serde(default)]
+    pub xdp: Vec<String>,
     /// MTU for containers attached now.
     pub mtu: u32,
     /// Number of targets.

@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::odp::Odp;
 use super::secret::PasswordFlags;
-use crate::config::{CONN_LIMIT, Choice, LEAST_REKEY_INTERVAL, MESH_PORT, Settings};
+use crate::config::{CONN_LIMIT, Choice, LEAST_REKEY_INTERVAL, MESH_PORT, Settings, Xdp};
 use crate::dns::{DEFAULT_DOMAIN, Domain};
 use crate::io::paths::Paths;
 use crate::ipam::DEFAULT_RANGE;
@@ -249,7 +249,7 @@ pub enum What {
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --trusted-subnets, --ipalloc-…) is as\n\
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --xdp, --trusted-subnets, --ipalloc-…) is as\n\
     it was said last, until `reset`; only then are the defaults meant. A password is not kept, only that there was one: say it each time.\n\n\
     Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
 )]
@@ -285,6 +285,10 @@ pub struct Launch {
     /// (`userspace`), or the best that this host lets it have [default: auto]
     #[arg(long, value_name = "auto|ebpf|odp|userspace", value_parser = datapath)]
     pub datapath: Option<Choice>,
+    /// Where strangers' packets end before the kernel's stack sees them (XDP, native mode only): nowhere, on every underlay
+    /// interface whose driver takes it (`filter`), or where that costs nothing [default: auto]
+    #[arg(long, value_name = "off|filter|auto", value_parser = xdp)]
+    pub xdp: Option<Xdp>,
     /// The password.
     #[command(flatten)]
     pub passwords: PasswordFlags,
@@ -353,6 +357,7 @@ impl Launch {
             dns_listen_address: dns.dns_listen_address,
             resolv_conf: dns.resolv_conf,
             datapath: self.datapath,
+            xdp: self.xdp,
         }
     }
 }
@@ -385,6 +390,10 @@ pub struct DnsFlags {
 fn datapath(text: &str) -> Result<Choice, String> {
     let all = [Choice::Auto, Choice::Ebpf, Choice::Odp, Choice::Userspace];
     all.into_iter().find(|choice| choice.name() == text).ok_or_else(|| "say auto, ebpf, odp or userspace".to_owned())
+}
+
+fn xdp(text: &str) -> Result<Xdp, String> {
+    Xdp::ALL.into_iter().find(|xdp| xdp.name() == text).ok_or_else(|| "say off, filter or auto".to_owned())
 }
 
 /// Weave Net says `warning`, Rust says `warn`.

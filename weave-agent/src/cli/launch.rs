@@ -185,6 +185,7 @@ fn words(typed: &Launch, has_passwords: bool) -> Vec<String> {
         ("--dns-ttl", settings.dns_ttl.map(|seconds| seconds.to_string())),
         ("--dns-listen-address", listed(&settings.dns_listen_address)),
         ("--datapath", settings.datapath.map(|datapath| datapath.name().to_owned())),
+        ("--xdp", settings.xdp.map(|xdp| xdp.name().to_owned())),
         ("--resolv-conf", settings.resolv_conf.map(|file| file.display().to_string())),
     ];
     words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));

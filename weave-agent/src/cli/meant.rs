@@ -95,6 +95,7 @@ pub fn config(typed: &Launch, settings: &Settings, passwords: &[Password], hostn
         ipalloc: ipalloc(settings)?,
         dns: dns(settings),
         datapath: settings.datapath.unwrap_or_default(),
+        xdp: settings.xdp.unwrap_or_default(),
     };
     Ok(config.checked()?)
 }

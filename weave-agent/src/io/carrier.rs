@@ -30,6 +30,11 @@ impl Carrier {
         self.tried(what, |datapath| datapath.apply(op));
     }
 
+    /// An address of ours has come.
+    pub fn address_added(&mut self, address: Ipv4Addr) {
+        self.tried("address", |datapath| datapath.address_added(address));
+    }
+
     /// An address of ours has gone.
     pub fn address_gone(&mut self, address: Ipv4Addr) {
         self.datapath.address_gone(address);
@@ -70,6 +75,11 @@ impl Carrier {
         self.tried("underlay", |datapath| datapath.detach_underlay(ifindex));
     }
 
+    /// These are all underlay interfaces.
+    pub fn underlays_are(&mut self, there: &[u32]) {
+        self.tried("underlay", |datapath| datapath.underlays_are(there));
+    }
+
     /// The vxlan device is this one now.
     ///
     /// # Errors
@@ -102,6 +112,11 @@ impl Carrier {
     /// What the datapath is, for `status`.
     pub fn describe(&self) -> String {
         self.datapath.describe()
+    }
+
+    /// See [`Datapath::xdp`].
+    pub fn xdp(&self) -> Vec<String> {
+        self.datapath.xdp()
     }
 
     /// See [`Datapath::steers`].

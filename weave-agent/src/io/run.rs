@@ -168,7 +168,7 @@ async fn start(
     let Kept { store, state, settings, passwords, snapshots, by_hand } = kept;
     let host = Netlink::here()?;
     let Opened { datapath, upcalls, vxlan, why: chosen } =
-        choice::open(config.datapath, &choice::Place { host: &host, paths, tunnel_port: config.tunnel_port() }).await?;
+        choice::open(config.datapath, &choice::Place { host: &host, paths, tunnel_port: config.tunnel_port(), xdp: config.xdp }).await?;
     let mut carrier = Carrier::new(datapath);
     let Sealers { sleeve, heard, esp, keeper, left } = start_sealers(&config, &store, &mut carrier, !passwords.is_empty()).await?;
     let is_open = passwords.is_empty() || !config.trusted_subnets.is_empty();

@@ -36,14 +36,15 @@ fn mesh(status: &Summary) -> Vec<String> {
 }
 
 fn datapath(status: &Summary) -> Vec<String> {
-    let mut lines = vec![
-        line("Datapath", &status.datapath),
+    let mut lines = vec![line("Datapath", &status.datapath)];
+    lines.extend(status.xdp.iter().map(|interface| line("XDP", interface)));
+    lines.extend([
         line("MTU", status.mtu),
         line("Attached", status.ports),
         line("Flows", status.flows),
         line("MACs", status.fdb),
         line("Upcalls", status.counters.get("upcalls").copied().unwrap_or(0)),
-    ];
+    ]);
     let drops: Vec<String> = status.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     lines.push(line("Drops", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") }));
     lines.extend(status.warnings.iter().map(|warning| line("Warning", warning)));
@@ -80,6 +81,7 @@ mod tests {
             discovery: true,
             encrypted: false,
             datapath: "ebpf".into(),
+            xdp: vec!["eth0: strangers' packets end in the driver".into()],
             mtu: 1450,
             targets: 2,
             connections: BTreeMap::from([("established".into(), 2), ("retrying".into(), 1)]),
@@ -106,6 +108,7 @@ mod tests {
                 Peers: 3 (2 reachable)
 
              Datapath: ebpf
+                  XDP: eth0: strangers' packets end in the driver
                   MTU: 1450
              Attached: 2
                 Flows: 12

@@ -103,6 +103,7 @@ impl Agent {
                 .chosen
                 .clone()
                 .map_or_else(|| self.parts.carrier.describe(), |why| format!("{}: {why}", self.parts.carrier.describe())),
+            xdp: self.parts.carrier.xdp(),
             flows: if matches!(show, Show::Flows | Show::Report) { self.parts.carrier.flows() } else { Vec::new() },
             counters: self.parts.carrier.counters(),
             sleeve: self.parts.sleeve.as_ref().map(Sleeve::status),

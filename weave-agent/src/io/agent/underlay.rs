@@ -42,7 +42,10 @@ impl Agent {
                 }
             }
             UnderlayEvent::NextHop { .. } => {}
-            UnderlayEvent::AddressAdded(_) => self.dial_again(),
+            UnderlayEvent::AddressAdded(address) => {
+                self.parts.carrier.address_added(address);
+                self.dial_again();
+            }
             UnderlayEvent::AddressGone(address) => {
                 self.parts.carrier.address_gone(address);
                 self.mesh(mesh::Input::AddressGone(address));
@@ -67,6 +70,7 @@ impl Agent {
                 self.interfaces.insert(*ifindex);
             }
         }
+        self.parts.carrier.underlays_are(there);
     }
 
     fn leave(&mut self, ifindex: u32) {

@@ -7,7 +7,7 @@ use super::ebpf::{self, Ebpf};
 use super::odp::{self, Odp};
 use super::userspace::{self, Userspace};
 use super::{Datapath, Upcalls};
-use crate::config::Choice;
+use crate::config::{Choice, Xdp};
 use crate::io::net::{self, Netlink, VxlanDevice};
 use crate::io::paths::Paths;
 use crate::io::{bpffs, object};
@@ -36,6 +36,8 @@ pub struct Place<'a> {
     pub paths: &'a Paths,
     /// The tunnel's UDP port.
     pub tunnel_port: u16,
+    /// Where strangers' packets end before the stack: of the datapath ebpf only.
+    pub xdp: Xdp,
 }
 
 /// Opens the datapath of this choice, and removes what another one left.
@@ -43,6 +45,15 @@ pub struct Place<'a> {
 /// # Errors
 /// When it cannot be had; with `auto`, when none can.
 pub async fn open(choice: Choice, place: &Place<'_>) -> Result<Opened> {
+    let mut opened = open_one(choice, place).await?;
+    if let Some(why) = opened.why.as_mut().filter(|_| place.xdp == Xdp::Filter) {
+        tracing::warn!("--xdp filter is of no use here: only the datapath ebpf has it");
+        why.push_str("; without --xdp filter, which only ebpf has");
+    }
+    Ok(opened)
+}
+
+async fn open_one(choice: Choice, place: &Place<'_>) -> Result<Opened> {
     match choice {
         Choice::Ebpf => {
             let opened = open_ebpf(place).await;
@@ -97,7 +108,7 @@ async fn open_ebpf(place: &Place<'_>) -> Result<Opened> {
     let pins = place.paths.pins();
     let vxlan = net::ensure_vxlan(place.host, place.tunnel_port).await?;
     bpffs::ensure(&pins)?;
-    let options = ebpf::Options { pins, vxlan_ifindex: vxlan.ifindex, tunnel_port: place.tunnel_port, tcx: None };
+    let options = ebpf::Options { pins, vxlan_ifindex: vxlan.ifindex, tunnel_port: place.tunnel_port, tcx: None, xdp: place.xdp };
     let (datapath, upcalls) = Ebpf::load(object, &options)?;
     // What user space left to itself is the programs' now.
     userspace::shield::remove().context("cannot remove the nftables table netdev weave-agent")?;

@@ -78,6 +78,19 @@ pub trait Datapath: Send {
     /// When the kernel refuses; an interface that is gone is no error.
     fn detach_underlay(&mut self, ifindex: u32) -> Result<()>;
 
+    /// These are all underlay interfaces: what an earlier agent left on others goes. Of no concern to who leaves nothing there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn underlays_are(&mut self, _there: &[u32]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Lines for [`Summary::xdp`](crate::status::Summary::xdp).
+    fn xdp(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The kernel's way to a neighbour has changed; `None`: it is not known. Of no concern to whose packets the kernel routes.
     ///
     /// # Errors
@@ -100,6 +113,14 @@ pub trait Datapath: Send {
     /// # Errors
     /// When it cannot be used.
     fn set_sleeve(&mut self, ifindex: u32) -> Result<()>;
+
+    /// The host has this address. Of no concern to who asks the kernel.
+    ///
+    /// # Errors
+    /// When the kernel refuses a write.
+    fn address_added(&mut self, _address: Ipv4Addr) -> Result<()> {
+        Ok(())
+    }
 
     /// An address of ours has gone.
     fn address_gone(&mut self, address: Ipv4Addr);

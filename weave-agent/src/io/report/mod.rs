@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub has_nameserver: bool,
     /// Who carries frames.
     pub datapath: String,
+    /// See [`Summary::xdp`].
+    pub xdp: Vec<String>,
     /// The kernel's flows, if they are asked for.
     pub flows: Vec<FlowEntry>,
     /// The kernel's counters.
@@ -96,6 +98,7 @@ impl Snapshot {
             discovery: self.config.discovery,
             encrypted: mesh.encrypted,
             datapath: self.datapath.clone(),
+            xdp: self.xdp.clone(),
             mtu,
             targets: mesh.targets.len(),
             connections: self.connection_counts(),
@@ -370,6 +373,7 @@ mod tests {
             ipalloc: None,
             dns: None,
             datapath: crate::config::Choice::Auto,
+            xdp: crate::config::Xdp::Auto,
         };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         Snapshot {
@@ -379,6 +383,7 @@ mod tests {
             answered: Answered::default(),
             has_nameserver: false,
             datapath: "ebpf (tcx)".into(),
+            xdp: vec![],
             flows,
             counters,
             sleeve: None,

@@ -38,6 +38,14 @@ impl Datapath for Ebpf {
         Self::detach_underlay(self, ifindex)
     }
 
+    fn underlays_are(&mut self, there: &[u32]) -> Result<()> {
+        Self::underlays_are(self, there)
+    }
+
+    fn xdp(&self) -> Vec<String> {
+        self.filter.lines()
+    }
+
     fn set_next_hop(&mut self, remote: Ipv4Addr, next_hop: Option<NextHop>) -> Result<()> {
         Self::set_next_hop(self, remote, next_hop)
     }
@@ -50,8 +58,12 @@ impl Datapath for Ebpf {
         Self::set_sleeve(self, ifindex)
     }
 
+    fn address_added(&mut self, address: Ipv4Addr) -> Result<()> {
+        Self::address_added(self, address)
+    }
+
     fn address_gone(&mut self, address: Ipv4Addr) {
-        self.heartbeats.address_gone(address);
+        Self::address_gone(self, address);
     }
 
     fn adopted(&mut self) -> Result<Option<Adopted>> {

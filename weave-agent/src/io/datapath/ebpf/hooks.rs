@@ -72,31 +72,22 @@ pub(super) fn detach(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Resul
     if tcx { remove_pin(&pin) } else { detach_clsact(hook, ifindex, links) }
 }
 
-/// Forgets the links of all other interfaces that this hook had: they are gone, and took their programs along.
-pub(super) fn keep_only(hook: Hook, ifindex: u32, links: &Path, tcx: bool) -> Result<()> {
-    let names = std::fs::read_dir(links).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let others = names.filter_map(|name| ifindex_of(&name, hook)).filter(|other| *other != ifindex);
-    others.collect::<Vec<_>>().into_iter().try_for_each(|other| detach(hook, other, links, tcx))
+/// Takes this hook's programs off all interfaces but these.
+pub(super) fn keep_only(hook: Hook, these: &[u32], links: &Path, tcx: bool) -> Result<()> {
+    let others = interfaces(links, hook.program()).into_iter().filter(|ifindex| !these.contains(ifindex));
+    others.map(|other| detach(hook, other, links, tcx)).fold(Ok(()), Result::and)
 }
 
 /// Takes off everything that `links` tells of.
 pub(super) fn detach_all(links: &Path) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(links) else {
-        return Ok(());
-    };
-    for entry in entries {
-        let name = entry?.file_name();
-        let hook = Hook::ALL.into_iter().find_map(|hook| Some((hook, ifindex_of(name.to_str()?, hook)?)));
-        let Some((hook, ifindex)) = hook else {
-            continue;
-        };
-        detach(hook, ifindex, links, !links.join(&name).is_dir())?;
-    }
-    Ok(())
+    let all = Hook::ALL.into_iter().flat_map(|hook| interfaces(links, hook.program()).into_iter().map(move |ifindex| (hook, ifindex)));
+    all.map(|(hook, ifindex)| detach(hook, ifindex, links, !pin(links, hook, ifindex).is_dir())).fold(Ok(()), Result::and)
 }
 
-fn ifindex_of(pin: &str, hook: Hook) -> Option<u32> {
-    pin.strip_prefix(hook.program())?.strip_prefix('-')?.parse().ok()
+/// The interfaces that `links` says this program is on.
+pub(super) fn interfaces(links: &Path, program: &str) -> Vec<u32> {
+    let names = std::fs::read_dir(links).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_prefix(program)?.strip_prefix('-')?.parse().ok()).collect()
 }
 
 fn pin(links: &Path, hook: Hook, ifindex: u32) -> PathBuf {
@@ -117,14 +108,18 @@ fn attach_tcx(program: &mut SchedClassifier, hook: Hook, name: &str, pin: &Path)
 
 /// One system call changes the program under live traffic: no packet sees none.
 fn replace_pinned(program: &mut SchedClassifier, pin: &Path) -> Result<()> {
-    let old = FdLink::from(PinnedLink::from_pin(pin)?);
-    let id = program.attach_to_link(old.try_into()?)?;
+    let id = program.attach_to_link(pinned(pin)?.try_into()?)?;
     // Still pinned; closing our descriptor changes nothing.
     drop(program.take_link(id)?);
     Ok(())
 }
 
-fn remove_pin(pin: &Path) -> Result<()> {
+/// The link that an earlier agent pinned.
+pub(super) fn pinned(pin: &Path) -> Result<FdLink> {
+    Ok(PinnedLink::from_pin(pin)?.into())
+}
+
+pub(super) fn remove_pin(pin: &Path) -> Result<()> {
     if let Err(error) = link::detach(pin) {
         // There is none, or it cannot be detached any more; without its pin it goes anyway.
         tracing::debug!(%error, pin = %pin.display(), "link");
@@ -166,7 +161,7 @@ fn qdisc(links: &Path, ifindex: u32) -> PathBuf {
     links.join(format!("clsact-{ifindex}"))
 }
 
-fn name_of(ifindex: u32) -> Result<String> {
+pub(super) fn name_of(ifindex: u32) -> Result<String> {
     let name = if_indextoname(ifindex).with_context(|| format!("no interface has index {ifindex}"))?;
     Ok(name.to_string_lossy().into_owned())
 }

@@ -6,18 +6,18 @@ mod clsact;
 mod contract;
 mod hooks;
 mod link;
+mod load;
 mod logs;
 mod tables;
+mod underlay;
 mod upcalls;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use aya::EbpfLoader;
-use aya::programs::{ProgramError, SchedClassifier};
-use aya::util::KernelVersion;
 use weave_ebpf::flow::{
     self, Bucket, Config, EXECUTE_MARK, FloodPorts, FlowKey, HEARTBEAT_BUCKET, MAX_FANOUT, NEIGHBOUR_BUCKET, PeerSlot, SHORT_IDS, Source,
     Tree, vni,
@@ -28,18 +28,19 @@ use weave_ebpf::vxlan::{self, Path as TunnelPath};
 
 use self::clock::KernelClock;
 use self::hooks::Hook;
+use self::load::{any_program, is_at_least, program};
+pub use self::load::{loader, verify};
 use self::tables::Tables;
+use self::xdp::Filter;
 use super::entry;
 pub use super::{Datapath, NextHop, Upcalls};
 use super::{UPCALL_BURST, UPCALL_RATE};
 use crate::addr::Mac;
+use crate::config::Xdp;
 use crate::datapath::{self, Action, Egress, FlowEntry, Frame, Op, PeerRoute, PortId, TunnelKind};
 use crate::io::net::{Heartbeats, RawSender};
 use crate::peer::ShortId;
 use crate::switch::{self, Adopted};
-
-/// A signal twice in a row was seen; libbpf gives up after 5.
-const VERIFY_ATTEMPTS: usize = 30;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ pub struct Options {
     pub tunnel_port: u16,
     /// TCX links or clsact filters; `None` takes what the kernel has.
     pub tcx: Option<bool>,
+    /// Where strangers' packets end before the stack.
+    pub xdp: Xdp,
 }
 
 /// Loaded programs and maps.
@@ -60,6 +63,7 @@ pub struct Ebpf {
     tables: Tables,
     links: PathBuf,
     tcx: bool,
+    filter: Filter,
     config: Config,
     ports: BTreeMap<PortId, bool>,
     routes: BTreeMap<ShortId, PeerRoute>,
@@ -95,7 +99,7 @@ impl Ebpf {
         }
         let mut object = loader().default_map_pin_directory(&maps).load(object).context("cannot load the BPF object")?;
         for hook in Hook::ALL {
-            let program = program(&mut object, hook)?;
+            let program = any_program(&mut object, hook.program())?;
             verify(program).with_context(|| format!("the kernel refuses the program {}", hook.program()))?;
         }
         logs::start(&mut object)?;
@@ -107,6 +111,7 @@ impl Ebpf {
             config: configuration(&tables.config.get(0)?, options),
             object,
             tables,
+            filter: Filter::new(options.xdp, &links),
             links,
             tcx,
             ports: BTreeMap::new(),
@@ -119,6 +124,7 @@ impl Ebpf {
             heartbeats: Heartbeats::new(),
         };
         ebpf.adopt_routes()?;
+        ebpf.forget_addresses()?;
         ebpf.write_config()?;
         ebpf.attach(Hook::VxlanOut, options.vxlan_ifindex)?;
         ebpf.attach(Hook::VxlanIn, options.vxlan_ifindex)?;
@@ -147,7 +153,7 @@ impl Ebpf {
     /// # Errors
     /// When the interface is gone or the kernel refuses.
     pub fn set_sleeve(&mut self, ifindex: u32) -> Result<()> {
-        hooks::keep_only(Hook::Sleeve, ifindex, &self.links, self.tcx)?;
+        hooks::keep_only(Hook::Sleeve, &[ifindex], &self.links, self.tcx)?;
         self.attach(Hook::Sleeve, ifindex)?;
         self.sleeve = ifindex;
         let routes: Vec<_> = self.routes().filter(|(_, route)| route.tunnel == TunnelKind::Sleeve).collect();
@@ -192,22 +198,6 @@ impl Ebpf {
         self.ports.remove(&port);
         hooks::detach(Hook::Port, port.0, &self.links, self.tcx)?;
         self.tables.buckets.remove(&port.0)
-    }
-
-    /// Puts `from_underlay` on an interface that carries tunnels.
-    ///
-    /// # Errors
-    /// When the interface is gone or the kernel refuses.
-    pub fn attach_underlay(&mut self, ifindex: u32) -> Result<()> {
-        self.attach(Hook::Underlay, ifindex)
-    }
-
-    /// Takes it off again.
-    ///
-    /// # Errors
-    /// When the kernel refuses; an interface that is gone is no error.
-    pub fn detach_underlay(&mut self, ifindex: u32) -> Result<()> {
-        hooks::detach(Hook::Underlay, ifindex, &self.links, self.tcx)
     }
 
     /// The kernel's way to a neighbour changed: rewrites the slots that go there. Without a next hop their frames go
@@ -425,7 +415,7 @@ impl Ebpf {
 /// # Errors
 /// With what could not be removed.
 pub fn leave(pins: &Path) -> Result<()> {
-    let detached = hooks::detach_all(&links_path(pins));
+    let detached = detach_all(pins);
     let entries = std::fs::read_dir(pins).into_iter().flatten().flatten().map(|entry| entry.path());
     // The kernel puts files into a bpffs that cannot be removed.
     let removed = entries
@@ -439,7 +429,7 @@ pub fn leave(pins: &Path) -> Result<()> {
 /// # Errors
 /// With all that could not be removed.
 pub fn unload(pins: &Path) -> Result<()> {
-    let detached = hooks::detach_all(&links_path(pins));
+    let detached = detach_all(pins);
     let removed = match std::fs::remove_dir_all(pins) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", pins.display()))
@@ -449,43 +439,19 @@ pub fn unload(pins: &Path) -> Result<()> {
     detached.and(removed)
 }
 
+/// Whatever becomes of the one, the other goes as well.
+fn detach_all(pins: &Path) -> Result<()> {
+    let links = links_path(pins);
+    let hooks = hooks::detach_all(&links);
+    hooks.and(xdp::detach_all(&links))
+}
+
 fn links_path(pins: &Path) -> PathBuf {
     pins.join("links")
 }
 
 fn maps_path(pins: &Path) -> PathBuf {
     pins.join(format!("maps-{:016x}", tables::layout()))
-}
-
-fn program(object: &mut aya::Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
-    let program = object.program_mut(hook.program()).with_context(|| format!("the BPF object has no program {}", hook.program()))?;
-    Ok(program.try_into()?)
-}
-
-/// A loader that tells the programs what this kernel has.
-pub fn loader<'a>() -> EbpfLoader<'a> {
-    let told = |there| if there { &1u32 } else { &0u32 };
-    let mut loader = EbpfLoader::new();
-    // Linux 5.11, commit d05512618056: bpf_ktime_get_coarse_ns.
-    loader.override_global("COARSE_CLOCK", told(is_at_least(5, 11)), true);
-    // Linux 6.0, commit 26101f5ab6bd: a tunnel key's local address.
-    loader.override_global("LOCAL_IN_KEY", told(is_at_least(6, 0)), true);
-    loader
-}
-
-/// Loads a program. The verifier stops with EAGAIN when the thread has a signal to see to (Linux 4.20, commit
-/// c3494801cd17), which says nothing about the program.
-///
-/// # Errors
-/// When the kernel refuses the program.
-pub fn verify(program: &mut SchedClassifier) -> Result<(), ProgramError> {
-    for _ in 1..VERIFY_ATTEMPTS {
-        match program.load() {
-            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
-            result => return result,
-        }
-    }
-    program.load()
 }
 
 /// What an earlier agent configured, with what this one was told.
@@ -504,8 +470,4 @@ fn configuration(adopted: &Config, options: &Options) -> Config {
 /// Whether programs put outer headers before a frame (Linux 5.13, commit d01b59c9ae94: ENCAP_L2_ETH).
 fn writes_headers() -> bool {
     is_at_least(5, 13)
-}
-
-fn is_at_least(major: u8, minor: u8) -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(major, minor, 0))
 }

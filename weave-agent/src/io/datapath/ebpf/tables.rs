@@ -83,6 +83,7 @@ pub(super) struct Tables {
     pub(super) flows: Table<FlowKey, Flow, { size_of::<FlowKey>() }, { size_of::<Flow>() }>,
     pub(super) peers: Slots<PeerSlot, { size_of::<PeerSlot>() }>,
     pub(super) sources: Table<[u8; 4], Source, 4, { size_of::<Source>() }>,
+    pub(super) locals: Table<[u8; 4], [u8; 4], 4, 4>,
     pub(super) trees: Slots<Tree, { size_of::<Tree>() }>,
     pub(super) flood_ports: Slots<FloodPorts, { size_of::<FloodPorts>() }>,
     pub(super) buckets: Table<u32, Bucket, 4, { size_of::<Bucket>() }>,
@@ -93,7 +94,7 @@ impl Tables {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(object: &mut aya::Ebpf) -> Result<Self> {
         let mut maps = BTreeMap::new();
-        for name in ["CONFIG", "FLOWS", "PEERS", "SOURCES", "TREES", "FLOOD_PORTS", "BUCKETS", "COUNTS"] {
+        for name in ["CONFIG", "FLOWS", "PEERS", "SOURCES", "LOCALS", "TREES", "FLOOD_PORTS", "BUCKETS", "COUNTS"] {
             let Some(map) = object.take_map(name) else {
                 bail!("the BPF object has no map {name}: it belongs to another version; run `cargo xtask build-ebpf`");
             };
@@ -105,6 +106,7 @@ impl Tables {
             flows: Table::new("FLOWS", take("FLOWS")?)?,
             peers: Slots::new("PEERS", take("PEERS")?)?,
             sources: Table::new("SOURCES", take("SOURCES")?)?,
+            locals: Table::new("LOCALS", take("LOCALS")?)?,
             trees: Slots::new("TREES", take("TREES")?)?,
             flood_ports: Slots::new("FLOOD_PORTS", take("FLOOD_PORTS")?)?,
             buckets: Table::new("BUCKETS", take("BUCKETS")?)?,
