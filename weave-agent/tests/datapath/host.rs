@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use tokio::time::timeout;
 use weave_agent::addr::Mac;
+use weave_agent::config::Xdp;
 use weave_agent::datapath::{Action, FlowEntry, Frame, Op, PeerRoute, PortId, Source, TunnelKind, Upcall};
 use weave_agent::io::datapath::ebpf::{Ebpf, Options};
 use weave_agent::io::datapath::odp::{self, Odp};
@@ -62,7 +63,8 @@ impl Kind {
     pub(crate) fn open(self, pins: &Path, vxlan: &str) -> (Box<dyn Datapath>, Upcalls) {
         match self {
             Self::Ebpf => {
-                let options = Options { pins: pins.to_owned(), vxlan_ifindex: index_of(vxlan), tunnel_port: TUNNEL_PORT, tcx: None };
+                let options =
+                    Options { pins: pins.to_owned(), vxlan_ifindex: index_of(vxlan), tunnel_port: TUNNEL_PORT, tcx: None, xdp: Xdp::Off };
                 let (datapath, upcalls) = Ebpf::load(OBJECT, &options).unwrap();
                 (Box::new(datapath), upcalls)
             }

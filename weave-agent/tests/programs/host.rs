@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use weave_agent::addr::Mac;
+use weave_agent::config::Xdp;
 use weave_agent::datapath::{Action, Op, PeerRoute, PortId, Source, TunnelKind};
 use weave_agent::io::datapath::ebpf::{Ebpf, NextHop, Options, Upcalls};
 use weave_agent::io::object::OBJECT;
@@ -38,8 +39,12 @@ pub(crate) struct Host {
 impl Host {
     /// Programs on four ports and two underlay interfaces; three neighbours; an own tree to all of them.
     pub(crate) fn new(pins: &Path, tcx: Option<bool>) -> Self {
-        let wires = Wires::make();
-        let options = Options { pins: pins.join("host"), vxlan_ifindex: wires.vxlan, tunnel_port: TUNNEL_PORT, tcx };
+        Self::with(Wires::make(), pins, tcx, Xdp::Off)
+    }
+
+    /// The same on these wires, with something before the stack.
+    pub(crate) fn with(wires: Wires, pins: &Path, tcx: Option<bool>, xdp: Xdp) -> Self {
+        let options = Options { pins: pins.join("host"), vxlan_ifindex: wires.vxlan, tunnel_port: TUNNEL_PORT, tcx, xdp };
         let (ebpf, upcalls) = Ebpf::load(OBJECT, &options).unwrap();
         let mut host = Self { wires, ebpf, upcalls, options };
         host.attach();

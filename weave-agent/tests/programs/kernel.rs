@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerfEventArray};
-use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{Program, ProgramError, ProgramInfo, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{EbpfLoader, VerifierLogLevel};
 use weave_agent::io::datapath::ebpf::{loader, verify};
 use weave_agent::io::object::OBJECT;
@@ -62,8 +62,7 @@ impl Kernel {
     fn made_by(mut loader: EbpfLoader<'_>, pins: &Path) -> Self {
         assert!(!OBJECT.is_empty(), "no BPF programs: run `cargo xtask build-ebpf`");
         let mut object = load_object(&mut loader, pins, log_level());
-        let names: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
-        for name in &names {
+        for name in &taken(&object) {
             if verify(program_mut(&mut object, name)).is_err() {
                 refused(name, pins);
             }
@@ -76,12 +75,23 @@ impl Kernel {
     }
 
     pub(crate) fn program_mut(&mut self, name: &str) -> &mut SchedClassifier {
-        program_mut(&mut self.object, name)
+        program_mut(&mut self.object, name).try_into().unwrap()
     }
 
-    /// Names of all programs in the object.
+    /// The one that ends strangers' packets.
+    pub(crate) fn filter(&mut self) -> &mut Xdp {
+        let name = if takes_pieces() { "strangers" } else { "strangers_whole" };
+        program_mut(&mut self.object, name).try_into().unwrap()
+    }
+
+    /// Names of all programs that are loaded.
     pub(crate) fn programs(&self) -> Vec<String> {
-        self.object.programs().map(|(name, _)| name.to_owned()).collect()
+        taken(&self.object)
+    }
+
+    /// What the kernel says of one.
+    pub(crate) fn info(&self, name: &str) -> ProgramInfo {
+        self.object.program(name).unwrap().info().unwrap()
     }
 
     /// Opens the upcall ring of one CPU.
@@ -98,12 +108,23 @@ impl Kernel {
             flows: take("FLOWS").try_into().unwrap(),
             peers: take("PEERS").try_into().unwrap(),
             sources: take("SOURCES").try_into().unwrap(),
+            locals: take("LOCALS").try_into().unwrap(),
             trees: take("TREES").try_into().unwrap(),
             flood_ports: take("FLOOD_PORTS").try_into().unwrap(),
             buckets: take("BUCKETS").try_into().unwrap(),
             counts: take("COUNTS").try_into().unwrap(),
         }
     }
+}
+
+/// Of packets in several pieces old kernels know nothing, and refuse who says that he does.
+fn taken(object: &aya::Ebpf) -> Vec<String> {
+    object.programs().map(|(name, _)| name.to_owned()).filter(|name| name != "strangers" || takes_pieces()).collect()
+}
+
+/// Packets in several pieces for XDP (Linux 5.18, commit c2f2cdbeffda).
+pub(crate) fn takes_pieces() -> bool {
+    vm_tests::kernel::is_at_least(5, 18)
 }
 
 fn load_object(loader: &mut EbpfLoader<'_>, pins: &Path, level: VerifierLogLevel) -> aya::Ebpf {
@@ -123,8 +144,17 @@ fn refused(name: &str, pins: &Path) -> ! {
     panic!("{name}: the verifier refuses it ({io_error}): {reason}\n{}", last.join("\n"));
 }
 
-fn program_mut<'a>(object: &'a mut aya::Ebpf, name: &str) -> &'a mut SchedClassifier {
-    object.program_mut(name).unwrap_or_else(|| panic!("no program {name}")).try_into().unwrap()
+fn program_mut<'a>(object: &'a mut aya::Ebpf, name: &str) -> &'a mut Program {
+    object.program_mut(name).unwrap_or_else(|| panic!("no program {name}"))
+}
+
+/// Runs an XDP program over a packet: its return value, and the packet as it is then.
+pub(crate) fn run_early(program: &Xdp, packet: &[u8], repeat: u32) -> (u32, Vec<u8>, Duration) {
+    let mut data_out = vec![0; packet.len() + 256];
+    let options = TestRunOptions { data_in: Some(packet), data_out: Some(&mut data_out), repeat, ..TestRunOptions::default() };
+    let result = program.test_run(options).unwrap_or_else(|error| panic!("{error:?} for {packet:02x?}"));
+    data_out.truncate(result.data_size_out as usize);
+    (result.return_value, data_out, result.duration)
 }
 
 /// Runs a program over a packet.
@@ -177,6 +207,7 @@ pub(crate) struct Maps {
     flows: Table<{ size_of::<FlowKey>() }, { size_of::<Flow>() }>,
     peers: Values<{ size_of::<PeerSlot>() }>,
     sources: Table<4, { size_of::<Source>() }>,
+    locals: Table<4, 4>,
     trees: Values<{ size_of::<Tree>() }>,
     flood_ports: Values<{ size_of::<FloodPorts>() }>,
     buckets: Table<4, { size_of::<Bucket>() }>,
@@ -198,6 +229,10 @@ impl Maps {
 
     pub(crate) fn set_source(&mut self, address: Ipv4, value: &Source) {
         self.sources.insert(address, bytes(value), 0).unwrap();
+    }
+
+    pub(crate) fn set_local(&mut self, address: Ipv4) {
+        self.locals.insert(address, [0; 4], 0).unwrap();
     }
 
     pub(crate) fn set_tree(&mut self, origin: u32, value: &Tree) {

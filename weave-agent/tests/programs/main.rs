@@ -19,6 +19,7 @@ mod outside;
 mod place;
 mod scale;
 mod stack;
+mod strangers;
 mod stream;
 mod tables;
 mod trampoline;

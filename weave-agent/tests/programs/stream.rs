@@ -8,6 +8,7 @@ use std::thread;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use weave_agent::addr::Mac;
+use weave_agent::config::Xdp;
 use weave_agent::datapath::{Action, Op, PeerRoute, PortId, Source, TunnelKind};
 use weave_agent::io::datapath::ebpf::{Ebpf, NextHop, Options, Upcalls};
 use weave_agent::io::object::OBJECT;
@@ -125,7 +126,7 @@ fn side(namespace: Elsewhere, own: u8, underlay: &str, pins: &Path, direct: bool
 
 fn programs(own: u8, pins: &Path, direct: bool) -> (Ebpf, Upcalls) {
     let other = 3 - own;
-    let options = Options { pins: pins.to_owned(), vxlan_ifindex: index_of("vx"), tunnel_port: TUNNEL_PORT, tcx: None };
+    let options = Options { pins: pins.to_owned(), vxlan_ifindex: index_of("vx"), tunnel_port: TUNNEL_PORT, tcx: None, xdp: Xdp::Off };
     let (mut ebpf, upcalls) = Ebpf::load(OBJECT, &options).unwrap();
     let (port, ifindex) = (index_of("p"), index_of("u"));
     ebpf.attach_port(PortId(port), true).unwrap();
