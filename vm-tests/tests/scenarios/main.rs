@@ -21,3 +21,4 @@ mod strangers;
 mod tampering;
 mod traces;
 mod userspace;
+mod xdp;
