@@ -118,7 +118,9 @@ impl Machine<'_> {
     }
 
     fn start(&self) -> Result<Child> {
-        let mut command = Command::new(EMULATOR);
+        // It does not outlive us, whoever kills us.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", EMULATOR]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
         command.args(self.accelerator.arguments()).args(["-m", MEMORY, "-smp", &PROCESSORS.to_string()]);
         command.arg("-kernel").arg(&self.image).arg("-initrd").arg(self.initrd).args(["-append", COMMAND_LINE]);
