@@ -266,16 +266,16 @@ fn segment_headers<P: Packet + ?Sized>(packet: &P, network: usize) -> u32 {
     len as u32 + transport
 }
 
-/// Takes a token of a bucket that refills at `rate` per second up to `burst`. Concurrent callers may lose an update:
+/// Takes a token of a bucket that refills at a rate (per second) up to a burst. Concurrent callers may lose an update:
 /// the limit is approximate, as a limit may be.
 #[inline(always)]
-pub fn take_token(bucket: &mut Bucket, now_ns: u64, rate: u32, burst: u32) -> bool {
+pub fn take_token(bucket: &mut Bucket, now_ns: u64, (rate, burst): (u64, u64)) -> bool {
     let elapsed = now_ns.saturating_sub(bucket.refilled_ns);
     // Below a millisecond nothing is added, so that rounding does not eat the refill.
     if elapsed >= 1_000_000 {
         let milliseconds = elapsed / 1_000_000;
-        let tokens = bucket.tokens + milliseconds * rate as u64 / 1000;
-        bucket.tokens = if tokens > burst as u64 { burst as u64 } else { tokens };
+        let tokens = bucket.tokens + milliseconds * rate / 1000;
+        bucket.tokens = if tokens > burst { burst } else { tokens };
         bucket.refilled_ns = now_ns;
     }
     if bucket.tokens == 0 {

@@ -180,6 +180,9 @@ pub struct Bucket {
 /// Set in the key of a neighbour's [`Bucket`].
 pub const NEIGHBOUR_BUCKET: u32 = 1 << 31;
 
+/// A neighbour asks for all its containers: it may as often as so many ports.
+pub const NEIGHBOUR_SHARES: u32 = 4;
+
 /// Set in the key of the [`Bucket`] for a neighbour's heartbeats: what its containers flood must not starve them.
 pub const HEARTBEAT_BUCKET: u32 = 3 << 30;
 
@@ -203,12 +206,21 @@ pub struct Config {
     pub port: u32,
     /// [`feature`] bits.
     pub features: u32,
-    /// Upcalls per second and bucket.
+    /// Upcalls per second and port.
     pub upcall_rate: u32,
-    /// Upcalls a bucket may make at once.
+    /// Upcalls a port may make at once.
     pub upcall_burst: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+impl Config {
+    /// Upcalls per second, and at once, of the bucket with this key.
+    #[inline(always)]
+    pub const fn upcall_limits(&self, bucket: u32) -> (u64, u64) {
+        let shares = if bucket & HEARTBEAT_BUCKET == NEIGHBOUR_BUCKET { NEIGHBOUR_SHARES } else { 1 };
+        (self.upcall_rate as u64 * shares as u64, self.upcall_burst as u64 * shares as u64)
+    }
 }
 
 /// [`UpcallHeader::kind`].

@@ -95,15 +95,15 @@ impl Tables for Memory {
         (origin < SHORT_IDS).then(|| self.tree(origin).parent)
     }
 
-    fn admit(&self, bucket: u32, config: &Config) -> bool {
+    fn admit(&self, key: u32, config: &Config) -> bool {
         let mut buckets = self.buckets.borrow_mut();
-        let Some(bucket) = buckets.get_mut(&bucket) else {
+        let Some(bucket) = buckets.get_mut(&key) else {
             return false;
         };
         let moment = self.refilled.get().unwrap_or(bucket.refilled_ns);
         let due = self.given.get().saturating_sub(bucket.refilled_ns) >= 1_000_000;
         assert!(!due || self.refilled.get().is_some(), "the kernel did not refill {bucket:?}");
-        take_token(bucket, moment, config.upcall_rate, config.upcall_burst)
+        take_token(bucket, moment, config.upcall_limits(key))
     }
 
     fn count(&self, counter: Counter) {

@@ -218,10 +218,10 @@ impl Tables for Kernel {
         }
     }
 
-    fn admit(&self, bucket: u32, config: &Config) -> bool {
+    fn admit(&self, key: u32, config: &Config) -> bool {
         let mut buckets = self.buckets.borrow_mut();
-        let full = || Bucket { refilled_ns: nanoseconds(self.now), tokens: u64::from(config.upcall_burst) };
-        take_token(buckets.entry(bucket).or_insert_with(full), nanoseconds(self.now), config.upcall_rate, config.upcall_burst)
+        let (now, limits) = (nanoseconds(self.now), config.upcall_limits(key));
+        take_token(buckets.entry(key).or_insert(Bucket { refilled_ns: now, tokens: limits.1 }), now, limits)
     }
 
     fn count(&self, counter: Counter) {

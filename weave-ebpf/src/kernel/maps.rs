@@ -75,13 +75,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn admit(&self, bucket: u32, config: &Config) -> bool {
-        let Some(bucket) = BUCKETS.get_ptr_mut(bucket) else {
+    fn admit(&self, key: u32, config: &Config) -> bool {
+        let Some(bucket) = BUCKETS.get_ptr_mut(key) else {
             return false;
         };
         // SAFETY: as above. Two CPUs may write at once: a token more or less is within what a rate limit promises.
         let bucket = unsafe { &mut *bucket };
-        take_token(bucket, now(), config.upcall_rate, config.upcall_burst)
+        take_token(bucket, now(), config.upcall_limits(key))
     }
 
     #[inline(always)]

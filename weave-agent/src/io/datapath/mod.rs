@@ -21,7 +21,8 @@ use crate::addr::Mac;
 use crate::datapath::{FlowEntry, Op, PortId, Upcall};
 use crate::switch::Adopted;
 
-/// Upcalls per second that one port or neighbour may make, and how many at once. An upcall costs the agent about ten
+/// Upcalls per second that one port may make, and how many at once; a neighbour may make those of
+/// [`NEIGHBOUR_SHARES`](weave_ebpf::flow::NEIGHBOUR_SHARES) ports. An upcall costs the agent about ten
 /// microseconds, so a port that floods takes 4 % of one core.
 pub const UPCALL_RATE: u32 = 4_000;
 /// See [`UPCALL_RATE`].

@@ -284,12 +284,12 @@ impl fastpath::Tables for Tables {
         (origin < SHORT_IDS).then(|| self.trees.get(&origin).map_or([0; 4], |tree| tree.parent))
     }
 
-    fn admit(&self, bucket: u32, config: &Config) -> bool {
-        let Some(bucket) = self.buckets.get(&bucket) else {
+    fn admit(&self, key: u32, config: &Config) -> bool {
+        let Some(bucket) = self.buckets.get(&key) else {
             return false;
         };
         let mut changed = bucket.get();
-        let admitted = take_token(&mut changed, self.now, config.upcall_rate, config.upcall_burst);
+        let admitted = take_token(&mut changed, self.now, config.upcall_limits(key));
         bucket.set(changed);
         admitted
     }

@@ -75,7 +75,7 @@ fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
     })?;
     let notes = vec![format!(
         "A new pair's frame is compared with the same pair's second one. Agents run on one CPU, containers on the other; many pairs at once are \
-         of {SENDERS} containers, because one may ask 4,000 times a second, and so may a neighbour."
+         of {SENDERS} containers, because one may ask 4,000 times a second."
     )];
     Ok(Table { scenario, columns, references: Vec::new(), rows, notes })
 }
