@@ -305,8 +305,10 @@ async fn names(config: &Config, host: &Netlink, name: PeerName, zone: watch::Rec
 async fn live(mut agent: Agent, inbox: Inbox, api: tokio::net::UnixListener, calls: mpsc::Sender<Call>) -> anyhow::Result<()> {
     let (ended, ending) = oneshot::channel::<()>();
     let api = tokio::spawn(server::serve(api, calls, async { drop(ending.await) }));
-    let ran = agent.run(inbox).await;
-    drop((agent, ended));
+    // As a task: what wakes it is most often another task, which then needs no other thread.
+    let running = tokio::spawn(async move { agent.run(inbox).await });
+    let ran = running.await.context("the agent's loop has failed").flatten();
+    drop(ended);
     if timeout(LAST_WORDS, api).await.is_err() {
         tracing::debug!("a client of the control API did not leave");
     }
