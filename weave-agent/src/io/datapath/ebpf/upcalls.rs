@@ -5,6 +5,7 @@ use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use aya::maps::{MapData, PerfEventArray};
 use aya::util::online_cpus;
 use bytes::Bytes;
+use nix::unistd::{SysconfVar, sysconf};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use weave_ebpf::flow::{UpcallHeader, upcall};
@@ -13,16 +14,21 @@ use zerocopy::FromBytes;
 use crate::datapath::{Frame, Upcall};
 use crate::io::datapath::Upcalls;
 
-/// Pages of one CPU's ring: room for eight of the largest frames, or for thousands of small ones.
-const PAGES: usize = 128;
+/// Bytes of all rings, and of one CPU's at least and at most: eight of the largest frames, and ten thousand small ones.
+const RINGS: usize = 16 << 20;
+const RING: (usize, usize) = (512 << 10, 2 << 20);
+/// Upcalls of one batch: what else the agent has to do waits no longer than for so many.
+const BATCH: usize = 256;
 /// Batches that may wait for the router; when it is slower than that, the rings fill and the kernel counts what is lost.
 const BATCHES: usize = 64;
 
 /// Opens one ring per CPU and a task for each. Must be called inside a tokio runtime.
 pub(super) fn open(mut map: PerfEventArray<MapData>) -> Result<Upcalls> {
     let (sender, upcalls) = Upcalls::channel(BATCHES);
-    for cpu in online_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))? {
-        let ring = map.open(cpu, Some(PAGES)).with_context(|| format!("cannot open the upcall ring of CPU {cpu}"))?;
+    let cpus = online_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+    let pages = pages(cpus.len())?;
+    for cpu in cpus {
+        let ring = map.open(cpu, Some(pages)).with_context(|| format!("cannot open the upcall ring of CPU {cpu}"))?;
         // SAFETY: the buffer owns its descriptor, never changes it and closes it only when dropped.
         let ring = unsafe { AsyncFd::register(ring)? };
         tokio::spawn(drain(ring, sender.clone()));
@@ -30,31 +36,41 @@ pub(super) fn open(mut map: PerfEventArray<MapData>) -> Result<Upcalls> {
     Ok(upcalls)
 }
 
+/// Pages of one CPU's ring, a power of two (`perf_event_open(2)`).
+fn pages(cpus: usize) -> Result<usize> {
+    let page =
+        sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| usize::try_from(size).ok()).context("the system does not tell its page size")?;
+    let bytes = (RINGS / cpus.max(1)).clamp(RING.0, RING.1);
+    Ok(1 << (bytes / page).max(1).ilog2())
+}
+
 async fn drain(mut ring: AsyncFd<PerfEventArrayBuffer<MapData>>, batches: mpsc::Sender<Vec<Upcall>>) {
     loop {
-        let batch = match ring.readable_mut().await {
+        let mut all = match ring.readable_mut().await {
             Ok(mut guard) => {
                 // Before reading: an event that comes meanwhile makes it ready again.
                 guard.clear_ready();
-                read_batch(guard.get_inner_mut())
+                read_all(guard.get_inner_mut()).into_iter()
             }
             Err(error) => return tracing::error!(%error, "an upcall ring failed"),
         };
-        if !batch.is_empty() && batches.send(batch).await.is_err() {
-            return;
+        while all.len() > 0 {
+            if batches.send(all.by_ref().take(BATCH).collect()).await.is_err() {
+                return;
+            }
         }
     }
 }
 
-fn read_batch(ring: &mut PerfEventArrayBuffer<MapData>) -> Vec<Upcall> {
-    let mut batch = Vec::new();
+fn read_all(ring: &mut PerfEventArrayBuffer<MapData>) -> Vec<Upcall> {
+    let mut all = Vec::new();
     ring.for_each(|event| match event {
-        PerfEvent::Sample { head, tail: [] } => batch.extend(decode(head)),
-        PerfEvent::Sample { head, tail } => batch.extend(decode(&[head, tail].concat())),
+        PerfEvent::Sample { head, tail: [] } => all.extend(decode(head)),
+        PerfEvent::Sample { head, tail } => all.extend(decode(&[head, tail].concat())),
         // The program counted each of them when it found no room.
         PerfEvent::Lost { count } => tracing::debug!(count, "the upcall ring was full"),
     });
-    batch
+    all
 }
 
 /// One sample: header, packet, padding. `None` if it is not what our programs write.
@@ -89,6 +105,12 @@ mod tests {
 
     fn sample(header: UpcallHeader, packet: &[u8]) -> Vec<u8> {
         [header.as_bytes(), packet, &[0; 5]].concat()
+    }
+
+    #[test]
+    fn rings_are_powers_of_two_and_no_host_gives_all_its_memory() {
+        let sizes = [1, 2, 8, 12, 64, 512].map(|cpus| pages(cpus).unwrap());
+        assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes.iter().all(|pages| pages.is_power_of_two()), "{sizes:?}");
     }
 
     #[test]
