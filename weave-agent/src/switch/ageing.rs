@@ -1,8 +1,6 @@
 //! What the datapath's own list of flows tells: which are used, which are gone, which an earlier agent left.
 
-use std::collections::BTreeSet;
-
-use weave_ebpf::flow::{FlowKey, INGRESS_TUNNEL};
+use weave_ebpf::flow::INGRESS_TUNNEL;
 
 use super::Switch;
 use super::decide::{ends, outer_src};
@@ -16,15 +14,23 @@ use crate::peer::ShortId;
 const RECENT: Time = Time::from_secs(5);
 
 impl Switch {
+    /// A list, or part of one.
     pub(super) fn flows_listed(&mut self, now: Time, listed: &[FlowEntry]) {
-        // What is still strange is listed again.
-        self.inheritance.clear();
+        if self.listing.is_none() {
+            self.listing = Some(now);
+            // What is still strange is listed again.
+            self.inheritance.clear();
+        }
         for entry in listed {
             self.flow_listed(now, entry);
         }
-        let present: BTreeSet<FlowKey> = listed.iter().map(|entry| entry.key).collect();
+    }
+
+    /// That was all.
+    pub(super) fn all_flows_listed(&mut self, now: Time) {
+        let began = self.listing.take().unwrap_or(now);
         // Removed once more: so that the mirror is right even if the list was wrong.
-        let mut gone = self.flows.missing(&present, now.saturating_sub(RECENT));
+        let mut gone = self.flows.missing(began.saturating_sub(RECENT));
         if let Some(cutoff) = now.checked_sub(self.config.flow_idle) {
             gone.extend(self.flows.unused(cutoff));
         }
@@ -35,7 +41,7 @@ impl Switch {
     }
 
     fn flow_listed(&mut self, now: Time, entry: &FlowEntry) {
-        match self.flows.action(&entry.key) {
+        match self.flows.listed(&entry.key) {
             Some(action) if action == entry.action => self.used(now, entry),
             Some(action) => self.order(Op::Install(entry.key, action)),
             None if self.settled => self.order(Op::Remove(entry.key)),

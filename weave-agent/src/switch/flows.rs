@@ -45,6 +45,8 @@ struct Entry {
     action: Action,
     installed: Time,
     used: Time,
+    /// The last list that it was in.
+    listed: u32,
 }
 
 /// Mirror of the flows installed.
@@ -54,6 +56,8 @@ pub(super) struct Flows {
     facets: BTreeSet<(Facet, FlowKey)>,
     order: Recency<Source, FlowKey>,
     counts: FlowCounts,
+    /// Number of the list that is being heard, or comes next.
+    list: u32,
     quota: usize,
     total: usize,
 }
@@ -65,6 +69,7 @@ impl Flows {
             facets: BTreeSet::new(),
             order: Recency::new(),
             counts: FlowCounts::default(),
+            list: 1,
             quota: config.source_flows,
             total: config.flows,
         }
@@ -81,7 +86,7 @@ impl Flows {
         if let Some(victim) = victim {
             self.remove(&victim);
         }
-        self.entries.insert(key, Entry { action, installed: now, used });
+        self.entries.insert(key, Entry { action, installed: now, used, listed: 0 });
         self.facets.extend(facets(&key, action).map(|facet| (facet, key)));
         self.order.insert(Source::of(&key), used, key);
         *self.count(action) += 1;
@@ -151,9 +156,18 @@ impl Flows {
         self.order.stale(cutoff)
     }
 
-    /// Flows installed before `cutoff` that are not among `present`.
-    pub(super) fn missing(&self, present: &BTreeSet<FlowKey>, cutoff: Time) -> Vec<FlowKey> {
-        let missing = |(key, entry): &(&FlowKey, &Entry)| entry.installed < cutoff && !present.contains(key);
+    /// The datapath has this flow.
+    pub(super) fn listed(&mut self, key: &FlowKey) -> Option<Action> {
+        let entry = self.entries.get_mut(key)?;
+        entry.listed = self.list;
+        Some(entry.action)
+    }
+
+    /// The list has ended: flows installed before `cutoff` that were not in it.
+    pub(super) fn missing(&mut self, cutoff: Time) -> Vec<FlowKey> {
+        let list = self.list;
+        self.list = list.wrapping_add(1);
+        let missing = |(_, entry): &(&FlowKey, &Entry)| entry.installed < cutoff && entry.listed != list;
         self.entries.iter().filter(missing).map(|(key, _)| *key).collect()
     }
 

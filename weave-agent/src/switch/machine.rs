@@ -32,6 +32,8 @@ pub struct Switch {
     pub(super) ports: BTreeSet<PortId>,
     pub(super) fdb: Fdb,
     pub(super) flows: Flows,
+    /// When the list of flows began that is being heard.
+    pub(super) listing: Option<Time>,
     /// Flows of an earlier agent that speak of ports or peers we do not know yet.
     pub(super) inheritance: Vec<FlowEntry>,
     /// More ports or peers are known than when those were last looked at.
@@ -69,6 +71,7 @@ impl Switch {
             ports: BTreeSet::new(),
             fdb: Fdb::new(&config),
             flows: Flows::new(&config),
+            listing: None,
             inheritance: Vec::new(),
             acquainted: false,
             tunnels: BTreeMap::new(),
@@ -99,7 +102,12 @@ impl Switch {
             Input::PortAdded(port) => self.port_added(port),
             Input::PortRemoved(port) => self.port_removed(port),
             Input::Adopted(adopted) => self.adopt(adopted),
-            Input::Flows(flows) => self.flows_listed(now, &flows),
+            Input::Flows(flows) => {
+                self.flows_listed(now, &flows);
+                self.all_flows_listed(now);
+            }
+            Input::FlowsPart(flows) => self.flows_listed(now, &flows),
+            Input::FlowsEnd => self.all_flows_listed(now),
             Input::View(view) => self.view_changed(now, view),
             Input::SealedButFor(trusted) => {
                 self.config.sealed_but_for = trusted;

@@ -59,6 +59,10 @@ pub enum Input {
     Adopted(Adopted),
     /// The datapath's flows with their counters, every few seconds: for ageing and for what was adopted.
     Flows(Vec<FlowEntry>),
+    /// The same in parts, so that nothing else waits for all of them; [`FlowsEnd`](Self::FlowsEnd) comes last.
+    FlowsPart(Vec<FlowEntry>),
+    /// The parts since the last time were all there is.
+    FlowsEnd,
     /// Routes, peers or short ids changed.
     View(Arc<View>),
     /// What must be sealed is other than [`Config::sealed_but_for`] said: the passwords were changed.

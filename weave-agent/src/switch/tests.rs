@@ -330,6 +330,27 @@ fn a_flow_the_datapath_lost_is_forgotten_and_one_it_should_not_have_is_removed()
     assert_eq!(bench.switch.flows.iter().count(), 0);
 }
 
+/// However long the list is, nothing waits for all of it.
+#[test]
+fn a_list_of_flows_may_come_in_parts() {
+    let mut bench = Bench::settled();
+    for destination in [Mac::BROADCAST, Mac([0x33; 6]), mac(9)] {
+        bench.miss(local(11, mac(1), destination));
+    }
+    bench.pass(10_000);
+    let Input::Flows(mut all) = bench.list(None) else { panic!() };
+    let keys: Vec<FlowKey> = all.iter().map(|entry| entry.key).collect();
+    let (second, first) = (all.pop().unwrap(), all.remove(0));
+    bench.input(Input::FlowsPart(vec![first]));
+    bench.input(Input::FlowsPart(vec![second]));
+    assert_eq!(bench.flows.keys().copied().collect::<Vec<_>>(), keys, "the list has not ended");
+    bench.input(Input::FlowsEnd);
+    assert_eq!(bench.flows.keys().copied().collect::<Vec<_>>(), [keys[0], keys[2]]);
+    // The next list is another one.
+    bench.input(Input::FlowsEnd);
+    assert!(bench.flows.is_empty());
+}
+
 fn source() -> Source {
     Source { short: short(2), local: address(US), least: TunnelKind::Vxlan }
 }

@@ -31,6 +31,8 @@ use crate::wire::{Fate, HostId, Wires};
 pub(crate) const CONTROL_PORT: u16 = 6783;
 /// How often an agent looks at its flows.
 const FLOWS_EVERY: Time = Time::from_secs(5);
+/// Parts that their list comes in.
+const FLOWS_AT_ONCE: usize = 5;
 /// Upcalls the ring holds.
 const RING: usize = 4096;
 
@@ -333,7 +335,10 @@ impl World {
     fn list_flows(&mut self, host: HostId, incarnation: u64) {
         self.hosts[host].kernel.now = self.clock(host);
         let flows = self.hosts[host].kernel.dump();
-        self.input_to(host, incarnation, Input::Switch(switch::Input::Flows(flows)));
+        for part in flows.chunks(FLOWS_AT_ONCE) {
+            self.input_to(host, incarnation, Input::Switch(switch::Input::FlowsPart(part.to_vec())));
+        }
+        self.input_to(host, incarnation, Input::Switch(switch::Input::FlowsEnd));
         if self.runs(host, incarnation) {
             self.schedule(FLOWS_EVERY, Event::Flows { host, incarnation });
         }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::config::Config;
-use crate::datapath::{Action, Op, PortId, Source, TunnelKind, Upcall};
+use crate::datapath::{Action, FlowEntry, Op, PortId, Source, TunnelKind, Upcall};
 use crate::io::api::Call;
 use crate::io::asks::{Ask, Asks, Told};
 use crate::io::carrier::Carrier;
@@ -42,6 +42,8 @@ use crate::{Time, dns, esp, ipam, sleeve, switch};
 
 /// How often flows are read for their age.
 const FLOWS: Duration = Duration::from_secs(2);
+/// How many of them are looked at in one go: a new pair of containers waits no longer than for so many.
+const FLOWS_AT_ONCE: usize = 256;
 /// When nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -106,6 +108,8 @@ pub struct Agent {
     /// Ports, and the names they were made with, which own their addresses.
     ports: BTreeMap<PortId, String>,
     asks: Asks,
+    /// Flows that were read and not looked at yet.
+    listed: std::vec::IntoIter<FlowEntry>,
     /// What is out of order, for `status`.
     troubles: Troubles,
     ending: bool,
@@ -116,7 +120,7 @@ impl Agent {
     pub fn new(parts: Parts) -> Self {
         let links = Links::new(parts.hands.events.clone());
         let (ways, interfaces, ports, asks, troubles) = Default::default();
-        Self { parts, links, ways, interfaces, ports, asks, troubles, ending: false }
+        Self { parts, links, ways, interfaces, ports, asks, listed: Vec::new().into_iter(), troubles, ending: false }
     }
 
     /// Take over what an earlier agent left. `sealed`: of IPsec.
@@ -197,6 +201,7 @@ impl Agent {
                 },
                 () = sleep_until(self.parts.clock.instant(self.due())) => self.router_timeout(),
                 _ = flows.tick() => self.read_flows(),
+                () = std::future::ready(()), if self.listed.len() > 0 => self.look_at_flows(),
                 signal = inbox.signals.recv() => self.signal(signal),
             }
         }
@@ -303,9 +308,17 @@ impl Agent {
     }
 
     fn read_flows(&mut self) {
-        let flows = self.parts.carrier.flows();
-        if !flows.is_empty() {
-            self.input(Input::Switch(switch::Input::Flows(flows)));
+        // Those of the last time first.
+        if self.listed.len() == 0 {
+            self.listed = self.parts.carrier.flows().into_iter();
+        }
+    }
+
+    fn look_at_flows(&mut self) {
+        let some = self.listed.by_ref().take(FLOWS_AT_ONCE).collect();
+        self.input(Input::Switch(switch::Input::FlowsPart(some)));
+        if self.listed.len() == 0 {
+            self.input(Input::Switch(switch::Input::FlowsEnd));
         }
     }
 
