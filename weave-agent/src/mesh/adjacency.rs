@@ -54,7 +54,7 @@ impl Mesh {
             aes: hello.aes && self.config.aes,
             sealed: link.is_sealed() && !self.both_trust(link, hello),
             // With one port at both ends, so that what a kernel answers by itself is sealed as well.
-            esp: self.config.esp && hello.features.iter().any(|feature| feature.0 == ESP) && hello.tunnel_port == self.config.tunnel_port,
+            esp: self.config.esp && hello.has(ESP) && hello.tunnel_port == self.config.tunnel_port,
             outbound: link.outbound,
         };
         if self.ration.allows(now, Cause::Up) {

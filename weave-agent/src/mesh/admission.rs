@@ -12,6 +12,7 @@ use super::link::{Keys, Link, PROBE, Phase};
 use super::machine::connection_id;
 use super::message::{Feature, Heartbeat, Hello, Message, Reason, Reject, Welcome};
 use super::ration::Cause;
+use super::repair::COMPARES;
 use super::{LinkId, Mesh, Output, Psk, noise};
 use crate::Time;
 use crate::peer::{PeerName, PeerUid};
@@ -22,8 +23,8 @@ const UNFINISHED_PER_SOURCE: usize = 16;
 const UNFINISHED: usize = 256;
 /// A link that lived so long and then ended for another password is dialled again at once.
 const LIVED: Time = Time::from_secs(1);
-/// What we can do beyond the protocol version: passing on channels that we know nothing about.
-pub(super) const FEATURES: [&str; 1] = ["surrogate"];
+/// What we can do beyond the protocol version: passing on channels that we know nothing about, and comparing records.
+pub(super) const FEATURES: [&str; 2] = ["surrogate", COMPARES];
 /// What not every kernel can do: seal the kernel's tunnel.
 pub(super) const ESP: &str = "esp";
 

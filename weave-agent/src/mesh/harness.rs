@@ -1,7 +1,7 @@
 //! A few meshes on one table: pipes for TCP, a rule for tunnels, virtual time. The stories are in `scenarios`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use bytes::Bytes;
 
@@ -14,6 +14,9 @@ const LATENCY: Time = Time::from_millis(1);
 const TUNNEL_UP: Time = Time::from_millis(100);
 /// What it takes to find that one does not.
 const TUNNEL_DOWN: Time = Time::from_millis(1500);
+
+/// More than this for each host, and it never ends.
+const STEPS: usize = 200_000;
 
 pub(super) struct World {
     pub(super) now: Time,
@@ -30,6 +33,8 @@ pub(super) struct World {
     probed: BTreeMap<usize, BTreeMap<PeerName, usize>>,
     pub(super) delivered: Vec<Vec<(PeerName, Bytes)>>,
     pub(super) dials: Vec<usize>,
+    /// Bytes that each host has given to its links.
+    pub(super) sent: Vec<usize>,
     pub(super) told: Vec<Vec<(PeerName, Bytes)>>,
     pub(super) neighbours: BTreeMap<(usize, PeerName), Neighbour>,
     /// Who said when that a link is up or down.
@@ -37,11 +42,26 @@ pub(super) struct World {
 }
 
 pub(super) fn name(host: usize) -> PeerName {
-    PeerName([2, 0, 0, 0, 0, u8::try_from(host).unwrap()])
+    let [high, low] = u16::try_from(host).unwrap().to_be_bytes();
+    PeerName([2, 0, 0, 0, high, low])
 }
 
 pub(super) fn address(host: usize) -> SocketAddrV4 {
-    SocketAddrV4::new([10, 0, 0, u8::try_from(host).unwrap()].into(), 6783)
+    let [high, low] = u16::try_from(host).unwrap().to_be_bytes();
+    SocketAddrV4::new([10, 0, high, low].into(), 6783)
+}
+
+/// Whose address it is.
+fn host_at(address: Ipv4Addr) -> usize {
+    let [.., high, low] = address.octets();
+    usize::from(u16::from_be_bytes([high, low]))
+}
+
+fn seed(host: usize) -> [u8; 32] {
+    let [high, low] = u16::try_from(host).unwrap().to_be_bytes();
+    let mut seed = [low; 32];
+    seed[0] ^= high;
+    seed
 }
 
 pub(super) fn target(host: usize) -> Target {
@@ -67,18 +87,43 @@ pub(super) fn config(host: usize, targets: &[usize]) -> Config {
     }
 }
 
-pub(super) fn seconds(seconds: u64) -> Time {
+pub(super) const fn seconds(seconds: u64) -> Time {
     Time::from_secs(seconds)
 }
 
-pub(super) fn millis(millis: u64) -> Time {
+pub(super) const fn millis(millis: u64) -> Time {
     Time::from_millis(millis)
+}
+
+/// When each host wants to be woken.
+struct Timers {
+    due: Vec<Option<Time>>,
+    order: BTreeSet<(Time, usize)>,
+}
+
+impl Timers {
+    fn of(meshes: &[Mesh]) -> Self {
+        let mut timers = Self { due: vec![None; meshes.len()], order: BTreeSet::new() };
+        meshes.iter().enumerate().for_each(|(host, mesh)| timers.set(host, mesh.poll_timeout()));
+        timers
+    }
+
+    fn set(&mut self, host: usize, due: Option<Time>) {
+        if let Some(due) = std::mem::replace(&mut self.due[host], due) {
+            self.order.remove(&(due, host));
+        }
+        self.order.extend(due.map(|due| (due, host)));
+    }
+
+    fn first(&self) -> Option<(Time, usize)> {
+        self.order.first().copied()
+    }
 }
 
 impl World {
     pub(super) fn new(configs: Vec<Config>) -> Self {
         let count = configs.len();
-        let meshes = configs.into_iter().enumerate().map(|(host, config)| Mesh::new(config, [u8::try_from(host).unwrap(); 32]));
+        let meshes = configs.into_iter().enumerate().map(|(host, config)| Mesh::new(config, seed(host)));
         Self {
             now: seconds(1000),
             meshes: meshes.collect(),
@@ -92,6 +137,7 @@ impl World {
             told: vec![Vec::new(); count],
             neighbours: BTreeMap::new(),
             dials: vec![0; count],
+            sent: vec![0; count],
             up_and_down: Vec::new(),
         }
     }
@@ -123,29 +169,34 @@ impl World {
 
     pub(super) fn run(&mut self, time: Time) {
         let end = self.now + time;
+        let mut timers = Timers::of(&self.meshes);
         for step in 0.. {
-            assert!(step < 1_000_000, "the mesh does not come to rest");
-            let timer = (0..self.meshes.len()).filter_map(|host| Some((self.meshes[host].poll_timeout()?.max(self.now), host))).min();
+            assert!(step < STEPS * self.meshes.len(), "the mesh does not come to rest");
+            let timer = timers.first().map(|(due, host)| (due.max(self.now), host));
             let event = self.queue.first_key_value().map(|((at, _), _)| *at);
-            match (event, timer) {
+            let host = match (event, timer) {
                 (Some(at), timer) if at <= end && timer.is_none_or(|(due, _)| at <= due) => self.event(at),
                 (_, Some((due, host))) if due <= end => {
                     self.now = due;
                     self.meshes[host].handle_timeout(due);
                     self.drain(host);
+                    host
                 }
                 _ => break,
-            }
+            };
+            timers.set(host, self.meshes[host].poll_timeout());
         }
         self.now = end;
     }
 
-    fn event(&mut self, at: Time) {
+    /// Whose it was.
+    fn event(&mut self, at: Time) -> usize {
         let (_, (host, start, input)) = self.queue.pop_first().unwrap();
         self.now = at;
         if start == self.starts[host] {
             self.input(host, input);
         }
+        host
     }
 
     fn drain(&mut self, host: usize) {
@@ -161,7 +212,7 @@ impl World {
             Output::Close { link } => self.close(host, link),
             Output::LinkUp(neighbour) => {
                 self.up_and_down.push((host, true));
-                let there = usize::from(neighbour.remote.octets()[3]);
+                let there = host_at(neighbour.remote);
                 self.neighbours.insert((host, neighbour.name), neighbour.clone());
                 self.probed.entry(host).or_default().insert(neighbour.name, there);
                 if !self.is_cut(host, there) {
@@ -177,7 +228,7 @@ impl World {
 
     fn dial(&mut self, host: usize, remote: SocketAddrV4) {
         self.dials[host] += 1;
-        let to = usize::from(remote.ip().octets()[3]);
+        let to = host_at(*remote.ip());
         if to >= self.meshes.len() || self.is_cut(host, to) || remote.port() != 6783 {
             return self.later(seconds(1), host, Input::DialFailed { remote, error: "no answer".into() });
         }
@@ -192,6 +243,7 @@ impl World {
 
     fn send(&mut self, host: usize, link: LinkId, bytes: Bytes) {
         let Some((to, link)) = self.pipes.get(&(host, link)).copied().filter(|(to, _)| !self.is_cut(host, *to)) else { return };
+        self.sent[host] += bytes.len();
         // Split, as TCP may.
         for chunk in bytes.chunks(1000) {
             self.later(2 * LATENCY, to, Input::Received { link, bytes: Bytes::copy_from_slice(chunk) });
@@ -250,6 +302,11 @@ impl World {
 
     pub(super) fn status(&self, host: usize) -> Status {
         self.meshes[host].status(self.now)
+    }
+
+    /// Of what one host says of itself, as another knows it.
+    pub(super) fn version(&self, host: usize, of: usize) -> Option<u64> {
+        self.meshes[host].topology.get(name(of)).map(|record| record.version)
     }
 
     pub(super) fn next_hop(&self, from: usize, to: usize) -> Option<PeerName> {

@@ -43,6 +43,8 @@ pub(super) enum Message {
     Gossip(Gossip),
     Welcome(Welcome),
     Told(Told),
+    Digest(Digest),
+    Versions(Versions),
 }
 
 const HEARTBEAT: u8 = 0;
@@ -55,6 +57,8 @@ const UNICAST: u8 = 6;
 const GOSSIP: u8 = 7;
 const WELCOME: u8 = 8;
 const TOLD: u8 = 9;
+const DIGEST: u8 = 10;
+const VERSIONS: u8 = 11;
 
 /// Keeps an idle link from being taken for dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,6 +216,26 @@ pub(super) struct Told {
     pub(super) payload: Bytes,
 }
 
+/// Of all records that the sender knows, by name: half a SHA-256 of name, version and uid of each (big endian).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Digest(pub(super) [u8; 16]);
+
+/// All records that the sender knows, but for what is in them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Versions {
+    #[serde(deserialize_with = "map::<_, _, _, MAX_PEERS>")]
+    pub(super) versions: BTreeMap<PeerName, Version>,
+    /// The other end has told its own already: records follow, and no more of these.
+    pub(super) answer: bool,
+}
+
+/// Which record of a peer, in the order of [`Record`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Version {
+    pub(super) version: u64,
+    pub(super) uid: PeerUid,
+}
+
 /// A message as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Received {
@@ -219,6 +243,13 @@ pub(super) struct Received {
     pub(super) message: Option<Message>,
     /// Bytes after what we know of the body.
     pub(super) trailing: bool,
+}
+
+impl Hello {
+    /// Whether it says that it can do this.
+    pub(super) fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|has| has.0 == feature)
+    }
 }
 
 impl Message {
@@ -235,6 +266,8 @@ impl Message {
             Self::Gossip(body) => framed(GOSSIP, body),
             Self::Welcome(body) => framed(WELCOME, body),
             Self::Told(body) => framed(TOLD, body),
+            Self::Digest(body) => framed(DIGEST, body),
+            Self::Versions(body) => framed(VERSIONS, body),
         }
     }
 
@@ -251,6 +284,8 @@ impl Message {
             GOSSIP => parse(tag, body, Self::Gossip),
             WELCOME => parse(tag, body, Self::Welcome),
             TOLD => parse(tag, body, Self::Told),
+            DIGEST => parse(tag, body, Self::Digest),
+            VERSIONS => parse(tag, body, Self::Versions),
             _ => Ok(Received { message: None, trailing: false }),
         }
     }
@@ -371,6 +406,7 @@ mod tests {
 
     fn samples() -> Vec<(&'static str, Message)> {
         let (channel, payload) = (Channel("macs".into()), Bytes::from_static(b"\x00\xffpayload"));
+        let version = Version { version: 300, uid: PeerUid(9) };
         let reject = Reject { reason: Reason::Collision, uid: Some(PeerUid(8)), text: "run `weave-agent reset`".into() };
         let broadcast = Broadcast { channel: channel.clone(), origin: name(1), uid: PeerUid(9), number: 300, payload: payload.clone() };
         let unicast = Unicast { channel: channel.clone(), origin: name(1), to: name(2), ttl: 8, payload: payload.clone() };
@@ -387,6 +423,8 @@ mod tests {
             ("told", Message::Told(Told { payload: payload.clone() })),
             ("gossip", Message::Gossip(Gossip { channel, origin: name(1), payload })),
             ("welcome", Message::Welcome(Welcome {})),
+            ("digest", Message::Digest(Digest([7; 16]))),
+            ("versions", Message::Versions(Versions { versions: BTreeMap::from([(name(1), version)]), answer: true })),
         ]
     }
 
@@ -452,13 +490,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(tag in 0..11_u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_never_panic(tag in 0..13_u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = Message::decode(tag, &body);
         }
 
         #[test]
         fn a_mutated_message_never_panics_and_stays_small(
-            which in 0..12_usize,
+            which in 0..14_usize,
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         ) {
             let mut frame = samples()[which].1.encode()[4..].to_vec();

@@ -18,7 +18,10 @@ mod password;
 mod publisher;
 mod ration;
 mod receiver;
+mod repair;
 mod routes;
+#[cfg(test)]
+mod scale;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

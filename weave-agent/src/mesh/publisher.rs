@@ -1,8 +1,8 @@
 //! Which records go to whom and when.
 //!
 //! A change of our own record goes to all neighbours, coalesced for [`COALESCE`]; what is new from others goes on to a
-//! random subset of them (all, if they are few), likewise; everything goes to every new neighbour and, against whatever
-//! got lost, to a random subset every [`PERIOD`]. Only peers that we reach are spoken of: else those that some have
+//! random subset of them (all, if they are few), likewise; everything goes to every new neighbour. Against whatever got
+//! lost it is compared with a random subset of them every [`PERIOD`] (`repair`). Only peers that we reach are spoken of: else those that some have
 //! forgotten already would be brought back by those that have not.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +16,8 @@ use crate::peer::PeerName;
 
 /// A fail-over has to be through within 3 s, of which detection takes 1.5; a burst of changes is over in less than this.
 const COALESCE: Time = Time::from_millis(20);
-/// Full state is repeated as often.
-const PERIOD: Time = Time::from_secs(30);
+/// What is known is compared as often.
+pub(super) const PERIOD: Time = Time::from_secs(30);
 /// As many neighbours are always told all.
 const FEW: usize = 8;
 /// A message is cut when it is estimated to be longer: far from the limit of a frame, and others get a word in between.
@@ -32,17 +32,17 @@ pub(super) struct Publisher {
     /// Records to pass on, and which neighbour has them already.
     pending: BTreeMap<PeerName, Option<PeerName>>,
     at: Option<Time>,
-    full: Time,
+    compare: Time,
 }
 
 impl Publisher {
     pub(super) fn new(rng: &mut impl Rng) -> Self {
-        let full = PERIOD.mul_f64(rng.random_range(0.0..1.0));
-        Self { own: false, arrived: BTreeMap::new(), pending: BTreeMap::new(), at: None, full }
+        let compare = PERIOD.mul_f64(rng.random_range(0.0..1.0));
+        Self { own: false, arrived: BTreeMap::new(), pending: BTreeMap::new(), at: None, compare }
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        Some(self.at.map_or(self.full, |at| at.min(self.full)))
+        Some(self.at.map_or(self.compare, |at| at.min(self.compare)))
     }
 
     pub(super) fn own_changed(&mut self, now: Time) {
@@ -71,10 +71,10 @@ impl Mesh {
         if self.publisher.at.is_some_and(|at| at <= now) {
             self.publish(now);
         }
-        if self.publisher.full <= now {
-            self.publisher.full = now + PERIOD;
+        if self.publisher.compare <= now {
+            self.publisher.compare = now + PERIOD;
             for (id, _) in self.some_neighbours(None) {
-                self.send_everything(now, id);
+                self.repair(now, id);
             }
         }
     }
@@ -100,7 +100,7 @@ impl Mesh {
         self.send_records(now, link, &peers);
     }
 
-    fn send_records(&mut self, now: Time, link: LinkId, peers: &BTreeSet<PeerName>) {
+    pub(super) fn send_records(&mut self, now: Time, link: LinkId, peers: &BTreeSet<PeerName>) {
         let records: Vec<_> = peers.iter().filter_map(|peer| self.topology.get(*peer).cloned()).collect();
         for records in chunks(records) {
             self.send(now, link, &Message::Topology(Topology { records }));

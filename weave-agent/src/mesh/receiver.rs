@@ -67,6 +67,8 @@ impl Mesh {
             Message::Unicast(unicast) => self.relay_unicast(now, unicast),
             Message::Told(Told { payload }) => self.outputs.push_back(Output::Told { peer: from, payload }),
             Message::Gossip(gossip) => self.relay_gossip(now, from, gossip),
+            Message::Digest(digest) => self.compare_digest(now, id, digest),
+            Message::Versions(versions) => self.compare_versions(now, id, &versions),
             // An idle heartbeat did its work by coming; the others belong to the handshake and do not get here.
             Message::Heartbeat(Heartbeat::Idle) | Message::Hello(_) | Message::Welcome(_) | Message::Reject(_) => {}
         }

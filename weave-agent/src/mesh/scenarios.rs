@@ -65,7 +65,7 @@ fn without_discovery_frames_go_along_the_line() {
 }
 
 #[test]
-fn nothing_more_happens_in_a_mesh_at_rest_than_heartbeats_and_full_states() {
+fn nothing_more_happens_in_a_mesh_at_rest_than_heartbeats_and_digests() {
     let mut world = World::full(4);
     world.run(seconds(60));
     let before: Vec<_> = (0..4).map(|host| world.status(host).record_version).collect();

@@ -323,7 +323,6 @@ impl CollisionStatus {
 
 /// What we can do and the neighbour cannot; nothing, most often.
 fn missing_features(hello: &Hello) -> String {
-    let lacks = |name: &&&str| !hello.features.iter().any(|feature| feature.0 == **name);
-    let names: Vec<&str> = FEATURES.iter().filter(lacks).copied().collect();
+    let names: Vec<&str> = FEATURES.into_iter().filter(|name| !hello.has(name)).collect();
     if names.is_empty() { String::new() } else { format!("does not know: {}", names.join(", ")) }
 }

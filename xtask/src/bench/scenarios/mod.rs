@@ -5,6 +5,7 @@ pub(super) mod connect;
 pub(super) mod dns;
 pub(super) mod latency;
 pub(super) mod local;
+pub(super) mod mesh;
 pub(super) mod packets;
 pub(super) mod programs;
 pub(super) mod scale;
