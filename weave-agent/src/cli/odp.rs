@@ -201,13 +201,26 @@ fn vports(kernel: &Kernel, command: &Vports) -> Result<()> {
             }
             let datapath = find(kernel, datapath)?;
             // Nobody is told of misses.
-            kernel.add_vport(datapath.ifindex, *kind, name, *port, &[0]).map(drop).with_context(|| format!("cannot make {name}"))
+            let made = kernel.add_vport(datapath.ifindex, *kind, name, *port, &[0]).map(drop);
+            made.map_err(|error| without_tunnels(error, name, *port)).with_context(|| format!("cannot make {name}"))
         }
         Vports::Delete { datapath, name } => {
             let datapath = find(kernel, datapath)?;
             let number = port(kernel, &datapath, name)?;
             kernel.delete_vport(datapath.ifindex, number).map(drop).with_context(|| format!("cannot delete {name}"))
         }
+    }
+}
+
+/// Linux 7.3 has no vports for tunnels any more.
+fn without_tunnels(error: std::io::Error, name: &str, port: Option<u16>) -> anyhow::Error {
+    match (error.raw_os_error(), port) {
+        (Some(libc::EAFNOSUPPORT), Some(port)) => anyhow::anyhow!(
+            "this kernel's openvswitch module makes no vxlan ports; make the device yourself (`ip link add {name} type vxlan external \
+             dstport {port}`, `ip link set {name} up`) and add it with --type netdev"
+        ),
+        (Some(libc::EAFNOSUPPORT), None) => anyhow::anyhow!("this kernel's openvswitch module makes no ports of this type"),
+        _ => error.into(),
     }
 }
 

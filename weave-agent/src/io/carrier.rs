@@ -80,6 +80,14 @@ impl Carrier {
         self.tried("underlay", |datapath| datapath.underlays_are(there));
     }
 
+    /// See [`Datapath::mend`].
+    ///
+    /// # Errors
+    /// With what cannot be had.
+    pub fn mend(&mut self) -> anyhow::Result<bool> {
+        self.datapath.mend()
+    }
+
     /// The vxlan device is this one now.
     ///
     /// # Errors

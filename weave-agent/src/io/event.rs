@@ -163,6 +163,8 @@ pub enum OwnDevice {
     Vxlan,
     /// The sleeve's way in and out.
     Sleeve,
+    /// The openvswitch module's datapath, with its ports.
+    Datapath,
 }
 
 impl OwnDevice {
@@ -170,6 +172,7 @@ impl OwnDevice {
     pub const fn means(self) -> (&'static str, &'static str) {
         match self {
             Self::Vxlan => ("vxlan", "broadcast, ARP and relays"),
+            Self::Datapath => ("openvswitch datapath's", "some or all of what containers send"),
             Self::Sleeve => ("sleeve's TAP", "everything that goes encrypted"),
         }
     }

@@ -47,12 +47,15 @@ impl Removed {
     async fn interfaces(&mut self) {
         let links = async {
             let host = Netlink::here()?;
-            Ok::<_, net::Error>((host.links().await?, host))
+            let mut ours = host.links().await?;
+            ours.retain(is_ours);
+            ours.extend(net::our_vxlans(&host).await?);
+            Ok::<_, net::Error>((ours, host))
         };
         match links.await {
             Err(error) => self.failures.push(error.to_string()),
-            Ok((links, host)) => {
-                for link in links.iter().filter(|link| is_ours(link)) {
+            Ok((ours, host)) => {
+                for link in &ours {
                     let deleted = host.delete_link(link.index).await;
                     // The name server's end goes by itself once the agent has ended.
                     let is_gone = deleted.is_err() && host.links().await.is_ok_and(|now| now.iter().all(|other| other.index != link.index));
@@ -131,10 +134,10 @@ fn entries(folder: &Path) -> Vec<std::path::PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// One end of a pair is enough: the other goes with it.
+/// Of ports one end is enough: the other goes with it.
 fn is_ours(link: &Link) -> bool {
     let named = link.kind == "veth" && (link.name.starts_with(PORT_PREFIX) || link.name == EXPOSE_PORT);
-    named || ports::is_port(link) || link.kind == "vxlan" && net::is_ours(&link.name)
+    named || ports::is_port(link)
 }
 
 #[cfg(test)]
@@ -171,8 +174,7 @@ mod tests {
         for (name, kind, ours) in [
             ("vethwepl0000001", "veth", true),
             ("vethwe-host", "veth", true),
-            ("vxlan-6784", "vxlan", true),
-            ("vxlan-blue", "vxlan", false),
+            ("vxlan-42", "vxlan", false),
             ("weave", "bridge", false),
             ("vethwe-bridge", "veth", false),
             ("eth0", "", false),

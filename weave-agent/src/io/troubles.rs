@@ -22,13 +22,18 @@ impl Troubles {
                 self.devices.remove(&device);
             }
             Err(why) => {
-                let text = format!("the {name} device is out of order, and with it {needed} ({why}): it is tried again each second");
+                let text = format!("the {name} device is out of order, and with it {needed} ({why}): it is tried again every few seconds");
                 if self.devices.get(&device) != Some(&text) {
                     tracing::error!("{text}");
                 }
                 self.devices.insert(device, text);
             }
         }
+    }
+
+    /// Nothing is wrong with it, or no longer.
+    pub fn well(&mut self, device: OwnDevice) {
+        self.devices.remove(&device);
     }
 
     /// Why some ports do not have the MTU that they should have: all that there is to say.

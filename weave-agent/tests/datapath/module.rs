@@ -255,6 +255,51 @@ fn what_others_do_to_our_datapath_is_undone() {
     });
 }
 
+/// Whatever is heard of it, or not, and also if it can only be mended later.
+#[test]
+fn ports_that_others_take_come_back() {
+    run(Kind::Odp, |mut host| async move {
+        let kernel = module().unwrap();
+        let datapath = kernel.find_datapath(DATAPATH).unwrap().unwrap().ifindex;
+        let (frame, to_port) = (udp(1, container(2)), udp(1, container(3)));
+        let back = udp(9, container(1));
+        host.cache(0, &frame, Action::Peer(short(2)));
+        host.cache(0, &to_port, Action::Port(host.port(1)));
+        host.cache_peer(2, &back, Action::Port(host.port(0)));
+        let all = || kernel.vports(datapath).unwrap().len();
+        let before = all();
+        for name in ["p0", "p1"] {
+            let port = kernel.vports(datapath).unwrap().into_iter().find(|port| port.name == name).unwrap();
+            assert!(kernel.delete_vport(datapath, port.number).unwrap());
+        }
+        vm_tests::wait_for("the ports", crate::host::SOON, || Ok(all() == before)).unwrap();
+        expect_both_ways(&mut host, &frame, &back);
+        host.send_from(0, &to_port);
+        host.expect(vec![host.at_container(1, &to_port)]);
+
+        // Datapath and device at once: the ports do not wait for the tunnel.
+        ip("link del vx");
+        assert!(kernel.delete_datapath(DATAPATH).unwrap());
+        let there = || -> anyhow::Result<usize> {
+            Ok(kernel.find_datapath(DATAPATH)?.map_or(0, |found| kernel.vports(found.ifindex).map_or(0, |ports| ports.len())))
+        };
+        vm_tests::wait_for("the ports without the tunnel", crate::host::SOON, || Ok(there()? == before - 1)).unwrap();
+        assert!(!host.datapath.mend().unwrap());
+        host.send_from(0, &to_port);
+        host.expect(vec![host.at_container(1, &to_port)]);
+        // Somebody else has the new device first, and later lets it go.
+        ip("link add theirs type bridge");
+        let vxlan = make_vxlan("vx");
+        ip("link set vx master theirs");
+        assert!(format!("{:#}", host.datapath.set_vxlan(vxlan).unwrap_err()).contains("vx"));
+        assert!(host.datapath.mend().is_err());
+        ip("link set vx nomaster");
+        assert!(host.datapath.mend().unwrap() && !host.datapath.mend().unwrap());
+        assert_eq!(there().unwrap(), before);
+        expect_both_ways(&mut host, &frame, &back);
+    });
+}
+
 /// To 2 and back from it.
 fn expect_both_ways(host: &mut Host, frame: &[u8], back: &[u8]) {
     // Once the next order is carried out, all that follows from what became of the tunnel has been done.

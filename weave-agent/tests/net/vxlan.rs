@@ -1,4 +1,4 @@
-use weave_agent::io::net::{DeviceWatch, Netlink, Vxlan, ensure_vxlan, remove_vxlan};
+use weave_agent::io::net::{DeviceWatch, Netlink, Vxlan, ensure_vxlan, remove_vxlans};
 
 use crate::host::{PATIENCE, host_state, on_a_host, sh};
 
@@ -15,8 +15,8 @@ fn the_vxlan_device_is_made_adopted_and_removed() {
 
         let again = ensure_vxlan(&host, 6784).await.unwrap();
         assert!(again.adopted && again.ifindex == made.ifindex);
-        assert!(remove_vxlan(&host, 6784).await.unwrap());
-        assert!(!remove_vxlan(&host, 6784).await.unwrap());
+        assert!(remove_vxlans(&host, None).await.unwrap());
+        assert!(!remove_vxlans(&host, None).await.unwrap());
         assert_eq!(host_state(), before);
     });
 }
@@ -28,18 +28,37 @@ fn a_wrong_device_of_ours_is_made_anew_and_those_of_others_are_named() {
         sh("ip link add vxlan-6784 type vxlan external dstport 7000 && ip link set vxlan-6784 alias weave-agent");
         assert!(!ensure_vxlan(&host, 6784).await.unwrap().adopted);
         assert!(sh("ip -d link show dev vxlan-6784").contains("dstport 6784"));
-        remove_vxlan(&host, 6784).await.unwrap();
+        remove_vxlans(&host, None).await.unwrap();
 
         sh("ip link add vxlan-6784 type veth peer name else && ip link set vxlan-6784 alias theirs");
         let before = host_state();
         assert!(ensure_vxlan(&host, 6784).await.unwrap_err().to_string().contains("vxlan-6784"));
-        assert!(!remove_vxlan(&host, 6784).await.unwrap());
+        assert!(!remove_vxlans(&host, None).await.unwrap());
         assert_eq!(host_state(), before);
         sh("ip link del vxlan-6784");
 
         sh("ip link add theirs type vxlan external dstport 6784 && ip link set theirs up");
         let before = host_state();
         assert!(ensure_vxlan(&host, 6784).await.unwrap_err().to_string().contains("UDP port 6784"));
+        assert_eq!(host_state(), before);
+    });
+}
+
+#[test]
+fn those_of_other_ports_and_names_go_and_those_of_others_stay() {
+    on_a_host(async || {
+        let host = Netlink::here().unwrap();
+        sh("ip link add vxlan-42 type vxlan id 42 dstport 4789 && ip link add vxlan-4790 type vxlan external dstport 4789");
+        let before = host_state();
+        // One that we were killed over, one that was renamed, and the one that stays.
+        sh("ip link add vxlan-7000 type vxlan external dstport 7000 nolearning");
+        let renamed = ensure_vxlan(&host, 7001).await.unwrap();
+        sh("ip link set vxlan-7001 down && ip link set vxlan-7001 name mine");
+        ensure_vxlan(&host, 6784).await.unwrap();
+        assert!(remove_vxlans(&host, Some(6784)).await.unwrap());
+        assert!(!remove_vxlans(&host, Some(6784)).await.unwrap());
+        assert!(host.link_at(renamed.ifindex).await.unwrap().is_none() && host.link_named("vxlan-6784").await.unwrap().is_some());
+        assert!(remove_vxlans(&host, None).await.unwrap());
         assert_eq!(host_state(), before);
     });
 }

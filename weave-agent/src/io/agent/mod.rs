@@ -110,6 +110,8 @@ pub struct Agent {
     asks: Asks,
     /// Flows that were read and not looked at yet.
     listed: std::vec::IntoIter<FlowEntry>,
+    /// Devices that the datapath would not take: it is asked again.
+    refused: BTreeMap<OwnDevice, u32>,
     /// What is out of order, for `status`.
     troubles: Troubles,
     ending: bool,
@@ -119,8 +121,8 @@ impl Agent {
     /// With nothing attached yet.
     pub fn new(parts: Parts) -> Self {
         let links = Links::new(parts.hands.events.clone());
-        let (ways, interfaces, ports, asks, troubles) = Default::default();
-        Self { parts, links, ways, interfaces, ports, asks, listed: Vec::new().into_iter(), troubles, ending: false }
+        let (ways, interfaces, ports, asks, refused, troubles) = Default::default();
+        Self { parts, links, ways, interfaces, ports, asks, listed: Vec::new().into_iter(), refused, troubles, ending: false }
     }
 
     /// Take over what an earlier agent left. `sealed`: of IPsec.
@@ -200,7 +202,10 @@ impl Agent {
                     None => bail!("the watch over routes and addresses has ended"),
                 },
                 () = sleep_until(self.parts.clock.instant(self.due())) => self.router_timeout(),
-                _ = flows.tick() => self.read_flows(),
+                _ = flows.tick() => {
+                    self.look_after();
+                    self.read_flows();
+                }
                 () = std::future::ready(()), if self.listed.len() > 0 => self.look_at_flows(),
                 signal = inbox.signals.recv() => self.signal(signal),
             }
@@ -307,6 +312,18 @@ impl Agent {
         }
     }
 
+    /// What others did to the datapath, and devices that it would not take.
+    fn look_after(&mut self) {
+        match self.parts.carrier.mend() {
+            Ok(false) => self.troubles.well(OwnDevice::Datapath),
+            Ok(true) => self.troubles.device(OwnDevice::Datapath, Ok(())),
+            Err(error) => self.troubles.device(OwnDevice::Datapath, Err(format!("{error:#}"))),
+        }
+        for (device, ifindex) in std::mem::take(&mut self.refused) {
+            self.device(device, Ok(ifindex));
+        }
+    }
+
     fn read_flows(&mut self) {
         // Those of the last time first.
         if self.listed.len() == 0 {
@@ -362,12 +379,18 @@ impl Agent {
     }
 
     fn device(&mut self, device: OwnDevice, became: Result<u32, String>) {
+        self.refused.remove(&device);
         let mended = became.and_then(|ifindex| {
             let told = match device {
                 OwnDevice::Vxlan => self.parts.carrier.set_vxlan(ifindex),
                 OwnDevice::Sleeve => self.parts.carrier.set_sleeve(ifindex),
+                // Looked after by itself.
+                OwnDevice::Datapath => Ok(()),
             };
-            told.map_err(|error| format!("{error:#}"))
+            told.map_err(|error| {
+                self.refused.insert(device, ifindex);
+                format!("{error:#}")
+            })
         });
         self.troubles.device(device, mended);
     }

@@ -103,13 +103,13 @@ async fn open_ebpf(place: &Place<'_>) -> Result<Opened> {
         Ok(false) => bail!("the kernel has no BPF programs for traffic control (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF)"),
         Err(error) => return Err(error).context("the kernel refuses BPF programs"),
     }
-    // Its ports would take their frames before the programs, and its tunnel has the UDP port.
-    leave_odp(place)?;
     let pins = place.paths.pins();
-    let vxlan = net::ensure_vxlan(place.host, place.tunnel_port).await?;
+    let vxlan = own_vxlan(place).await?;
     bpffs::ensure(&pins)?;
     let options = ebpf::Options { pins, vxlan_ifindex: vxlan.ifindex, tunnel_port: place.tunnel_port, tcx: None, xdp: place.xdp };
     let (datapath, upcalls) = Ebpf::load(object, &options)?;
+    // Not before nothing can fail any more: another datapath that the choice falls back to goes on as it was.
+    leave_odp(place)?;
     // What user space left to itself is the programs' now.
     userspace::shield::remove().context("cannot remove the nftables table netdev weave-agent")?;
     Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: Some(vxlan), why: None })
@@ -120,7 +120,7 @@ async fn open_odp(place: &Place<'_>, why: String) -> Result<Opened> {
     odp::probe()?;
     leave_ebpf(place).await?;
     userspace::shield::remove().context("cannot remove the nftables table netdev weave-agent")?;
-    let vxlan = net::ensure_vxlan(place.host, place.tunnel_port).await?;
+    let vxlan = own_vxlan(place).await?;
     let options = odp::Options { tunnel_port: place.tunnel_port, vxlan_ifindex: vxlan.ifindex, kept: Some(place.paths.odp()) };
     let (datapath, upcalls) = Odp::open(&options)?;
     Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: Some(vxlan), why: Some(why) })
@@ -129,18 +129,29 @@ async fn open_odp(place: &Place<'_>, why: String) -> Result<Opened> {
 async fn open_userspace(place: &Place<'_>, why: String) -> Result<Opened> {
     leave_odp(place)?;
     leave_ebpf(place).await?;
+    net::remove_vxlans(place.host, None).await?;
     let (datapath, upcalls) = Userspace::open(place.tunnel_port)?;
     Ok(Opened { datapath: Box::new(datapath), upcalls, vxlan: None, why: Some(why) })
 }
 
-/// Programs that nobody tells anything would go on forwarding, and their device has the tunnel's port.
+/// The vxlan device of the tunnel's port, and of no other.
+async fn own_vxlan(place: &Place<'_>) -> Result<VxlanDevice> {
+    let own = net::ensure_vxlan(place.host, place.tunnel_port).await?;
+    if net::remove_vxlans(place.host, Some(place.tunnel_port)).await? {
+        tracing::info!("the vxlan device of an earlier agent, of another port, is gone");
+    }
+    Ok(own)
+}
+
+/// Programs that nobody tells anything would go on forwarding.
 async fn leave_ebpf(place: &Place<'_>) -> Result<()> {
     let pins = place.paths.pins();
+    let was_there = pins.exists();
     ebpf::leave(&pins)?;
     bpffs::remove(&pins)?;
-    // The openvswitch module's datapath may have it for a port, and goes on.
-    if !odp::is_there() && net::remove_vxlan(place.host, place.tunnel_port).await? {
-        tracing::info!("the vxlan device of an earlier agent is gone");
+    // Programs of kernels without TCX may still be on the device; one that the openvswitch module's datapath has goes on.
+    if was_there && !odp::is_there() && net::remove_vxlans(place.host, None).await? {
+        tracing::info!("the eBPF programs of an earlier agent and their vxlan device are gone");
     }
     Ok(())
 }

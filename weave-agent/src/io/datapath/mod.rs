@@ -100,6 +100,14 @@ pub trait Datapath: Send {
         Ok(())
     }
 
+    /// Puts what others changed in order, and tells whether there was anything. Of no concern to who has nothing that others lay hands on.
+    ///
+    /// # Errors
+    /// With what cannot be had: it is tried again.
+    fn mend(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// The vxlan device has this index now; of no concern to who needs none.
     ///
     /// # Errors

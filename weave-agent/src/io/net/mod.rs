@@ -58,7 +58,7 @@ pub use raw::RawSender;
 pub use socket::{Error, Netlink};
 pub(crate) use sys::set_option;
 pub use underlay::{NextHop, Underlay, UnderlayEvent};
-pub use vxlan::{VxlanDevice, ensure_vxlan, remove_vxlan};
+pub use vxlan::{VxlanDevice, ensure_vxlan, our_vxlans, remove_vxlans};
 
 /// The interface inside a container, unless asked otherwise.
 pub const CONTAINER_IFNAME: &str = "ethwe";

@@ -35,6 +35,12 @@ struct Parameters {
     learning: bool,
 }
 
+impl Parameters {
+    fn wanted(port: u16) -> Self {
+        Self { port, metadata: true, learning: false }
+    }
+}
+
 /// The vxlan device of a UDP port: found as it should be, or made. One of ours that is wrong is made anew; somebody else's is left alone.
 pub async fn ensure_vxlan(host: &Netlink, port: u16) -> Result<VxlanDevice> {
     let name = format!("{VXLAN_PREFIX}{port}");
@@ -57,13 +63,34 @@ pub async fn ensure_vxlan(host: &Netlink, port: u16) -> Result<VxlanDevice> {
     }
 }
 
-/// Delete the vxlan device of a UDP port, if it is there and ours. Was it?
-pub async fn remove_vxlan(host: &Netlink, port: u16) -> Result<bool> {
-    let found = host.link_named(&format!("{VXLAN_PREFIX}{port}")).await?;
-    let Some(link) = found.filter(|link| link.kind == "vxlan" && is_ours(link)) else {
-        return Ok(false);
-    };
-    host.delete_link(link.index).await.map(|()| true)
+/// The vxlan devices that we made, of whichever UDP port and whatever they are called now: those with our note, and those without one
+/// that are as we make them.
+pub async fn our_vxlans(host: &Netlink) -> Result<Vec<Link>> {
+    let mut ours = Vec::new();
+    for link in host.links().await?.into_iter().filter(|link| link.kind == "vxlan" && is_ours(link)) {
+        if link.alias == ALIAS || is_unnoted(host, &link).await? {
+            ours.push(link);
+        }
+    }
+    Ok(ours)
+}
+
+/// Deletes our vxlan devices, but for that of this UDP port. Were there any?
+pub async fn remove_vxlans(host: &Netlink, but: Option<u16>) -> Result<bool> {
+    let kept = but.map(|port| format!("{VXLAN_PREFIX}{port}"));
+    let mut removed = false;
+    for link in our_vxlans(host).await?.into_iter().filter(|link| Some(&link.name) != kept.as_ref()) {
+        host.delete_link(link.index).await?;
+        removed = true;
+    }
+    Ok(removed)
+}
+
+/// We were killed before we could leave the note.
+async fn is_unnoted(host: &Netlink, link: &Link) -> Result<bool> {
+    let Some(port) = link.name.strip_prefix(VXLAN_PREFIX).and_then(|port| port.parse().ok()) else { return Ok(false) };
+    let message = host.link_message(host.handle().link().get().match_index(link.index), &link.name).await?;
+    Ok(message.is_some_and(|message| parameters(&message) == Parameters::wanted(port)))
 }
 
 /// Ours, under a name that somebody else gave it: the port is taken as long as it is there.
@@ -90,8 +117,7 @@ async fn find(host: &Netlink, name: &str) -> Result<Option<LinkMessage>> {
 /// True: it can stay. False: it was ours, wrong, and is gone.
 async fn keep_or_clear(host: &Netlink, found: &LinkMessage, port: u16) -> Result<bool> {
     let link = parse(found);
-    let wanted = Parameters { port, metadata: true, learning: false };
-    let right = link.kind == "vxlan" && parameters(found) == wanted;
+    let right = link.kind == "vxlan" && parameters(found) == Parameters::wanted(port);
     match (right, is_ours(&link)) {
         (true, true) => Ok(true),
         (false, true) if link.alias == ALIAS => host.delete_link(link.index).await.map(|()| false),

@@ -6,11 +6,9 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_indextoname;
 use weave_ebpf::stats::DropReason;
 
-use super::add_tunnel;
 use super::cache::{Of, Record};
 use super::flows::all_of_port;
 use super::plane::Plane;
-use super::ports::NO_PORT;
 use super::tap::Device;
 use super::wire::{Vport, VportKind};
 use crate::datapath::{Action, PortId};
@@ -19,9 +17,18 @@ impl Plane {
     /// Takes frames from an interface.
     pub(super) fn add_port(&mut self, ifindex: u32) -> Result<()> {
         self.tables.add_bucket(ifindex);
-        if self.ports.number(ifindex).is_some() {
+        if !self.ports.want(ifindex) {
             return Ok(());
         }
+        let plugged = self.plug(ifindex);
+        if plugged.is_err() {
+            self.ports.remove(ifindex);
+        }
+        plugged
+    }
+
+    /// Makes it a port.
+    pub(super) fn plug(&mut self, ifindex: u32) -> Result<()> {
         let number = self.make_port(ifindex)?;
         if let Some(dead) = self.ports.insert(ifindex, number) {
             self.forget_port(dead)?;
@@ -59,7 +66,7 @@ impl Plane {
         Ok(())
     }
 
-    fn forget_port(&mut self, ifindex: u32) -> Result<()> {
+    pub(super) fn forget_port(&mut self, ifindex: u32) -> Result<()> {
         let (with, floods) = (PortId(ifindex), |record: &Record| matches!(record.action, Action::Flood(_)));
         let of_port = self.flows.cache.those(|record| match record.of {
             Of::Flow(key, _) => key.ingress == ifindex || record.action == Action::Port(with),
@@ -70,69 +77,26 @@ impl Plane {
         self.compile_again(&floods)
     }
 
-    /// The datapath is gone with its ports and flows: Open vSwitch's daemon, when it starts, deletes all that it did not make.
-    /// Flows come back with their frames.
-    pub(super) fn mend_datapath(&mut self, name: &str) -> Result<()> {
-        let made = self.flows.kernel.add_datapath(name).with_context(|| format!("cannot make the datapath {name}"))?;
-        self.flows.start_over(&self.tables, made.ifindex);
-        let ports = self.ports.take();
-        self.make_tunnel()?;
-        for ifindex in ports {
-            match self.make_port(ifindex) {
-                Ok(number) => drop(self.ports.insert(ifindex, number)),
-                // Its end is told, too, and it is detached.
-                Err(error) => tracing::warn!("a port does not come back: {error:#}"),
-            }
-        }
-        if let Some(device) = self.sleeve.take() {
-            self.set_sleeve(device)?;
-        }
-        self.listen_to_heartbeats()
-    }
-
-    /// The tunnel's port, whose number may be another one now.
-    fn make_tunnel(&mut self) -> Result<()> {
-        self.ports.set_vxlan(NO_PORT);
-        self.ports.set_vxlan(add_tunnel(&self.flows.kernel, self.flows.datapath, &self.ports)?);
-        Ok(())
-    }
-
     /// The vxlan device was put in order, and may be another one now.
     pub(super) fn set_vxlan(&mut self, ifindex: u32) -> Result<()> {
-        if ifindex == self.ports.tunnel() && self.ports.vxlan() != NO_PORT {
-            return Ok(());
-        }
         self.ports.set_tunnel(ifindex);
-        self.mend_tunnel()
-    }
-
-    /// Its port is gone. Without its device, too, it comes back when that does.
-    pub(super) fn lost_tunnel(&mut self) -> Result<()> {
-        if if_indextoname(self.ports.tunnel()).is_ok() {
-            return self.mend_tunnel();
-        }
-        self.ports.set_vxlan(NO_PORT);
-        self.forget_switched()
-    }
-
-    /// All flows are looked at anew: the number of its port may be another one.
-    fn mend_tunnel(&mut self) -> Result<()> {
-        let made = self.make_tunnel();
-        self.forget_switched()?;
-        made?;
-        self.listen_to_heartbeats()
+        self.mend().map(drop)
     }
 
     /// The sleeve's frames are taken by a socket; the module keeps them from the host's stack.
     pub(super) fn set_sleeve(&mut self, device: Arc<Device>) -> Result<()> {
         self.leave_sleeve()?;
-        let number = self.make_port(device.ifindex)?;
-        device.is_port(number);
-        let (key, mask) = all_of_port(number);
-        self.flows.replace(&self.tables, Of::Silence(number), (key, mask), Vec::new(), DropReason::Switch)?;
+        self.plug_sleeve(&device)?;
         self.tables.set_sleeve(device.ifindex);
         self.sleeve = Some(device);
         Ok(())
+    }
+
+    pub(super) fn plug_sleeve(&mut self, device: &Device) -> Result<()> {
+        let number = self.make_port(device.ifindex)?;
+        device.is_port(number);
+        let (key, mask) = all_of_port(number);
+        self.flows.replace(&self.tables, Of::Silence(number), (key, mask), Vec::new(), DropReason::Switch)
     }
 
     fn leave_sleeve(&mut self) -> Result<()> {

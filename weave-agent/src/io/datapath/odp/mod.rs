@@ -15,6 +15,7 @@ mod flows;
 mod kept;
 pub mod kernel;
 mod malformed;
+mod mend;
 mod pieces;
 mod plane;
 mod ports;
@@ -249,6 +250,10 @@ impl Datapath for Odp {
     fn detach_underlay(&mut self, ifindex: u32) -> Result<()> {
         self.malformed.leave(ifindex);
         Ok(())
+    }
+
+    fn mend(&mut self) -> Result<bool> {
+        self.shared.lock().mend()
     }
 
     fn set_vxlan(&mut self, ifindex: u32) -> Result<()> {

@@ -22,7 +22,7 @@ use super::kernel::{Event, FEATURES, Kernel};
 use super::pieces::pieces;
 use super::ports::Ports;
 use super::tap::Device;
-use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel, Vport};
+use super::wire::{Act, Answer, Packet, PacketCommand, Tunnel};
 use crate::datapath::{Action, Egress, FlowEntry, Frame, Op, Upcall};
 use crate::frame::unfinished;
 use crate::io::datapath::received::Said;
@@ -250,26 +250,13 @@ impl Plane {
                     tracing::error!(%error, "frames that no flow matches are lost");
                 }
             }
-            Some(Event::DatapathGone(gone)) if gone.ifindex == self.flows.datapath => {
-                tracing::warn!("somebody deleted the openvswitch datapath {}: it is made anew", gone.name);
-                if let Err(error) = self.mend_datapath(&gone.name) {
-                    tracing::error!("no frames are carried: {error:#}");
-                }
-            }
-            Some(Event::VportGone(gone)) if self.is_tunnel(&gone) => {
-                tracing::warn!("somebody deleted {}, or took it from the datapath: it comes back", gone.name);
-                if let Err(error) = self.lost_tunnel() {
-                    tracing::error!("there is no tunnel: {error:#}");
+            Some(Event::DatapathGone(_) | Event::VportGone(_)) => {
+                if let Err(error) = self.mend() {
+                    tracing::error!("the openvswitch datapath is out of order: {error:#}");
                 }
             }
             _ => {}
         }
-    }
-
-    /// A device that has taken its place since may have its number.
-    fn is_tunnel(&self, gone: &Vport) -> bool {
-        let same = gone.ifindex.is_none_or(|ifindex| ifindex == self.ports.tunnel());
-        same && gone.datapath == self.flows.datapath && gone.number == self.ports.vxlan()
     }
 
     fn take_packet(&mut self, packet: &Packet<'_>) {

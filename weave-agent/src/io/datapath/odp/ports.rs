@@ -1,6 +1,6 @@
 //! The ports of our datapath: interface indexes and the module's numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Sockets that misses of ports are told to. A port has one of them.
 pub(super) const PORT_CHANNELS: usize = 3;
@@ -15,6 +15,7 @@ pub(super) const NO_PORT: u32 = 65_534;
 /// Which is which.
 #[derive(Clone, Debug)]
 pub(super) struct Ports {
+    wanted: BTreeSet<u32>,
     numbers: BTreeMap<u32, u32>,
     tunnel: u32,
     vxlan: u32,
@@ -24,7 +25,23 @@ pub(super) struct Ports {
 impl Ports {
     /// None yet. `tunnel`: interface index of the vxlan device.
     pub(super) fn new(tunnel: u32, pids: [u32; CHANNELS]) -> Self {
-        Self { numbers: BTreeMap::new(), tunnel, vxlan: NO_PORT, pids }
+        Self { wanted: BTreeSet::new(), numbers: BTreeMap::new(), tunnel, vxlan: NO_PORT, pids }
+    }
+
+    /// It is to be a port; `false` if it is one.
+    pub(super) fn want(&mut self, ifindex: u32) -> bool {
+        self.wanted.insert(ifindex);
+        !self.numbers.contains_key(&ifindex)
+    }
+
+    /// Those that are to be, and are not.
+    pub(super) fn missing(&self) -> Vec<u32> {
+        self.wanted.iter().filter(|ifindex| !self.numbers.contains_key(ifindex)).copied().collect()
+    }
+
+    /// Interfaces and numbers.
+    pub(super) fn all(&self) -> Vec<(u32, u32)> {
+        self.numbers.iter().map(|(ifindex, number)| (*ifindex, *number)).collect()
     }
 
     /// Returns who had the number before: a port that has died.
@@ -36,6 +53,12 @@ impl Ports {
     }
 
     pub(super) fn remove(&mut self, ifindex: u32) -> Option<u32> {
+        self.wanted.remove(&ifindex);
+        self.lose(ifindex)
+    }
+
+    /// It has its number no longer.
+    pub(super) fn lose(&mut self, ifindex: u32) -> Option<u32> {
         self.numbers.remove(&ifindex)
     }
 
@@ -47,9 +70,10 @@ impl Ports {
         self.numbers.iter().find(|(_, known)| **known == number).map(|(ifindex, _)| *ifindex)
     }
 
-    /// The interfaces, none of which has a number any more.
-    pub(super) fn take(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.numbers).into_keys().collect()
+    /// None has a number any more.
+    pub(super) fn clear(&mut self) {
+        self.numbers.clear();
+        self.vxlan = NO_PORT;
     }
 
     /// The vxlan device is another one now.

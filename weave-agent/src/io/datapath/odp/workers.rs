@@ -81,7 +81,7 @@ impl Worker {
         Self::start(move |end| {
             while is_ready(socket.as_fd(), end) {
                 let mut plane = shared.lock_after_others();
-                // What was lost here is seen again with the next event.
+                // What was lost here is seen when the datapath is looked at next.
                 let _ = socket.receive::<()>(|answer| {
                     plane.heard(answer);
                     None
