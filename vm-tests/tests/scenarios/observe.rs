@@ -142,6 +142,8 @@ pub(crate) struct Pings {
     pub(crate) duplicates: u32,
     /// Milliseconds that the first answer took.
     pub(crate) first: Option<f64>,
+    /// Numbers of the requests that were not answered, if that is known; of the first is 1.
+    pub(crate) missing: Vec<u32>,
 }
 
 impl Pings {
@@ -157,12 +159,13 @@ impl Pings {
             received: number("received").context(summary.to_owned())?,
             duplicates: number("duplicates").unwrap_or(0),
             first: time,
+            missing: Vec::new(),
         })
     }
 
     /// Fails unless every request was answered exactly once.
     pub(crate) fn lossless(&self) -> Result<()> {
-        ensure!(self.received == self.sent && self.duplicates == 0, "{self:?}");
+        ensure!(self.received == self.sent && self.duplicates == 0 && self.missing.is_empty(), "{self:?}");
         Ok(())
     }
 }
@@ -188,9 +191,10 @@ pub(crate) fn pinged(mut ping: Pinging) -> Result<Pings> {
     let text = ping.running.written()?;
     let pings = Pings::read(&text)?;
     let answered: Vec<_> = answered(&text).into_iter().filter(|number| *number <= ping.count).collect();
-    let different = answered.iter().collect::<BTreeSet<_>>().len();
-    let [received, duplicates] = [different, answered.len() - different].map(|count| count as u32);
-    Ok(Pings { sent: ping.count, received, duplicates, ..pings })
+    let different: BTreeSet<u32> = answered.iter().copied().collect();
+    let [received, duplicates] = [different.len(), answered.len() - different.len()].map(|count| count as u32);
+    let missing = (1..=ping.count).filter(|number| !different.contains(number)).collect();
+    Ok(Pings { sent: ping.count, received, duplicates, missing, ..pings })
 }
 
 /// Numbers of the requests that were answered, as the answers came.

@@ -7,6 +7,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::{c_int, sockaddr_ll, socklen_t};
 use socket2::{SockAddr, SockAddrStorage};
 
+/// The name of an interface of the calling thread's namespace. The library (nix 0.30) takes the null pointer that means none for a name,
+/// which is empty then.
+pub(in crate::io) fn ifname(ifindex: u32) -> io::Result<String> {
+    let name = nix::net::if_::if_indextoname(ifindex)?.to_string_lossy().into_owned();
+    if name.is_empty() { Err(io::Error::from_raw_os_error(libc::ENODEV)) } else { Ok(name) }
+}
+
 /// An option of a socket that is an `int`.
 pub(crate) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: `fd` is open for as long as it is borrowed; the kernel reads `size_of::<c_int>()` bytes at `&value`, which lives here.

@@ -319,7 +319,7 @@ fn key(key: &Key) -> FlowKey {
 }
 
 fn interface(port: PortId) -> Option<String> {
-    nix::net::if_::if_indextoname(port.0).ok()?.into_string().ok()
+    crate::io::net::sys::ifname(port.0).ok()
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
-use nix::net::if_::if_indextoname;
 
 use super::{clsact, link};
+use crate::io::net::sys::ifname;
 
 /// Where our filter stands among a clsact's.
 const PRIORITY: u16 = 1;
@@ -162,6 +162,5 @@ fn qdisc(links: &Path, ifindex: u32) -> PathBuf {
 }
 
 pub(super) fn name_of(ifindex: u32) -> Result<String> {
-    let name = if_indextoname(ifindex).with_context(|| format!("no interface has index {ifindex}"))?;
-    Ok(name.to_string_lossy().into_owned())
+    ifname(ifindex).with_context(|| format!("no interface has index {ifindex}"))
 }

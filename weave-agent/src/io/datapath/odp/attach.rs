@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nix::net::if_::if_indextoname;
 use weave_ebpf::stats::DropReason;
 
 use super::cache::{Of, Record};
@@ -12,6 +11,7 @@ use super::plane::Plane;
 use super::tap::Device;
 use super::wire::{Vport, VportKind};
 use crate::datapath::{Action, PortId};
+use crate::io::net::sys::ifname;
 
 impl Plane {
     /// Takes frames from an interface.
@@ -40,8 +40,7 @@ impl Plane {
     }
 
     fn make_port(&mut self, ifindex: u32) -> Result<u32> {
-        let name = if_indextoname(ifindex).with_context(|| format!("interface {ifindex} is gone"))?;
-        let name = name.to_string_lossy().into_owned();
+        let name = ifname(ifindex).with_context(|| format!("interface {ifindex} is gone"))?;
         let pid_of = |number| [self.ports.pid_of(number)];
         // Who asks for a number that the kernel will give is told the socket afterwards.
         let made = self.flows.kernel.add_vport(self.flows.datapath, VportKind::Netdev, &name, None, &pid_of(0));

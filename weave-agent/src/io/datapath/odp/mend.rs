@@ -2,7 +2,6 @@
 //! in case that was lost or could not be mended at once.
 
 use anyhow::{Context, Result};
-use nix::net::if_::if_indextoname;
 
 use super::DATAPATH;
 use super::add_tunnel;
@@ -10,6 +9,7 @@ use super::cache::Of;
 use super::plane::Plane;
 use super::ports::NO_PORT;
 use super::wire::Vport;
+use crate::io::net::sys::ifname;
 
 impl Plane {
     /// Puts the datapath, the tunnel, the ports and the sleeve's device in order; tells whether any was not.
@@ -54,7 +54,7 @@ impl Plane {
         if before != NO_PORT {
             self.forget_switched()?;
         }
-        if if_indextoname(device).is_err() {
+        if ifname(device).is_err() {
             return Ok(false);
         }
         let number = if number == NO_PORT { add_tunnel(&self.flows.kernel, self.flows.datapath, &self.ports)? } else { number };
@@ -75,10 +75,10 @@ impl Plane {
         let (mut mended, mut failed) = (false, Ok(()));
         for ifindex in self.ports.missing() {
             // What is gone is no port any more: its end is told, too, and it is detached.
-            let Ok(name) = if_indextoname(ifindex) else { continue };
+            let Ok(name) = ifname(ifindex) else { continue };
             let put = self.plug(ifindex);
             if put.is_ok() {
-                tracing::warn!("somebody took {} from the datapath: it is back", name.to_string_lossy());
+                tracing::warn!("somebody took {name} from the datapath: it is back");
                 mended = true;
             }
             failed = failed.and(put);
@@ -90,7 +90,7 @@ impl Plane {
         let Some(device) = self.sleeve.clone() else { return Ok(false) };
         let number = device.port();
         let is_right = number.is_some_and(|number| is_at(there, device.ifindex, number));
-        if is_right || if_indextoname(device.ifindex).is_err() {
+        if is_right || ifname(device.ifindex).is_err() {
             return Ok(false);
         }
         if let Some(number) = number {

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 
 use self::kept::{Keeper, Told};
 use self::kernel::{FEATURES, Kernel};
@@ -44,6 +44,7 @@ use self::workers::{Shared, Worker};
 use super::{Datapath, Upcalls};
 use crate::datapath::{FlowEntry, Op, PortId};
 use crate::io::net::Heartbeats;
+use crate::io::net::sys::ifname;
 use crate::switch::Adopted;
 
 /// Our datapath, and its own interface, which stays down.
@@ -180,8 +181,7 @@ fn adopt_ports(kernel: &Kernel, datapath: u32, mut ports: Ports) -> Result<Ports
 
 /// Makes the vxlan device a port; returns its number. The module's own vxlan ports are no more: Linux 7.3 has none.
 fn add_tunnel(kernel: &Kernel, datapath: u32, ports: &Ports) -> Result<u32> {
-    let name = if_indextoname(ports.tunnel()).context("the vxlan device is gone")?;
-    let name = name.to_string_lossy();
+    let name = ifname(ports.tunnel()).context("the vxlan device is gone")?;
     let made = kernel.add_vport(datapath, VportKind::Netdev, &name, None, &[ports.tunnel_pid()]);
     Ok(made.with_context(|| format!("the openvswitch module does not take the vxlan device {name}"))?.number)
 }
