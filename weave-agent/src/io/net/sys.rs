@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::{c_int, sockaddr_ll, socklen_t};
 use socket2::{SockAddr, SockAddrStorage};
 
-/// The name of an interface of the calling thread's namespace. The library (nix 0.30) takes the null pointer that means none for a name,
+/// The name of an interface of the calling thread's namespace. The library (nix 0.31) takes the null pointer that means none for a name,
 /// which is empty then.
 pub(in crate::io) fn ifname(ifindex: u32) -> io::Result<String> {
     let name = nix::net::if_::if_indextoname(ifindex)?.to_string_lossy().into_owned();

@@ -100,9 +100,14 @@ impl Plane {
 
     fn leave_sleeve(&mut self) -> Result<()> {
         let Some(number) = self.sleeve.take().and_then(|device| device.port()) else { return Ok(()) };
-        let ufids: Vec<_> = self.flows.cache.find(&Of::Silence(number)).into_iter().collect();
-        self.forget(&ufids)?;
+        self.forget_silence(number)?;
         self.flows.kernel.delete_vport(self.flows.datapath, number)?;
         Ok(())
+    }
+
+    /// The flow that keeps the sleeve's frames from the host's stack.
+    pub(super) fn forget_silence(&mut self, number: u32) -> Result<()> {
+        let ufids: Vec<_> = self.flows.cache.find(&Of::Silence(number)).into_iter().collect();
+        self.forget(&ufids)
     }
 }

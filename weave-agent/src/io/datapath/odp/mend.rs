@@ -5,7 +5,6 @@ use anyhow::{Context, Result};
 
 use super::DATAPATH;
 use super::add_tunnel;
-use super::cache::Of;
 use super::plane::Plane;
 use super::ports::NO_PORT;
 use super::wire::Vport;
@@ -94,9 +93,8 @@ impl Plane {
             return Ok(false);
         }
         if let Some(number) = number {
-            // Its flow, not its number: that may be another's now.
-            let silence: Vec<_> = self.flows.cache.find(&Of::Silence(number)).into_iter().collect();
-            self.forget(&silence)?;
+            // Its flow alone: the number may be another's now.
+            self.forget_silence(number)?;
         }
         self.plug_sleeve(&device)?;
         Ok(true)
