@@ -125,7 +125,7 @@ impl Bench {
             bench.input(Input::LinkUp(neighbour(n)));
         }
         bench.view(full_mesh(&[2, 3]));
-        bench.pass(20_000);
+        bench.pass(40_000);
         bench.outputs.clear();
         bench
     }

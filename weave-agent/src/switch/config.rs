@@ -20,7 +20,8 @@ pub struct Config {
     pub flow_idle: Time,
     /// A MAC not seen for this long is forgotten.
     pub fdb_idle: Time,
-    /// After the start, for this long, what the last agent left in the kernel ([`Adopted`](super::Adopted)) is added to and not taken away.
+    /// After the start, for this long, what the last agent left in the kernel ([`Adopted`](super::Adopted)) is added to and not taken away:
+    /// longer than both ends of a link take to be started again and to find each other, on a slow machine.
     pub grace: Time,
     /// Most MACs behind one port.
     pub port_macs: usize,
@@ -50,7 +51,7 @@ impl Config {
             tunnel_port,
             flow_idle: Time::from_secs(120),
             fdb_idle: Time::from_secs(600),
-            grace: Time::from_secs(10),
+            grace: Time::from_secs(30),
             port_macs: 1024,
             peer_macs: 16_384,
             macs: 131_072,

@@ -34,7 +34,7 @@ use crate::frame::FrameId;
 /// See property 4.
 pub(crate) const SETTLES_WITHIN: Time = Time::from_secs(90);
 /// A new agent takes nothing of what it found away for this long: the switch's grace, and one more look at the flows.
-pub(crate) const GRACE: Time = Time::from_secs(16);
+pub(crate) const GRACE: Time = Time::from_secs(36);
 /// See property 8.
 pub(crate) const MOVES_WITHIN: Time = Time::from_secs(1);
 /// See property 14.
