@@ -34,7 +34,8 @@ impl Accelerator {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
             // Each of the guest's processors is a thread. Without cmpxchg16b, which kernels do without: QEMU 7.2 comes back
             // from it with wrong flags when it is interrupted, and the guest dies of them (seen on 6.12, in `kmalloc`).
-            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
+            // Without erms and fsrm: kernels then copy and clear by eight bytes, and each round of `rep` costs an emulator the same.
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm"],
         }
     }
 }
