@@ -27,9 +27,10 @@ use crate::peer::{PeerName, PeerUid, ShortId};
 /// Peers that nobody reaches are forgotten so long after a change: what comes and goes within it costs nothing.
 const GARBAGE: Time = Time::from_secs(1);
 
-/// Routes are computed at once, but not more often than this: in a full mesh of 200 it takes some 10 ms, and when a host
-/// dies all others say so.
+/// Routes are computed at once, but not more often than this, and in a large mesh not more often than this for each peer: in a full
+/// mesh of 200 it takes some 10 ms, and what follows from it as long; when a host dies or comes all others say so.
 const BREATH: Time = Time::from_millis(50);
+const BREATH_OF_EACH: Time = Time::from_micros(2500);
 
 /// Who we are and how we meet others.
 #[derive(Clone, Debug)]
@@ -199,7 +200,8 @@ impl Mesh {
     /// When [`Mesh::handle_timeout`] wants to be called; a time that has passed means at once.
     pub fn poll_timeout(&self) -> Option<Time> {
         let links = self.links.values().filter_map(Link::deadline).min();
-        let first = self.redial.then_some(Time::ZERO).or_else(|| self.stale.then(|| self.computed.map_or(Time::ZERO, |at| at + BREATH)));
+        let first =
+            self.redial.then_some(Time::ZERO).or_else(|| self.stale.then(|| self.computed.map_or(Time::ZERO, |at| at + self.breath())));
         let dial = self.room().and_then(|_| self.dialler.deadline(&self.linked));
         let suspects = self.suspects.deadline();
         [links, first, dial, self.topology.hold_until(), self.garbage, self.publisher.deadline(), suspects].into_iter().flatten().min()
@@ -243,10 +245,15 @@ impl Mesh {
 
     /// Draws the conclusions from whatever changed.
     fn settle(&mut self, now: Time) {
-        if self.computed.is_none_or(|at| at + BREATH <= now) {
+        if self.computed.is_none_or(|at| at + self.breath() <= now) {
             self.refresh_routes(now);
         }
         self.dial(now);
+    }
+
+    fn breath(&self) -> Time {
+        let peers = u32::try_from(self.topology.records().count()).unwrap_or(u32::MAX);
+        BREATH.max(BREATH_OF_EACH * peers)
     }
 
     /// Brings routes, view and short id in line with the topology.

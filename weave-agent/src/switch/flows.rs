@@ -126,6 +126,11 @@ impl Flows {
         self.facets.range(first..).take_while(|(other, _)| *other == facet).map(|&(_, key)| key).collect()
     }
 
+    /// Whether any does.
+    pub(super) fn depend_on(&self, facet: Facet) -> bool {
+        self.facets.range((facet, FlowKey::default())..).next().is_some_and(|(other, _)| *other == facet)
+    }
+
     /// The flows of frames that come from `source`.
     pub(super) fn begun_at(&self, source: Source) -> Vec<FlowKey> {
         self.order.keys(&source).collect()

@@ -149,6 +149,7 @@ impl Switch {
         if let Some(victim) = self.flows.insert(now, now, key, action) {
             self.evicted(victim);
         }
+        self.use_tunnel(action);
         self.counters.installed += 1;
         self.order(Op::Install(key, action));
     }

@@ -6,7 +6,12 @@ use crate::Time;
 
 /// Between heartbeats. A TCP stream tries again 0.2, 0.6, 1.4 and 3 s after a loss: a tunnel that is given up within 1.2 s
 /// costs it 1.4 s, one given up later 3.
-const INTERVAL: Time = Time::from_millis(300);
+pub(super) const INTERVAL: Time = Time::from_millis(300);
+/// Between heartbeats that are answered and that nothing depends on, for each neighbour: from six neighbours on a host's
+/// heartbeats at rest are as many as with six.
+const SHARE: Time = Time::from_millis(50);
+/// But no longer: NATs forget who is silent for half a minute.
+const LONGEST: Time = Time::from_secs(10);
 /// The same while there is something to find out.
 const FAST: Time = Time::from_millis(30);
 /// How many of the first heartbeats are fast.
@@ -38,7 +43,11 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Liveness {
     phase: Phase,
-    due: Time,
+    began: Time,
+    /// When the last request went out.
+    last: Option<Time>,
+    /// Between requests that are answered.
+    pace: Time,
     sent: u8,
     open: VecDeque<Open>,
     last_answer: Option<Time>,
@@ -48,11 +57,39 @@ pub(super) struct Liveness {
 
 impl Liveness {
     pub(super) const fn new(now: Time) -> Self {
-        Self { phase: Phase::Starting, due: now, sent: 0, open: VecDeque::new(), last_answer: None, rtt: None, lost: 0 }
+        Self {
+            phase: Phase::Starting,
+            began: now,
+            last: None,
+            pace: INTERVAL,
+            sent: 0,
+            open: VecDeque::new(),
+            last_answer: None,
+            rtt: None,
+            lost: 0,
+        }
     }
 
-    pub(super) const fn due(&self) -> Time {
-        self.due
+    /// Requests that are answered go out so often from the last one on; what is not answered is asked at the normal pace.
+    pub(super) const fn set_pace(&mut self, pace: Time) {
+        self.pace = pace;
+    }
+
+    /// When the next request is due; `hurry` wants a fast pace.
+    pub(super) fn due(&self, hurry: bool) -> Time {
+        let pace = if hurry || self.sent < FIRST {
+            FAST
+        } else if self.is_waiting() {
+            INTERVAL
+        } else {
+            self.pace
+        };
+        self.last.map_or(self.began, |last| last + pace)
+    }
+
+    /// The last request is not answered yet.
+    fn is_waiting(&self) -> bool {
+        self.open.back().is_some_and(|open| self.last_answer.is_none_or(|answer| open.sent >= answer))
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -80,13 +117,14 @@ impl Liveness {
         self.lost
     }
 
-    /// True if a request is due; it goes out with this sequence number. `hurry` keeps the fast pace.
+    /// True if a request is due; it goes out with this sequence number. `hurry` wants a fast pace.
     pub(super) fn poll(&mut self, now: Time, sequence: u32, hurry: bool) -> bool {
-        if now < self.due {
+        let due = self.due(hurry);
+        if now < due {
             return false;
         }
         // Who was kept from looking for so long has answers waiting that he has not seen either.
-        if now < self.due + INTERVAL {
+        if now < due + INTERVAL {
             self.give_up(now);
         }
         self.open.push_back(Open { sequence, sent: now });
@@ -95,7 +133,7 @@ impl Liveness {
             self.lost += 1;
         }
         self.sent = self.sent.saturating_add(1);
-        self.due = now + if hurry || self.sent < FIRST { FAST } else { INTERVAL };
+        self.last = Some(now);
         true
     }
 
@@ -128,6 +166,11 @@ impl Liveness {
         };
         true
     }
+}
+
+/// The pace of what nothing depends on, on a host with so many neighbours.
+pub(super) fn pace_at_rest(neighbours: usize) -> Time {
+    (SHARE * u32::try_from(neighbours).unwrap_or(u32::MAX)).clamp(INTERVAL, LONGEST)
 }
 
 #[cfg(test)]
@@ -166,6 +209,28 @@ mod tests {
         let alive = run(&mut liveness, 0, 20_000, 1, |sent| sent < 10_000);
         let last = alive.last().copied().unwrap();
         assert!((10_800..=11_200).contains(&last), "{last}");
+    }
+
+    #[test]
+    fn at_rest_few_are_sent_and_silence_is_noticed_a_second_after_the_first_of_them() {
+        let mut liveness = Liveness::new(Time::ZERO);
+        liveness.set_pace(pace_at_rest(200));
+        let requests = (0..60_000).filter(|&now| liveness.poll(ms(now), now as u32, false) && liveness.answer(ms(now), now as u32)).count();
+        assert_eq!(requests, 5 + 5);
+        let alive = run(&mut liveness, 60_000, 80_000, 1, |sent| sent < 70_000);
+        let last = alive.last().copied().unwrap();
+        assert!((70_900..74_200).contains(&last), "{last}");
+        // Something depends on it from now on.
+        let mut liveness = Liveness::new(Time::ZERO);
+        liveness.set_pace(pace_at_rest(200));
+        run(&mut liveness, 0, 11_000, 1, |_| true);
+        liveness.set_pace(INTERVAL);
+        assert!(liveness.poll(ms(11_000), 1, false));
+    }
+
+    #[test]
+    fn a_host_with_few_neighbours_always_keeps_the_normal_pace() {
+        assert_eq!([0, 6, 20, 4000].map(pace_at_rest), [INTERVAL, INTERVAL, Time::from_secs(1), LONGEST]);
     }
 
     #[test]

@@ -6,11 +6,13 @@ use bytes::Bytes;
 use weave_ebpf::flow::FlowKey;
 
 use super::decide::{ends, outer_src};
+use super::flows::Facet;
 use super::heartbeat::Heartbeat;
+use super::liveness::{INTERVAL, pace_at_rest};
 use super::tunnel::Tunnel;
 use super::{Output, Switch};
 use crate::Time;
-use crate::datapath::{Op, TunnelKind};
+use crate::datapath::{Action, Op, TunnelKind};
 use crate::mesh::{Neighbour, View};
 use crate::peer::{PeerName, ShortId};
 use crate::sleeve;
@@ -68,6 +70,7 @@ impl Switch {
 
     /// Sends the heartbeats that are due.
     pub(super) fn beat(&mut self, now: Time) {
+        self.set_paces(now);
         let mut due = Vec::new();
         for (name, tunnel) in &mut self.tunnels {
             due.extend(tunnel.poll(now).into_iter().map(|(kind, heartbeat)| (*name, kind, heartbeat)));
@@ -77,6 +80,32 @@ impl Switch {
                 TunnelKind::Vxlan | TunnelKind::Esp => self.send_heartbeat(name, &heartbeat),
                 TunnelKind::Sleeve => self.probe_sleeve(name, &heartbeat),
             }
+        }
+    }
+
+    /// Tunnels that are due and that no flow depends on can wait.
+    fn set_paces(&mut self, now: Time) {
+        let rest = pace_at_rest(self.tunnels.len());
+        let flows = &self.flows;
+        for tunnel in self.tunnels.values_mut().filter(|tunnel| tunnel.due().is_none_or(|due| due <= now)) {
+            let remote = tunnel.remote();
+            let mut by_it = self.told.slots.iter().filter(|(_, route)| route.remote == remote);
+            tunnel.set_use(rest == INTERVAL || by_it.any(|(short, _)| flows.depend_on(Facet::Peer(*short))), rest);
+        }
+    }
+
+    /// A flow was installed: the tunnel that it goes by is one that frames depend on.
+    pub(super) fn use_tunnel(&mut self, action: Action) {
+        let Action::Peer(short) = action else { return };
+        let Some(remote) = self.told.slots.get(&short).map(|route| route.remote) else { return };
+        let is_by_it = |tunnel: &&mut Tunnel| tunnel.remote() == remote;
+        let itself = self.directory.name(short).filter(|name| self.tunnels.get(name).is_some_and(|tunnel| tunnel.remote() == remote));
+        let tunnel = match itself {
+            Some(name) => self.tunnels.get_mut(&name),
+            None => self.tunnels.values_mut().find(is_by_it),
+        };
+        if let Some(tunnel) = tunnel {
+            tunnel.take_into_use();
         }
     }
 

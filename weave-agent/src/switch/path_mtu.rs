@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::liveness::INTERVAL;
 use crate::Time;
 
 /// Below this nothing is sought (RFC 791: every host takes 576 bytes, here without 24 of them, as Weave Net has it).
@@ -18,8 +19,8 @@ const TRIES: u8 = 3;
 const PACE: Time = Time::from_millis(30);
 /// A try is over after this, however long the round trip.
 const PATIENCE: Time = Time::from_secs(2);
-/// Between proofs of what was proven. A path that narrows is a black hole for large packets until the next, and 0.1 s.
-const PROOF: Time = Time::from_millis(600);
+/// Between proofs of what was proven, in heartbeats. A path that narrows is a black hole for large packets until the next, and 0.1 s.
+const PROOF: u32 = 2;
 /// Until all is tried again when not even the floor got through.
 const RETRY: Time = Time::from_secs(1);
 /// Between attempts to raise.
@@ -59,6 +60,10 @@ pub(super) struct PathMtu {
     bad: u16,
     candidate: u16,
     failed: u8,
+    /// How often the candidate was tried.
+    tried: u8,
+    /// Between proofs.
+    proof: Time,
     grow: Time,
     open: VecDeque<Open>,
 }
@@ -76,6 +81,8 @@ impl PathMtu {
             bad: ceiling + 1,
             candidate: ceiling,
             failed: 0,
+            tried: 0,
+            proof: INTERVAL * PROOF,
             grow: now,
             open: VecDeque::new(),
         }
@@ -89,9 +96,18 @@ impl PathMtu {
         self.due
     }
 
-    /// Something is being found out: small heartbeats should come fast, too.
-    pub(super) fn is_busy(&self) -> bool {
-        self.phase != Phase::Rest
+    /// Small heartbeats go out so often.
+    pub(super) fn set_pace(&mut self, pace: Time) {
+        let proof = pace * PROOF;
+        if self.phase == Phase::Rest {
+            self.due = self.due.saturating_sub(self.proof.saturating_sub(proof));
+        }
+        self.proof = proof;
+    }
+
+    /// A size was not answered at once: small heartbeats, by which that is judged, should come fast, too.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.phase == Phase::Search || self.phase == Phase::Proof && self.tried > 1
     }
 
     /// What was proven has failed, and what works in its place is not known to the byte.
@@ -136,6 +152,7 @@ impl PathMtu {
             self.open.pop_front();
         }
         self.due = now + rtt.map_or(PACE, |rtt| (rtt * 2).clamp(PACE, PATIENCE));
+        self.tried = self.tried.saturating_add(1);
         Some(self.candidate)
     }
 
@@ -159,7 +176,7 @@ impl PathMtu {
     }
 
     fn begin(&mut self, now: Time) {
-        self.failed = 0;
+        (self.failed, self.tried) = (0, 0);
         match self.proven {
             Some(proven) if proven < self.ceiling && self.grow <= now => {
                 self.grow = now + GROW;
@@ -205,7 +222,7 @@ impl PathMtu {
             self.grow = now + GROW;
         }
         self.proven = proven;
-        self.rest(now + if proven.is_some() { PROOF } else { RETRY });
+        self.rest(now + if proven.is_some() { self.proof } else { RETRY });
     }
 
     fn rest(&mut self, until: Time) {

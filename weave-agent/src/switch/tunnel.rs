@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::choice::{Choice, Chosen, Works};
 use super::heartbeat::Heartbeat;
+use super::liveness::INTERVAL;
 use super::path_mtu::FLOOR;
 use super::status::{TunnelState, TunnelStatus};
 use super::way::Way;
@@ -29,6 +30,10 @@ pub(super) struct Tunnel {
     /// Measured in bytes of UDP payload. `None` if the neighbour has none.
     sleeve: Option<Way>,
     choice: Choice,
+    /// Flows depend on it.
+    used: bool,
+    /// The pace of heartbeats that nothing depends on.
+    rest: Time,
 }
 
 impl Tunnel {
@@ -43,6 +48,8 @@ impl Tunnel {
             told: None,
             told_datagram: None,
             choice: Choice::new(now),
+            used: true,
+            rest: INTERVAL,
         }
     }
 
@@ -102,6 +109,30 @@ impl Tunnel {
     pub(super) fn choose(&mut self, now: Time) {
         let works = self.works();
         self.choice.update(now, works);
+        self.set_paces();
+    }
+
+    /// Whether flows depend on it, and the pace of heartbeats that nothing depends on.
+    pub(super) fn set_use(&mut self, used: bool, rest: Time) {
+        (self.used, self.rest) = (used, rest);
+        self.set_paces();
+    }
+
+    /// Flows depend on it from now on.
+    pub(super) fn take_into_use(&mut self) {
+        if !self.used {
+            self.set_use(true, self.rest);
+        }
+    }
+
+    /// The way that carries, if anything is carried, is probed at the normal pace; one that is only there in case, at rest.
+    fn set_paces(&mut self) {
+        let carries = self.choice.current().filter(|_| self.used);
+        for (chosen, way) in [(Chosen::Kernel, &mut self.vxlan), (Chosen::Sleeve, &mut self.sleeve)] {
+            if let Some(way) = way {
+                way.set_pace(if carries == Some(chosen) { INTERVAL } else { self.rest });
+            }
+        }
     }
 
     /// The heartbeats that are due.

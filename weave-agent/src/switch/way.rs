@@ -47,15 +47,25 @@ impl Way {
     }
 
     pub(super) fn due(&self) -> Time {
-        let path = self.liveness.is_answered().then(|| self.path.due());
-        path.map_or(self.liveness.due(), |path| path.min(self.liveness.due()))
+        let due = self.liveness.due(self.hurries());
+        if self.liveness.is_answered() { due.min(self.path.due()) } else { due }
+    }
+
+    /// See [`Liveness::set_pace`].
+    pub(super) fn set_pace(&mut self, pace: Time) {
+        self.liveness.set_pace(pace);
+        self.path.set_pace(pace);
+    }
+
+    fn hurries(&self) -> bool {
+        self.path.is_in_doubt() && self.liveness.is_answered()
     }
 
     /// The heartbeats that are due, for the link with this id.
     pub(super) fn poll(&mut self, now: Time, connection: u64) -> Vec<Heartbeat> {
         let mut heartbeats = Vec::new();
         let was_dead = self.liveness.is_dead();
-        if self.liveness.poll(now, self.sequence, self.path.is_busy() && self.liveness.is_answered()) {
+        if self.liveness.poll(now, self.sequence, self.hurries()) {
             heartbeats.push(self.request(now, connection, 0));
         }
         if self.liveness.is_dead() && !was_dead {

@@ -85,9 +85,43 @@ fn what_a_packet_costs() {
             // Far above what any machine takes: a loop or a copy that should not be there.
             assert!(cost < 5_000 || is_emulated(), "{what}: {cost} ns");
         }
+        of_helpers(pins, &nothing, &frame);
+        headers_in_headers(kernel.program("from_underlay"), &frame);
         repeated(&mut kernel, &frame);
     });
 }
+
+/// What of it the kernel's helpers take, which no program can do without.
+fn of_helpers(pins: &Path, nothing: &SchedClassifier, frame: &[u8]) {
+    if !has_for("what helpers cost", "ENCAP_L2_ETH", (5, 13)) {
+        return;
+    }
+    let (on, off) = (trampoline::helpers_that_encapsulate(pins), trampoline::helpers_that_decapsulate(pins));
+    for (what, program, packet) in [("on", &on, frame.to_vec()), ("off", &off, tunnelled(frame, vni(OWN, PEER)))] {
+        let cost = measure(program, &packet, REDIRECTED).saturating_sub(measure(nothing, frame, 0));
+        figure::say(&format!("helpers that put headers {what}"), cost as f64, "ns");
+    }
+}
+
+/// Each run takes one header off, so that a packet with many in each other is good for many runs: with warm caches, without a new skb for each.
+fn headers_in_headers(program: &SchedClassifier, frame: &[u8]) {
+    let packet = (0..NESTED).fold(frame.to_vec(), |packet, _| tunnelled(&packet, vni(OWN, PEER)));
+    let batch = || {
+        let runs = (0..fewer(RUNS) / NESTED).map(|_| {
+            let run = run(program, &packet, &Context::default(), NESTED);
+            assert_eq!((run.code, run.packet.len()), (REDIRECTED, frame.len()));
+            run.duration.as_nanos() as u64
+        });
+        let runs: Vec<u64> = runs.collect();
+        runs.iter().sum::<u64>() / runs.len() as u64
+    };
+    figure::say("from_underlay, to a local port, headers in headers", median(batch) as f64, "ns");
+}
+
+/// So many headers and a frame are less than a page.
+const NESTED: u32 = 40;
+/// `TC_ACT_REDIRECT`.
+const REDIRECTED: i32 = 7;
 
 /// Packets that are not changed can be run again and again.
 fn repeated(kernel: &mut Kernel, frame: &[u8]) {
@@ -160,6 +194,8 @@ pub(crate) fn fill(maps: &mut Maps) {
     maps.set_flow(&local(SRC, DST), &flow(action::PEER, PEER));
     maps.set_flow(&local(DST, SRC), &flow(action::PORT, 9));
     maps.set_flow(&tunnel(vni(OWN, PEER), SRC, DST), &flow(action::PORT, 9));
+    // Of what is in a header that is in another.
+    maps.set_flow(&tunnel(vni(OWN, PEER), [2; 6], [4; 6]), &flow(action::PORT, 9));
     maps.set_flow(&tunnel(vni(THIRD, PEER), [0; 6], [0; 6]), &flow(action::PEER, THIRD));
 }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use aya::programs::SchedClassifier;
+use weave_ebpf::vxlan;
 
 const MAP_CREATE: i32 = 0;
 const MAP_UPDATE: i32 = 2;
@@ -16,8 +17,18 @@ const PROGRAM_LOAD: i32 = 5;
 const PIN: i32 = 6;
 const PROGRAM_ARRAY: u32 = 3;
 const SCHED_CLS: u32 = 3;
+const STORE_BYTES: u32 = 9;
 const TAIL_CALL: u32 = 12;
 const SET_TUNNEL_KEY: u32 = 21;
+const REDIRECT: u32 = 23;
+const HASH_RECALC: u32 = 34;
+const ADJUST_ROOM: u32 = 50;
+const REDIRECT_PEER: u32 = 155;
+/// `BPF_ADJ_ROOM_MAC`, and its flags as the programs say them (`linux/bpf.h`).
+const AT_MAC: u32 = 1;
+const FIXED_GSO: u64 = 1;
+const ENCAPSULATE: u64 = FIXED_GSO | 1 << 1 | 1 << 4 | 1 << 6 | 14 << 56;
+const DECAPSULATE: u64 = FIXED_GSO | 1 << 5;
 /// `struct bpf_tunnel_key`: id, remote address, tos, ttl, ext, label, local address.
 const KEY_SIZE: u32 = 44;
 const KEY_TTL: i16 = 21;
@@ -40,8 +51,61 @@ pub(crate) fn load(target: &SchedClassifier, pins: &Path) -> SchedClassifier {
 
 /// Loads a program that does nothing: what every run costs.
 pub(crate) fn nothing(pins: &Path) -> SchedClassifier {
-    let program = load_program(&[instruction(0xb7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)].concat()).unwrap();
-    let pin = pins.join("nothing");
+    pinned(pins, "nothing", &[move_constant(0, 0), EXIT])
+}
+
+/// Loads a program that does to any frame what only the kernel's helpers can do when it goes to a peer: its hash, room for headers, headers (of
+/// zeros), a redirect.
+pub(crate) fn helpers_that_encapsulate(pins: &Path) -> SchedClassifier {
+    let (r1, r2, r6) = (1, 2, 6);
+    let code = [
+        [move_register(r6, r1), call(HASH_RECALC)].to_vec(),
+        adjust_room(vxlan::OUTER as i32, ENCAPSULATE),
+        store(&[0; 8]),
+        [move_constant(r1, 1), move_constant(r2, 0), call(REDIRECT), EXIT].to_vec(),
+    ];
+    pinned(pins, "encapsulate", &code.concat())
+}
+
+/// The same for a packet whose frame is for a local port.
+pub(crate) fn helpers_that_decapsulate(pins: &Path) -> SchedClassifier {
+    let (r1, r2, r6) = (1, 2, 6);
+    let code = [
+        [move_register(r6, r1)].to_vec(),
+        adjust_room(-(vxlan::OUTER as i32), DECAPSULATE),
+        store(&[0; 2]),
+        [move_constant(r1, 1), move_constant(r2, 0), call(REDIRECT_PEER), EXIT].to_vec(),
+    ];
+    pinned(pins, "decapsulate", &code.concat())
+}
+
+/// `bpf_skb_adjust_room` of the context in register 6, at the link layer's end.
+fn adjust_room(difference: i32, flags: u64) -> Vec<[u8; 8]> {
+    let (r1, r2, r3, r4, r6) = (1, 2, 3, 4, 6);
+    let (low, high) = (flags as u32, (flags >> 32) as u32);
+    let flags = [instruction(0x18, r4, 0, 0, low), instruction(0, 0, 0, 0, high)];
+    let arguments = [move_register(r1, r6), move_constant(r2, difference as u32), move_constant(r3, AT_MAC)];
+    [&arguments[..], &flags, &[call(ADJUST_ROOM)]].concat()
+}
+
+/// `bpf_skb_store_bytes` of these words to the beginning of the packet.
+fn store(zeros: &[u64]) -> Vec<[u8; 8]> {
+    let (r1, r2, r3, r4, r5, r6, r10) = (1, 2, 3, 4, 5, 6, 10);
+    let size = size_of_val(zeros) as i16;
+    let mut code: Vec<_> = (-size..0).step_by(8).map(|off| instruction(0x7a, r10, 0, off, 0)).collect();
+    code.extend([
+        move_register(r1, r6),
+        move_constant(r2, 0),
+        move_register(r3, r10),
+        instruction(0x07, r3, 0, 0, i32::from(-size) as u32),
+    ]);
+    code.extend([move_constant(r4, size as u32), move_constant(r5, 0), call(STORE_BYTES)]);
+    code
+}
+
+fn pinned(pins: &Path, name: &str, code: &[[u8; 8]]) -> SchedClassifier {
+    let program = load_program(&code.concat()).unwrap();
+    let pin = pins.join(name);
     pin_program(&program, &pin).unwrap();
     SchedClassifier::from_pin(pin).unwrap()
 }
@@ -52,15 +116,26 @@ const fn instruction(code: u8, dst: u8, src: u8, off: i16, imm: u32) -> [u8; 8] 
     [code, dst | src << 4, off[0], off[1], imm[0], imm[1], imm[2], imm[3]]
 }
 
+const fn move_register(dst: u8, src: u8) -> [u8; 8] {
+    instruction(0xbf, dst, src, 0, 0)
+}
+
+const fn move_constant(dst: u8, value: u32) -> [u8; 8] {
+    instruction(0xb7, dst, 0, 0, value)
+}
+
+const fn call(function: u32) -> [u8; 8] {
+    instruction(0x85, 0, 0, 0, function)
+}
+
+const EXIT: [u8; 8] = instruction(0x95, 0, 0, 0, 0);
+
 fn instructions(array: i32) -> Vec<u8> {
     let (r0, r1, r2, r3, r4, r6, r10) = (0, 1, 2, 3, 4, 6, 10);
-    let move_register = |dst, src| instruction(0xbf, dst, src, 0, 0);
-    let move_constant = |dst, value| instruction(0xb7, dst, 0, 0, value);
     let load_word = |dst, src, off| instruction(0x61, dst, src, off, 0);
     let store_zero = |off| instruction(0x7a, r10, 0, off, 0);
     let store_word = |off, src| instruction(0x63, r10, src, off, 0);
     let store_byte = |off, src| instruction(0x73, r10, src, off, 0);
-    let call = |function| instruction(0x85, 0, 0, 0, function);
     let mut code = vec![move_register(r6, r1)];
     code.extend((KEY..0).step_by(8).map(store_zero));
     code.extend([load_word(r2, r6, CB), store_word(KEY, r2)]);
@@ -72,7 +147,7 @@ fn instructions(array: i32) -> Vec<u8> {
     // A 64-bit load whose source register 1 says: the immediate is a map's descriptor.
     code.extend([move_register(r1, r6), instruction(0x18, r2, 1, 0, array as u32), [0; 8]]);
     code.extend([move_constant(r3, 0), call(TAIL_CALL)]);
-    code.extend([move_constant(r0, 99), instruction(0x95, 0, 0, 0, 0)]);
+    code.extend([move_constant(r0, 99), EXIT]);
     code.concat()
 }
 

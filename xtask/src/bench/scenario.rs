@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use super::Bench;
 use super::bed::{Course, Path};
 use super::conditions::Conditions;
-use super::scenarios::{bulk, connect, dns, latency, local, mesh, packets, programs, scale, setup, sleeve, throughput, udp};
+use super::scenarios::{bulk, connect, dns, latency, local, mesh, packets, peers, programs, scale, setup, sleeve, throughput, udp};
 use super::table::{Figure, Table};
 
 /// One thing to measure.
@@ -58,6 +58,7 @@ pub(crate) const ALL: &[Scenario] = &[
     setup::SCENARIO,
     programs::SCENARIO,
     scale::SCENARIO,
+    peers::SCENARIO,
     mesh::SCENARIO,
     sleeve::SCENARIO,
     dns::SCENARIO,

@@ -7,6 +7,7 @@ pub(super) mod latency;
 pub(super) mod local;
 pub(super) mod mesh;
 pub(super) mod packets;
+pub(super) mod peers;
 pub(super) mod programs;
 pub(super) mod scale;
 pub(super) mod setup;

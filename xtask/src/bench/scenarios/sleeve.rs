@@ -10,7 +10,7 @@ use crate::bench::Bench;
 use crate::bench::bed::{Path, bridge};
 use crate::bench::compare::interleaved;
 use crate::bench::conditions::settle;
-use crate::bench::measure::{ANYWHERE, ONE_CPU, ends, iperf, number};
+use crate::bench::measure::{ANYWHERE, ONE_CPU, cpu_seconds, ends, iperf, number};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Figure, Table};
 
@@ -32,8 +32,6 @@ const FIGURES: &[Figure] = &[
 
 /// 64-byte datagrams offered per second, and what the project promises of them.
 const OFFERED: u32 = 150_000;
-/// Clock ticks per second, of which the kernel tells CPU time (`sysconf(_SC_CLK_TCK)`, 100 on Linux).
-const TICKS: f64 = 100.0;
 
 /// A way from one place to another, and who works for it.
 struct Way<'a> {
@@ -120,16 +118,6 @@ fn agents(lab: &Lab) -> Result<Vec<u32>> {
     Ok(vec![pid(1)?, pid(2)?])
 }
 
-/// CPU seconds that processes have used, of their own and in the kernel.
-fn used(pids: &[u32]) -> [f64; 2] {
-    let ticks = |pid: &u32| -> Option<[f64; 2]> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        Some([fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?])
-    };
-    pids.iter().filter_map(ticks).fold([0.0; 2], |sum, of| [sum[0] + of[0] / TICKS, sum[1] + of[1] / TICKS])
-}
-
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
     let bed = Bed::make()?;
     let ways = bed.ways()?;
@@ -145,9 +133,9 @@ fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
 
 /// Gbit/s, and CPU milliseconds per Gbit: of the two ends, of the workers themselves, of the kernel for the workers.
 fn bulk(way: &Way<'_>, seconds: f64) -> Result<Vec<f64>> {
-    let before = used(&way.workers);
+    let before = cpu_seconds(&way.workers);
     let result = iperf(&way.path, ANYWHERE, seconds, &["-C", "cubic"])?;
-    let after = used(&way.workers);
+    let after = cpu_seconds(&way.workers);
     let ends = number(&result, "/end/cpu_utilization_percent/host_total")? + number(&result, "/end/cpu_utilization_percent/remote_total")?;
     let gbits = number(&result, "/end/sum_received/bytes")? * 8.0 / 1e9;
     let time = number(&result, "/end/sum_received/seconds")?;
