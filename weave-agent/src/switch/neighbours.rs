@@ -33,7 +33,7 @@ impl Switch {
 
     pub(super) fn link_down(&mut self, name: PeerName) {
         if let Some(tunnel) = self.tunnels.get_mut(&name) {
-            tunnel.linked = false;
+            tunnel.unlink();
         }
         self.notice_tunnels();
     }

@@ -591,7 +591,11 @@ fn among_many_neighbours_only_those_that_flows_go_to_are_probed_often() {
     // The kernel's tunnel as ever; the sleeve is not what carries.
     assert!((155..=163).contains(&probes(&bench, 2)) && probes(&bench, 3) <= 20, "{} {}", probes(&bench, 2), probes(&bench, 3));
     bench.answering.remove(&address(3));
-    bench.pass(6_000);
+    bench.answering.remove(&address(4));
+    bench.input(Input::LinkDown(name(4)));
+    bench.pass(1_300);
+    assert_eq!(bench.slots[&short(4)].tunnel, TunnelKind::Sleeve, "who ended its link is looked after at once");
+    bench.pass(4_700);
     assert_eq!(bench.slots[&short(3)].tunnel, TunnelKind::Sleeve);
     unused(&mut bench);
     bench.pass(30_000);

@@ -125,9 +125,15 @@ impl Tunnel {
         }
     }
 
+    /// There is no link beside it any more: whether the neighbour is there is to be known soon.
+    pub(super) fn unlink(&mut self) {
+        self.linked = false;
+        self.set_paces();
+    }
+
     /// The way that carries, if anything is carried, is probed at the normal pace; one that is only there in case, at rest.
     fn set_paces(&mut self) {
-        let carries = self.choice.current().filter(|_| self.used);
+        let carries = self.choice.current().filter(|_| self.used || !self.linked);
         for (chosen, way) in [(Chosen::Kernel, &mut self.vxlan), (Chosen::Sleeve, &mut self.sleeve)] {
             if let Some(way) = way {
                 way.set_pace(if carries == Some(chosen) { INTERVAL } else { self.rest });
