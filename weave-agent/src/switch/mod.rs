@@ -27,6 +27,8 @@ mod bench;
 #[cfg(test)]
 mod esp_tests;
 #[cfg(test)]
+mod pace_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use vm_tests::wait_for;
+use vm_tests::{Host, wait_for};
 
 use super::bed::Path;
 
@@ -73,4 +73,9 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> [f64; 2] {
         Some([fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?])
     };
     pids.iter().filter_map(ticks).fold([0.0; 2], |sum, of| [sum[0] + of[0] / TICKS, sum[1] + of[1] / TICKS])
+}
+
+/// The process of a host's agent.
+pub(crate) fn agent_pid(host: &Host<'_>) -> Result<u32> {
+    Ok(host.status()?["pid"].as_u64().context("no pid in the status")? as u32)
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use vm_tests::{Host, Lab, LabConfig, Underlay, wait_for};
 
 use crate::bench::Bench;
-use crate::bench::measure::cpu_seconds;
+use crate::bench::measure::{agent_pid, cpu_seconds};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Figure, Gate, Row, Table};
 
@@ -34,6 +34,9 @@ const FIGURES: &[Figure] = &[
     Figure::new("Tunnels between all after the last start", "s"),
 ];
 
+/// The one of them that is measured once.
+const LINKED: usize = FIGURES.len() - 1;
+
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
     let columns = HOSTS.map(|hosts| format!("{hosts} hosts")).to_vec();
     let all = HOSTS.map(|hosts| measure(hosts, bench.rounds).with_context(|| format!("{hosts} hosts")));
@@ -55,19 +58,17 @@ fn measure(hosts: u8, rounds: usize) -> Result<Vec<Vec<f64>>> {
     let hosts = (1..=hosts).map(|number| lab.host(number)).collect::<Result<Vec<_>>>()?;
     let linked = wait_for("tunnels between all hosts", PATIENCE, || all_linked(&hosts))?;
     thread::sleep(CALM);
-    let pids = hosts.iter().map(pid).collect::<Result<Vec<_>>>()?;
+    let pids = hosts.iter().map(agent_pid).collect::<Result<Vec<_>>>()?;
     let mut runs = vec![Vec::new(); FIGURES.len()];
+    // It comes about once, however often they are looked at then.
+    runs[LINKED].push(linked.as_secs_f64());
     for _ in 0..rounds {
         let (before, begun) = (cpu_seconds(&pids), Instant::now());
         thread::sleep(LOOK);
         let spent = cpu_seconds(&pids).iter().sum::<f64>() - before.iter().sum::<f64>();
         let resident = pids.iter().map(|pid| resident(*pid)).collect::<Result<Vec<_>>>()?;
-        let figures = [
-            resident.into_iter().fold(0.0, f64::max),
-            maps(pids[0])?,
-            100.0 * spent / begun.elapsed().as_secs_f64() / pids.len() as f64,
-            linked.as_secs_f64(),
-        ];
+        let figures =
+            [resident.into_iter().fold(0.0, f64::max), maps(pids[0])?, 100.0 * spent / begun.elapsed().as_secs_f64() / pids.len() as f64];
         iter::zip(&mut runs, figures).for_each(|(runs, figure)| runs.push(figure));
     }
     Ok(runs)
@@ -82,10 +83,6 @@ fn working(host: &Host<'_>) -> Result<usize> {
     let text = host.weave(["status", "connections", "--json"])?;
     let all: Vec<Value> = serde_json::from_str(&text).with_context(|| format!("connections of {}: {text}", host.place()))?;
     Ok(all.iter().filter(|entry| entry["state"] == "established" && entry["tunnel"]["kind"] == "vxlan").count())
-}
-
-fn pid(host: &Host<'_>) -> Result<u32> {
-    Ok(host.status()?["pid"].as_u64().context("no pid in the status")? as u32)
 }
 
 /// In MB.

@@ -10,7 +10,7 @@ use vm_tests::{Lab, LabConfig, Node, Place, Running, Underlay, process, wait_for
 use crate::bench::Bench;
 use crate::bench::compare::interleaved;
 use crate::bench::conditions::CPUS;
-use crate::bench::measure::number;
+use crate::bench::measure::{agent_pid, number};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Figure, Gate, Table, quantile};
 use crate::workspace::Workspace;
@@ -89,7 +89,7 @@ impl Bed {
 
     fn agents_on(&self, cpu: &str) -> Result<()> {
         for host in [1, 2] {
-            let pid = self.lab.host(host)?.status()?["pid"].as_u64().context("no pid")?.to_string();
+            let pid = agent_pid(&self.lab.host(host)?)?.to_string();
             self.lab.host(host)?.exec(["taskset", "-acp", cpu, &pid])?;
         }
         Ok(())

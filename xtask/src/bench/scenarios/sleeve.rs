@@ -10,7 +10,7 @@ use crate::bench::Bench;
 use crate::bench::bed::{Path, bridge};
 use crate::bench::compare::interleaved;
 use crate::bench::conditions::settle;
-use crate::bench::measure::{ANYWHERE, ONE_CPU, cpu_seconds, ends, iperf, number};
+use crate::bench::measure::{ANYWHERE, ONE_CPU, agent_pid, cpu_seconds, ends, iperf, number};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Figure, Table};
 
@@ -114,8 +114,7 @@ fn wireguard(lab: &Lab) -> Result<Vec<Running>> {
 }
 
 fn agents(lab: &Lab) -> Result<Vec<u32>> {
-    let pid = |number| -> Result<u32> { Ok(lab.host(number)?.status()?["pid"].as_u64().context("no pid")? as u32) };
-    Ok(vec![pid(1)?, pid(2)?])
+    [1, 2].into_iter().map(|number| agent_pid(&lab.host(number)?)).collect()
 }
 
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
