@@ -35,7 +35,9 @@ impl Accelerator {
             // Each of the guest's processors is a thread. Without cmpxchg16b, which kernels do without: QEMU 7.2 comes back
             // from it with wrong flags when it is interrupted, and the guest dies of them (seen on 6.12, in `kmalloc`).
             // Without erms and fsrm: kernels then copy and clear by eight bytes, and each round of `rep` costs an emulator the same.
-            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm"],
+            // Without la57, a walk through the page tables has a level less; without smap and smep, a copy from user space does not
+            // end two translated blocks.
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm,-la57,-smap,-smep"],
         }
     }
 }

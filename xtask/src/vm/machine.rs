@@ -24,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// The kernel's messages on the first serial line; a fault is a panic, a panic ends the machine at once. What only slows
 /// an emulated processor down is off.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic reboot=t rdinit=/init mitigations=off audit=0 apparmor=0 init_on_alloc=0 \
-                            nowatchdog random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1 no_timer_check";
+                            nowatchdog random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1 no_timer_check norandmaps";
 
 /// What to boot, and where its logs go.
 #[derive(Debug)]
