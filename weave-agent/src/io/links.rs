@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -121,16 +121,22 @@ impl Task {
         let _ = self.events.send(Event::Closed { link: self.id, error: reason }).await;
     }
 
-    async fn read(&self, mut reader: OwnedReadHalf) -> String {
-        let mut buffer = BytesMut::new();
+    async fn read(&self, reader: OwnedReadHalf) -> String {
         loop {
-            buffer.reserve(CHUNK);
-            match reader.read_buf(&mut buffer).await {
+            // The buffer is there for the moment of reading: most links are silent most of the time, and a message that is kept would
+            // keep the whole of it.
+            let mut buffer = match reader.readable().await {
+                Ok(()) => BytesMut::with_capacity(CHUNK),
+                Err(error) => return error.to_string(),
+            };
+            match reader.try_read_buf(&mut buffer) {
                 Ok(0) => return "closed by the other end".to_owned(),
                 Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return error.to_string(),
             }
-            let event = Event::Received { link: self.id, bytes: buffer.split().freeze() };
+            let event = Event::Received { link: self.id, bytes: Bytes::copy_from_slice(&buffer) };
+            drop(buffer);
             if let Err(ending) = self.events.send(event).await {
                 return ending.to_string();
             }
@@ -164,6 +170,7 @@ fn settle(stream: &TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     use super::super::event;
