@@ -1,9 +1,11 @@
 //! `cargo xtask vm`: the tests that depend on the kernel, on each of several kernels, in virtual machines.
 
 mod accelerator;
+mod again;
 mod image;
 mod kernels;
 mod machine;
+mod program;
 mod report;
 mod selftest;
 mod tests;
@@ -21,14 +23,16 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 use vm_tests::is_root;
-use vm_tests::vm::console::{Ending, LEFT_OUT, SKIPPED, Verdict, warnings};
+use vm_tests::vm::console::{LEFT_OUT, SKIPPED, Verdict, warnings};
 use vm_tests::vm::matrix::{Group, Kernel, Matrix};
 use vm_tests::vm::orders::{Orders, Said, Task, Work};
 
 use self::accelerator::Accelerator;
+use self::again::Second;
 use self::image::Contents;
 use self::kernels::Unpacked;
 use self::machine::{Heard, Limits, Logs, Machine, PROCESSORS};
+pub(crate) use self::program::Program;
 use self::report::{Cell, Report};
 use self::tests::Test;
 use crate::build_ebpf;
@@ -41,8 +45,6 @@ use crate::workspace::Workspace;
 const PROGRAMS: [&str; 7] = ["qemu-system-x86_64", "depmod", "dpkg-deb", "xz", "zstd", "strip", "ldd"];
 /// Tests that a guest runs at the same time: most of their time they wait for the kernel to notice that an interface is up.
 const AT_ONCE: usize = 2 * PROCESSORS;
-/// More failures than these are no fits and starts.
-const SECOND_ATTEMPTS: usize = 5;
 /// One kernel: what hangs must not hold the others up for ever.
 const WHOLE: Duration = Duration::from_secs(1500);
 /// A guest says when a test begins and ends, so it is silent for no longer than the longest test; and a bit.
@@ -226,30 +228,12 @@ impl<'a> Bench<'a> {
     fn kernel(&self, kernel: &Kernel, unpacked: &Unpacked, accelerator: Accelerator) -> Result<Report> {
         let tasks = self.tests.iter().map(|test| self.task(test)).collect();
         let begun = Instant::now();
-        let (heard, logs) = self.boot(&kernel.name, unpacked, accelerator, tasks)?;
-        let late = self.again(kernel, unpacked, accelerator, &heard)?;
-        let report = self.report(kernel, unpacked, heard, &late, &logs, begun.elapsed());
+        let (heard, logs) =
+            self.boot(&kernel.name, unpacked, accelerator, tasks, |tasks, said| self.progress(&kernel.name, tasks, said))?;
+        let second = self.again(kernel, unpacked, accelerator, &heard)?;
+        let report = self.report(kernel, unpacked, heard, second.as_ref(), &logs, begun.elapsed());
         println!("    {}: {}", kernel.name, report.line());
         Ok(report)
-    }
-
-    /// Few tests that failed on emulated processors, which are slow by fits and starts, are run once more, one by one, in a guest of their
-    /// own. Which of them pass then; the report says so.
-    fn again(&self, kernel: &Kernel, unpacked: &Unpacked, accelerator: Accelerator, heard: &Heard) -> Result<BTreeSet<usize>> {
-        let is_failed = |index: &usize| matches!(heard.transcript.verdict(*index), Verdict::Failed(_));
-        let failed: Vec<usize> = (0..self.tests.len()).filter(is_failed).collect();
-        if accelerator != Accelerator::Tcg || heard.ending != Ending::Done || failed.is_empty() || failed.len() > SECOND_ATTEMPTS {
-            return Ok(BTreeSet::new());
-        }
-        println!("    {}: {} failed, once more in a guest of their own", kernel.name, failed.len());
-        let tasks = failed.iter().map(|index| Task { alone: true, ..self.task(&self.tests[*index]) }).collect();
-        let (heard, logs) = self.boot(&format!("{}-again", kernel.name), unpacked, accelerator, tasks)?;
-        let passed = failed.iter().enumerate().filter(|(task, _)| heard.transcript.verdict(*task) == Verdict::Passed);
-        let passed: BTreeSet<usize> = passed.map(|(_, index)| *index).collect();
-        if passed.len() == failed.len() && !self.keep_logs {
-            logs.remove();
-        }
-        Ok(passed)
     }
 
     fn accelerator(&self, kernel: &Unpacked) -> Result<Accelerator> {
@@ -262,7 +246,15 @@ impl<'a> Bench<'a> {
         })
     }
 
-    fn boot(&self, name: &str, kernel: &Unpacked, accelerator: Accelerator, tasks: Vec<Task>) -> Result<(Heard, Logs)> {
+    /// `hear` is told what the guest says, and what its tasks are.
+    fn boot(
+        &self,
+        name: &str,
+        kernel: &Unpacked,
+        accelerator: Accelerator,
+        tasks: Vec<Task>,
+        mut hear: impl FnMut(&[Task], &Said),
+    ) -> Result<(Heard, Logs)> {
         let longest = tasks.iter().map(|task| task.limit).max().unwrap_or_default();
         let orders = Orders { modules: Vec::new(), env: environment(accelerator), tasks, workers: AT_ONCE };
         let initrd = self.dir.join(format!("{name}.cpio"));
@@ -270,7 +262,7 @@ impl<'a> Bench<'a> {
         let logs = Logs { kernel: self.dir.join(format!("{name}.kernel.log")), guest: self.dir.join(format!("{name}.log")) };
         let machine = Machine { accelerator, image: kernel.image(), initrd: &initrd, logs: &logs };
         let limits = Limits { whole: WHOLE, silence: SILENCE + Duration::from_secs(longest) };
-        let heard = machine.run(orders.tasks.len(), limits, |said| self.progress(name, &orders.tasks, said));
+        let heard = machine.run(orders.tasks.len(), limits, |said| hear(&orders.tasks, said));
         // A hundred megabytes that are made anew in a second.
         fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
         Ok((heard?, logs))
@@ -309,26 +301,32 @@ impl<'a> Bench<'a> {
             && ![SKIPPED, LEFT_OUT, "test "].iter().any(|prefix| line.starts_with(prefix))
     }
 
-    /// `late`: tests that passed at their second attempt.
-    fn report(&self, kernel: &Kernel, unpacked: &Unpacked, heard: Heard, late: &BTreeSet<usize>, logs: &Logs, took: Duration) -> Report {
+    fn report(&self, kernel: &Kernel, unpacked: &Unpacked, heard: Heard, second: Option<&Second>, logs: &Logs, took: Duration) -> Report {
         let mut cells: Vec<_> = self.matrix.group.iter().map(|group| Cell::of(&group.name)).collect();
         for (index, test) in self.tests.iter().enumerate() {
             let cell = &mut cells[test.group];
-            match heard.transcript.verdict(index) {
-                Verdict::Failed(why) if late.contains(&index) => cell.add_late(&test.name, why),
-                verdict => cell.add(&test.name, verdict),
+            match (heard.transcript.verdict(index), second.and_then(|second| second.verdict(index))) {
+                (Verdict::Failed(why), Some(Verdict::Passed)) => cell.add_late(&test.name, why),
+                (Verdict::NotRun, Some(verdict)) | (verdict, _) => cell.add(&test.name, verdict),
             }
-            cell.left_out.extend(heard.transcript.left_out(index).map(str::to_owned));
+            let again = second.into_iter().flat_map(|second| second.left_out(index));
+            cell.left_out.extend(heard.transcript.left_out(index).chain(again).map(str::to_owned));
         }
         let ran: BTreeSet<_> = self.tests.iter().map(|test| &self.matrix.group[test.group].name).collect();
         cells.retain(|cell| ran.contains(&cell.group));
+        let stale = second.filter(|second| second.stale.is_some());
         let mut report = Report {
             name: kernel.name.clone(),
             release: unpacked.release.clone(),
-            ending: heard.ending,
+            ending: stale.map_or(heard.ending, |second| second.heard.ending.clone()),
             took,
             cells,
-            warnings: warnings(&heard.kernel),
+            warnings: [&heard.kernel]
+                .into_iter()
+                .chain(second.map(|second| &second.heard.kernel))
+                .flat_map(|kernel| warnings(kernel))
+                .collect(),
+            emulator: stale.and_then(|second| second.stale),
             logs: None,
         };
         if !report.is_good() || self.keep_logs {

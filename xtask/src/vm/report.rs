@@ -19,6 +19,8 @@ pub(super) struct Report {
     pub(super) took: Duration,
     pub(super) cells: Vec<Cell>,
     pub(super) warnings: Vec<String>,
+    /// What the emulator did to it.
+    pub(super) emulator: Option<&'static str>,
     pub(super) logs: Option<[PathBuf; 2]>,
 }
 
@@ -125,7 +127,7 @@ impl Report {
         let cells: serde_json::Map<_, _> = self.cells.iter().map(|cell| (cell.group.clone(), cell_json(cell))).collect();
         json!({
             "kernel": self.name, "release": self.release, "passed": self.is_good(), "trouble": self.trouble(),
-            "seconds": self.took.as_secs_f64(), "groups": cells, "warnings": self.warnings, "logs": self.logs,
+            "seconds": self.took.as_secs_f64(), "groups": cells, "warnings": self.warnings, "emulator": self.emulator, "logs": self.logs,
         })
     }
 }
@@ -173,6 +175,7 @@ fn notes(report: &Report, text: &mut String) {
         cell.skipped.iter().filter(|_| partly).for_each(|(why, count)| note(format!("{count} of {} skipped: {why}", cell.group)));
     }
     report.warnings.iter().for_each(|warning| note(format!("the kernel warned: {warning}")));
+    report.emulator.into_iter().for_each(|what| note(what.to_owned()));
     if let Some([guest, kernel]) = &report.logs {
         note(format!("logs: {} {}", guest.display(), kernel.display()));
     }
@@ -184,7 +187,7 @@ mod tests {
 
     fn report(cells: Vec<Cell>, ending: Ending) -> Report {
         let (name, release) = ("6.1".to_owned(), "6.1.0-50".to_owned());
-        Report { name, release, ending, took: Duration::from_secs(9), cells, warnings: Vec::new(), logs: None }
+        Report { name, release, ending, took: Duration::from_secs(9), cells, warnings: Vec::new(), emulator: None, logs: None }
     }
 
     #[test]

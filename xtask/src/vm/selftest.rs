@@ -29,7 +29,8 @@ pub(super) fn run(bench: &Bench<'_>, kernels: &[Kernel], anew: bool) -> Result<b
         ];
         for (what, tasks, expected) in cases {
             good &= step(what, || {
-                let (heard, logs) = bench.boot(&format!("{}-self-test", kernel.name), &unpacked, accelerator, tasks)?;
+                let name = format!("{}-self-test", kernel.name);
+                let (heard, logs) = bench.boot(&name, &unpacked, accelerator, tasks, |tasks, said| bench.progress(&name, tasks, said))?;
                 let seen = expected(&heard);
                 let told = format!("{}: {:?}, {:?}", if seen { "seen" } else { "NOT SEEN" }, heard.ending, heard.transcript.verdict(0));
                 if seen {
