@@ -1,77 +1,26 @@
 //! Open vSwitch's own programs on the module that carries our frames: each leaves the other's alone, and sees it.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vm_tests::{Host, Lab, LabConfig, Running, lab_dir, root_or_skip, wait_for};
+use vm_tests::{Host, Lab, LabConfig, OpenVswitch, root_or_skip, wait_for};
 
 use crate::observe::{SOON, json, lab, ping, ping_on, pinged, unbroken};
 use crate::odp::{ODP, module_or_skip};
 
-const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// Of their bridge's own interface, and of a container on it.
 const THEIRS: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
-/// Their daemon finds out what the module can do before it makes anything.
-const DAEMON: Duration = Duration::from_secs(90);
 
-/// Open vSwitch's database and daemon on a host.
-struct OpenVswitch {
-    dir: PathBuf,
-    _database: Running,
-    daemon: Option<Running>,
-}
-
-impl OpenVswitch {
-    fn start(host: &Host<'_>, lab: &str) -> Result<Self> {
-        let dir = lab_dir(lab).join("ovs");
-        std::fs::create_dir_all(&dir)?;
-        let at = |name: &str| dir.join(name).display().to_string();
-        host.exec(["ovsdb-tool", "create", &at("conf.db"), SCHEMA])?;
-        let remote = format!("--remote=punix:{}", at("db.sock"));
-        let control = format!("--unixctl={}", at("db.ctl"));
-        let database = host.spawn(["ovsdb-server", &at("conf.db"), &remote, &control])?;
-        wait_for("their database", SOON, || Ok(dir.join("db.sock").exists()))?;
-        let mut started = Self { dir, _database: database, daemon: None };
-        started.start_daemon(host)?;
-        Ok(started)
-    }
-
-    fn start_daemon(&mut self, host: &Host<'_>) -> Result<()> {
-        let control = format!("--unixctl={}/vswitchd.ctl", self.dir.display());
-        // One that runs is killed: it deletes nothing then.
-        self.daemon = None;
-        self.daemon = Some(host.spawn(["env", &self.directory(), "ovs-vswitchd", &self.database(), &control])?);
-        Ok(())
-    }
-
-    fn directory(&self) -> String {
-        format!("OVS_RUNDIR={}", self.dir.display())
-    }
-
-    fn database(&self) -> String {
-        format!("unix:{}/db.sock", self.dir.display())
-    }
-
-    /// Returns when the daemon has done it.
-    fn set(&self, host: &Host<'_>, words: &[&str]) -> Result<String> {
-        let fixed = ["ovs-vsctl".to_owned(), format!("--db={}", self.database()), format!("--timeout={}", DAEMON.as_secs())];
-        host.exec(fixed.iter().map(String::as_str).chain(words.iter().copied()))
-    }
-
-    /// A bridge with an interface of its own and one to a container.
-    fn make_bridge(&self, lab: &Lab, host: &Host<'_>) -> Result<()> {
-        let container = lab.container("h1c2")?;
-        host.exec(["ip", "link", "add", "their0", "type", "veth", "peer", "name", "their1", "netns", &container.netns()])?;
-        host.exec(["ip", "link", "set", "their0", "up"])?;
-        self.set(host, &["add-br", "theirs", "--", "add-port", "theirs", "their0"])?;
-        let [own, other] = THEIRS.map(|address| format!("{address}/24"));
-        host.exec(["ip", "addr", "add", &own, "dev", "theirs"])?;
-        host.exec(["ip", "link", "set", "theirs", "up"])?;
-        container.exec(["ip", "addr", "add", &other, "dev", "their1"])?;
-        container.exec(["ip", "link", "set", "their1", "up"]).map(drop)
-    }
+/// A bridge with an interface of its own and one to a container.
+fn make_bridge(theirs: &OpenVswitch, lab: &Lab, host: &Host<'_>) -> Result<()> {
+    let container = lab.container("h1c2")?;
+    host.exec(["ip", "link", "add", "their0", "type", "veth", "peer", "name", "their1", "netns", &container.netns()])?;
+    host.exec(["ip", "link", "set", "their0", "up"])?;
+    theirs.set(host, &["add-br", "theirs", "--", "add-port", "theirs", "their0"])?;
+    let [own, other] = THEIRS.map(|address| format!("{address}/24"));
+    host.exec(["ip", "addr", "add", &own, "dev", "theirs"])?;
+    host.exec(["ip", "link", "set", "theirs", "up"])?;
+    container.exec(["ip", "addr", "add", &other, "dev", "their1"])?;
+    container.exec(["ip", "link", "set", "their1", "up"]).map(drop)
 }
 
 /// The flows of our datapath that have all of these in them, as Debian's tool shows them, with their packets.
@@ -153,8 +102,8 @@ fn their_bridge_and_ours_live_on_one_module_and_each_side_sees_the_other() -> Re
     }
     let config = LabConfig { hosts: 2, ..LabConfig::named("ovs") }.launching(1, ODP).launching(2, ODP);
     let mut lab = Lab::scenario(config.without_agents())?;
-    let theirs = OpenVswitch::start(&lab.host(1)?, &lab.config().name)?;
-    theirs.make_bridge(&lab, &lab.host(1)?)?;
+    let theirs = OpenVswitch::start(&lab.host(1)?)?;
+    make_bridge(&theirs, &lab, &lab.host(1)?)?;
     let alone = ping_on(&lab.container("h1c2")?, THEIRS[0].parse::<std::net::IpAddr>()?, "0.1")?;
     lab.start_agents(None)?;
     lab.meshed()?;
@@ -185,8 +134,8 @@ fn what_their_daemon_deletes_is_made_anew() -> Result<()> {
     let (h1, from, to) = (lab.host(1)?, lab.container("h1c1")?, lab.overlay_address("h2c1")?);
     pinged(ping(&from, to, 10, "0.05")?)?.lossless()?;
     let before = index(&h1)?;
-    let mut theirs = OpenVswitch::start(&h1, &lab.config().name)?;
-    theirs.make_bridge(&lab, &h1)?;
+    let mut theirs = OpenVswitch::start(&h1)?;
+    make_bridge(&theirs, &lab, &h1)?;
     wait_for("our datapath to be another one", SOON, || Ok(index(&h1).is_ok_and(|now| now != before)))?;
     wait_for("containers to talk over it", SOON, || from.reaches(to))?;
     pinged(ping(&from, to, 20, "0.05")?)?.lossless()?;

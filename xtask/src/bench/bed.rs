@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use vm_tests::{Lab, LabConfig, Node, Place, Underlay, process, wait_for};
+use vm_tests::{Lab, LabConfig, Node, Place, Underlay, wait_for};
 
-/// The bridge network's containers.
-const BRIDGED: [&str; 2] = ["10.33.0.1", "10.33.0.2"];
+use super::rivals::{BRIDGED, addressed, batch, bridge};
+
 /// The two ends of a cable that joins two containers and nothing else.
 const CABLED: [&str; 2] = ["10.35.0.1", "10.35.0.2"];
 
@@ -133,34 +133,12 @@ impl Path<'_> {
     }
 }
 
-pub(crate) fn bridge(lab: &Lab) -> Result<()> {
-    for number in [1, 2] {
-        let host = lab.host(number)?;
-        let container = lab.node(Place::Container(number, 1))?;
-        let (local, remote) = (host.address(), lab.host(3 - number)?.address());
-        let commands = format!(
-            "link add br0 type bridge\nlink add vx0 type vxlan id 42 local {local} remote {remote} dstport 4789\n\
-             link set vx0 master br0 up\nlink set br0 up\nlink add port type veth peer name ethwe netns {}\n\
-             link set port master br0 up\n",
-            container.netns()
-        );
-        batch(&host, &commands)?;
-        let address = BRIDGED[usize::from(number) - 1];
-        batch(&container, &format!("link set ethwe mtu 1500 up\naddr add {address}/24 dev ethwe\n"))?;
-    }
-    Ok(())
-}
-
 /// Joins the second containers of both hosts as if they were on one.
 fn cable(lab: &Lab) -> Result<()> {
     let [near, far] = [lab.node(Place::Container(1, 2))?, lab.node(Place::Container(2, 2))?];
     batch(&near, &format!("link add ethwe type veth peer name ethwe netns {}\n", far.netns()))?;
     for (place, address) in [near, far].iter().zip(CABLED) {
-        batch(place, &format!("link set ethwe mtu 1500 up\naddr add {address}/24 dev ethwe\n"))?;
+        addressed(place, address)?;
     }
     Ok(())
-}
-
-fn batch(place: &Node<'_>, commands: &str) -> Result<()> {
-    process::feed(place.command("ip")?.args(["-batch", "-"]), commands)
 }

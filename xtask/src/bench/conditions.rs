@@ -32,7 +32,8 @@ pub(crate) fn prepare(bed: &Bed, conditions: Conditions) -> Result<()> {
         }
         settle(lab)?;
         for place in lab.config().places() {
-            steer(&lab.node(place)?, conditions.steered)?;
+            let node = lab.node(place)?;
+            steer(&node, if conditions.steered { u32::from(place.host()) } else { 0 })?;
         }
     }
     Ok(())
@@ -62,11 +63,11 @@ fn like_conditions(place: &Node<'_>) -> Result<()> {
     place.exec(["sysctl".to_owned(), "-qw".to_owned()].into_iter().chain(words)).map(drop)
 }
 
-/// To one CPU of the two and not to both: the kernel would choose by each run's ports, and runs would fall into two classes.
-fn steer(place: &Node<'_>, steered: bool) -> Result<()> {
+/// What comes to this place is taken by these CPUs (a mask), or by the one that sent it (0). One CPU of the two and not both: the kernel would
+/// choose by each run's ports, and runs would fall into two classes.
+pub(crate) fn steer(place: &Node<'_>, mask: u32) -> Result<()> {
     let shown = place.exec(["ip", "-brief", "link", "show", "type", "veth"])?;
     let devices = shown.lines().filter_map(|line| line.split(['@', ' ']).next());
-    let mask = if steered { u32::from(place.place().host()) } else { 0 };
     let queues = |device: &str| format!("for queue in /sys/class/net/{device}/queues/rx-*; do echo {mask:x} > $queue/rps_cpus; done\n");
     let script: String = devices.map(queues).collect();
     // /sys has the devices of the namespace in which it was mounted: `ip netns exec` mounts it anew.

@@ -9,6 +9,7 @@ mod heard;
 mod measure;
 pub(crate) mod node;
 mod report;
+mod rivals;
 mod scenario;
 mod scenarios;
 mod table;

@@ -6,7 +6,9 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use super::Bench;
 use super::bed::{Course, Path};
 use super::conditions::Conditions;
-use super::scenarios::{bulk, connect, dns, latency, local, mesh, packets, peers, programs, scale, setup, sleeve, throughput, udp};
+use super::scenarios::{
+    bulk, connect, dns, latency, local, mesh, packets, peers, programs, scale, setup, sleeve, strangers, throughput, udp, vm,
+};
 use super::table::{Figure, Table};
 
 /// One thing to measure.
@@ -56,12 +58,14 @@ pub(crate) const ALL: &[Scenario] = &[
     packets::SCENARIO,
     local::SCENARIO,
     setup::SCENARIO,
+    strangers::SCENARIO,
     programs::SCENARIO,
     scale::SCENARIO,
     peers::SCENARIO,
     mesh::SCENARIO,
     sleeve::SCENARIO,
     dns::SCENARIO,
+    vm::SCENARIO,
 ];
 
 /// The names, for the command line.

@@ -3,16 +3,17 @@
 mod connect;
 mod datagrams;
 mod ping;
+mod strangers;
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::scenarios::dns;
+use super::scenarios::{dns, vm};
 
 /// One end.
 #[derive(Subcommand)]
@@ -74,6 +75,29 @@ pub(crate) enum End {
         #[arg(long)]
         seconds: f64,
     },
+    /// Send VXLAN of a stranger at a fixed rate; print what that gave as JSON
+    Strangers {
+        /// The host that is to have it
+        to: SocketAddrV4,
+        /// The address it comes from
+        #[arg(long)]
+        from: Ipv4Addr,
+        /// Packets per second
+        #[arg(long)]
+        rate: f64,
+        /// How long
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// All of the scenario of this name that happens in its machine; print what that gave as JSON
+    Vm {
+        /// How often each contender runs
+        #[arg(long)]
+        rounds: usize,
+        /// How long one run takes
+        #[arg(long)]
+        seconds: f64,
+    },
     /// Send a byte, wait for it, and so on; print what that gave as JSON
     Ping {
         /// The other end
@@ -98,6 +122,8 @@ pub(crate) fn run(end: &End) -> Result<()> {
         End::Dns { to, rate, seconds } => dns::client(*to, *rate, time(seconds)?),
         End::Sink { port, room } => datagrams::sink(*port, *room),
         End::Source { to, rate, size, seconds } => datagrams::source(*to, *rate, *size, time(seconds)?),
+        End::Strangers { to, from, rate, seconds } => strangers::flood(*to, *from, *rate, time(seconds)?),
+        End::Vm { rounds, seconds } => vm::inside(*rounds, time(seconds)?),
         End::Ping { to, udp: false, seconds } => ping::ping(*to, time(seconds)?),
         End::Ping { to, udp: true, seconds } => ping::ping_datagrams(*to, time(seconds)?),
     }

@@ -17,7 +17,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 };
 
 /// Thousands per second.
-fn connections(path: &Path<'_>, seconds: f64) -> Result<f64> {
+pub(super) fn connections(path: &Path<'_>, seconds: f64) -> Result<f64> {
     let result = ends(path, ONE_CPU, &["serve"], &["connect", "--seconds", &seconds.to_string()])?;
     Ok(number(&result, "/per_second")? / 1e3)
 }

@@ -12,5 +12,7 @@ pub(super) mod programs;
 pub(super) mod scale;
 pub(super) mod setup;
 pub(super) mod sleeve;
+pub(super) mod strangers;
 pub(super) mod throughput;
 pub(super) mod udp;
+pub(super) mod vm;

@@ -1,16 +1,14 @@
 //! `cargo xtask bench sleeve`: the encrypted tunnel in user space. Both peers and both ends share the machine's CPUs.
 
-use std::fs;
-use std::time::Duration;
-
 use anyhow::{Context, Result};
-use vm_tests::{Lab, LabConfig, Place, Running, Underlay, lab_dir, wait_for};
+use vm_tests::{Lab, LabConfig, Place, Running, Underlay};
 
 use crate::bench::Bench;
-use crate::bench::bed::{Path, bridge};
+use crate::bench::bed::Path;
 use crate::bench::compare::interleaved;
 use crate::bench::conditions::settle;
 use crate::bench::measure::{ANYWHERE, ONE_CPU, agent_pid, cpu_seconds, ends, iperf, number};
+use crate::bench::rivals::{self, BRIDGED};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Figure, Table};
 
@@ -58,8 +56,8 @@ impl Bed {
             ..config(name)
         };
         let bare = Lab::scenario(config("bare").without_agents())?;
-        bridge(&bare)?;
-        let wireguard = wireguard(&bare)?;
+        rivals::bridge(&bare)?;
+        let wireguard = rivals::wireguard(&bare, rivals::in_user_space)?;
         let (aes, chacha) = (Lab::scenario(sealed("aes", &[]))?, Lab::scenario(sealed("chacha", &[("WEAVE_NO_AES", "1")]))?);
         let bed = Self { bare, aes, chacha, wireguard };
         for way in bed.ways()? {
@@ -74,8 +72,8 @@ impl Bed {
         let overlay = |lab: &Lab| lab.overlay_address("h2c1").map(|address| address.to_string());
         Ok(vec![
             way("host to host", &self.bare, hosts, self.bare.host(2)?.address().to_string(), Vec::new())?,
-            way("bridge + kernel vxlan", &self.bare, containers, "10.33.0.2".to_owned(), Vec::new())?,
-            way("wireguard-go", &self.bare, hosts, "10.34.0.2".to_owned(), self.wireguard.iter().map(Running::pid).collect())?,
+            way("bridge + kernel vxlan", &self.bare, containers, BRIDGED[1].to_owned(), Vec::new())?,
+            way("wireguard-go", &self.bare, hosts, rivals::SEALED[1].to_owned(), self.wireguard.iter().map(Running::pid).collect())?,
             way("sleeve, AES-256-GCM", &self.aes, containers, overlay(&self.aes)?, agents(&self.aes)?)?,
             way("sleeve, ChaCha20-Poly1305", &self.chacha, containers, overlay(&self.chacha)?, agents(&self.chacha)?)?,
         ])
@@ -84,33 +82,6 @@ impl Bed {
 
 fn way<'a>(title: &'static str, lab: &'a Lab, [from, to]: [Place; 2], address: String, workers: Vec<u32>) -> Result<Way<'a>> {
     Ok(Way { title, path: Path { from: lab.node(from)?, to: lab.node(to)?, address }, workers })
-}
-
-/// Debian's wireguard-go between the two hosts, 10.34.0.1 and .2.
-fn wireguard(lab: &Lab) -> Result<Vec<Running>> {
-    let (one, two) = (lab.host(1)?, lab.host(2)?);
-    let keys = [one.exec(["wg", "genkey"])?, two.exec(["wg", "genkey"])?];
-    let mut running = Vec::new();
-    for (at, host) in [&one, &two].into_iter().enumerate() {
-        let (own, other) = (&keys[at], &keys[1 - at]);
-        let file = |name: &str| lab_dir(&lab.config().name).join(format!("{name}{at}")).display().to_string();
-        let (private, public) = (file("private"), file("public"));
-        fs::write(&private, own)?;
-        fs::write(&public, other)?;
-        let public = host.exec(["sh", "-c", &format!("wg pubkey < {public}")])?;
-        // Names of WireGuard's control sockets are the machine's, not the namespace's.
-        let device = format!("wgbench{at}");
-        running.push(host.spawn(["wireguard-go", "-f", &device])?);
-        wait_for("wireguard-go", Duration::from_secs(10), || Ok(host.exec(["ip", "link", "show", &device]).is_ok()))?;
-        let peer = lab.host(2 - at as u8)?.address();
-        let own_port = format!("5182{at}");
-        let endpoint = format!("{peer}:5182{}", 1 - at);
-        let words = ["wg", "set", &device, "listen-port", &own_port, "private-key", &private, "peer", public.trim()];
-        host.exec(words.into_iter().chain(["endpoint", &endpoint, "allowed-ips", "10.34.0.0/24"]))?;
-        host.exec(["ip", "address", "add", &format!("10.34.0.{}/24", at + 1), "dev", &device])?;
-        host.exec(["ip", "link", "set", &device, "mtu", "1470", "up"])?;
-    }
-    Ok(running)
 }
 
 fn agents(lab: &Lab) -> Result<Vec<u32>> {
