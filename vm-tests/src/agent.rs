@@ -49,6 +49,7 @@ impl Host<'_> {
         launch
             .args(["launch", "--nickname", &self.place.to_string()])
             .envs(self.config.env.iter().map(|(name, value)| (name, value)))
+            .args(self.config.star.then_some("--no-discovery"))
             .args(&self.config.launch)
             .args(self.config.launch_on.get(&self.number()).into_iter().flatten())
             .args(peers.iter().map(Ipv4Addr::to_string));
@@ -109,7 +110,7 @@ pub(crate) fn start_all(config: &LabConfig) -> Result<()> {
     let hosts = (1..=config.hosts).map(|number| Host(Node { config, place: Place::Host(number) }));
     let mut started = Vec::new();
     for host in hosts {
-        host.launch(&started)?;
+        host.launch(if config.star { &started[..started.len().min(1)] } else { &started })?;
         if config.attached {
             (1..=config.containers).try_for_each(|container| host.attach(container))?;
         }

@@ -38,6 +38,9 @@ pub struct LabConfig {
     /// The containers are attached, with the addresses of the plan. Otherwise the agents run and nothing is attached yet.
     #[serde(default = "yes")]
     pub attached: bool,
+    /// Every host is told of the first one only and links to no other; otherwise of all, and links to all.
+    #[serde(default)]
+    pub star: bool,
     /// More words for `weave-agent launch`.
     #[serde(default)]
     pub launch: Vec<String>,
@@ -61,6 +64,7 @@ impl LabConfig {
             underlay: Underlay::Flat,
             mtu: 1550,
             attached: true,
+            star: false,
             launch: Vec::new(),
             env: Vec::new(),
             launch_on: BTreeMap::new(),

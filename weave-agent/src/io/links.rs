@@ -20,8 +20,8 @@ use crate::mesh::LinkId;
 /// Messages and bytes that may wait for a slow link. A link with more is closed: the other end is better off with a new one.
 const MESSAGES: usize = 1024;
 const BYTES: usize = 16 << 20;
-/// Read at a time.
-const CHUNK: usize = 64 << 10;
+/// Read at a time: glibc tidies up its heap whenever 64 KiB or more are freed.
+const CHUNK: usize = 16 << 10;
 /// After the router closed a link, its last messages have this long to get out.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A peer that acknowledges nothing for so long is gone, whatever TCP thinks.

@@ -15,10 +15,11 @@ use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Figure, Gate, Row, Table};
 
 pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "peers", what: "Memory and CPU of an idle agent with 1, 19 and 49 peers", work: Work::Alone(run) };
+    Scenario { name: "peers", what: "Memory and CPU of an idle agent with 1, 19, 49 and 199 peers", work: Work::Alone(run) };
 
-/// How many hosts there are.
-const HOSTS: [u8; 3] = [2, 20, 50];
+/// How many hosts there are, and whether only the first one has tunnels to all: two hundred agents that all speak with all are more than a
+/// few processors keep up with.
+const HOSTS: [(u8, bool); 4] = [(2, false), (20, false), (50, false), (200, true)];
 /// Until all have tunnels to all.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Until what the start left to do is done: more than the switch's grace.
@@ -38,25 +39,26 @@ const FIGURES: &[Figure] = &[
 const LINKED: usize = FIGURES.len() - 1;
 
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
-    let columns = HOSTS.map(|hosts| format!("{hosts} hosts")).to_vec();
-    let all = HOSTS.map(|hosts| measure(hosts, bench.rounds).with_context(|| format!("{hosts} hosts")));
+    let columns = HOSTS.map(|(hosts, star)| format!("{hosts} hosts{}", if star { ", a star" } else { "" })).to_vec();
+    let all = HOSTS.map(|(hosts, star)| measure(hosts, star, bench.rounds).with_context(|| format!("{hosts} hosts")));
     let all = all.into_iter().collect::<Result<Vec<_>>>()?;
     let row = |(at, figure): (usize, &Figure)| Row::of(figure, all.iter().map(|figures| figures[at].clone()).collect());
     let notes = vec![
-        "Peers: every host is in a network of its own, linked to all others, without containers; what the kernel does for heartbeats is counted \
-         to the agent that sends them."
+        "Peers: every host is in a network of its own, linked to all others, without containers; in the star only the first is, and it is looked at \
+         alone. What the kernel does for heartbeats is counted to the agent that sends them."
             .to_owned(),
     ];
     Ok(Table { scenario, columns, references: Vec::new(), rows: FIGURES.iter().enumerate().map(row).collect(), notes })
 }
 
 /// The runs of each of [`FIGURES`].
-fn measure(hosts: u8, rounds: usize) -> Result<Vec<Vec<f64>>> {
+fn measure(hosts: u8, star: bool, rounds: usize) -> Result<Vec<Vec<f64>>> {
     // Behind a router each: all namespaces share one neighbour table, which all of them on one Ethernet would overflow.
-    let config = LabConfig { hosts, containers: 0, underlay: Underlay::Routed, ..LabConfig::named("peers") };
+    let config = LabConfig { hosts, containers: 0, star, underlay: Underlay::Routed, ..LabConfig::named("peers") };
     let lab = Lab::scenario(config)?;
-    let hosts = (1..=hosts).map(|number| lab.host(number)).collect::<Result<Vec<_>>>()?;
-    let linked = wait_for("tunnels between all hosts", PATIENCE, || all_linked(&hosts))?;
+    let others = usize::from(hosts) - 1;
+    let hosts = (1..=if star { 1 } else { hosts }).map(|number| lab.host(number)).collect::<Result<Vec<_>>>()?;
+    let linked = wait_for("tunnels to all hosts", PATIENCE, || all_linked(&hosts, others))?;
     thread::sleep(CALM);
     let pids = hosts.iter().map(agent_pid).collect::<Result<Vec<_>>>()?;
     let mut runs = vec![Vec::new(); FIGURES.len()];
@@ -74,8 +76,9 @@ fn measure(hosts: u8, rounds: usize) -> Result<Vec<Vec<f64>>> {
     Ok(runs)
 }
 
-fn all_linked(hosts: &[Host<'_>]) -> Result<bool> {
-    hosts.iter().try_fold(true, |all, host| Ok(all && working(host)? + 1 == hosts.len()))
+/// Each of these hosts to so many others.
+fn all_linked(hosts: &[Host<'_>], others: usize) -> Result<bool> {
+    hosts.iter().try_fold(true, |all, host| Ok(all && working(host)? == others))
 }
 
 /// How many hosts this one has a working tunnel to.
