@@ -75,7 +75,7 @@ pub enum Vports {
         #[arg(long = "type", value_name = "netdev|internal|vxlan", default_value = "netdev", value_parser = kind)]
         kind: VportKind,
         /// UDP port of a tunnel
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
     },
     /// Delete one
@@ -171,7 +171,10 @@ fn datapaths(kernel: &Kernel, command: &Datapaths) -> Result<()> {
             let all = kernel.datapaths()?;
             if *json { print_json(&all) } else { print(&render::odp::datapaths(&all)) }
         }
-        Datapaths::Add { name } => kernel.add_datapath(name).map(drop).with_context(|| format!("cannot make {name}")),
+        Datapaths::Add { name } => {
+            let made = kernel.add_datapath(name).map(drop).map_err(|error| refused(error.into(), NO_NAME));
+            made.with_context(|| format!("cannot make {name}"))
+        }
         Datapaths::Delete { name } => {
             if !kernel.delete_datapath(name).with_context(|| format!("cannot delete {name}"))? {
                 bail!("there is no datapath {name}: `weave-agent odp datapath list` lists them");
@@ -202,22 +205,36 @@ fn vports(kernel: &Kernel, command: &Vports) -> Result<()> {
             let datapath = find(kernel, datapath)?;
             // Nobody is told of misses.
             let made = kernel.add_vport(datapath.ifindex, *kind, name, *port, &[0]).map(drop);
-            made.map_err(|error| without_tunnels(error, name, *port)).with_context(|| format!("cannot make {name}"))
+            let made = made.map_err(|error| without_tunnels(error, name, *port));
+            made.map_err(|error| refused(error, NO_PORT)).with_context(|| format!("cannot make {name}"))
         }
         Vports::Delete { datapath, name } => {
             let datapath = find(kernel, datapath)?;
             let number = port(kernel, &datapath, name)?;
-            kernel.delete_vport(datapath.ifindex, number).map(drop).with_context(|| format!("cannot delete {name}"))
+            let deleted = kernel.delete_vport(datapath.ifindex, number).map(drop).map_err(|error| refused(error.into(), OWN_PORT));
+            deleted.with_context(|| format!("cannot delete {name}"))
         }
     }
+}
+
+/// What the module means by `EINVAL`, by what it was asked for.
+const NO_NAME: &str = "the name of an interface has 1 to 15 letters, without spaces and slashes";
+const NO_PORT: &str = "a port is an Ethernet interface that has no other master: not the loopback, not a datapath's own one; a new one's name has 1 to 15 letters";
+const OWN_PORT: &str = "a datapath's own port goes with the datapath: `weave-agent odp datapath delete`";
+const NO_FLOW: &str = "ports are numbers below 65536, as `weave-agent odp vport list` shows them";
+
+/// The kernel only says that something is invalid: also what may be.
+fn refused(error: anyhow::Error, meaning: &'static str) -> anyhow::Error {
+    let code = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    if code == Some(libc::EINVAL) { error.context(meaning) } else { error }
 }
 
 /// Linux 7.3 has no vports for tunnels any more.
 fn without_tunnels(error: std::io::Error, name: &str, port: Option<u16>) -> anyhow::Error {
     match (error.raw_os_error(), port) {
         (Some(libc::EAFNOSUPPORT), Some(port)) => anyhow::anyhow!(
-            "this kernel's openvswitch module makes no vxlan ports; make the device yourself (`ip link add {name} type vxlan external \
-             dstport {port}`, `ip link set {name} up`) and add it with --type netdev"
+            "this kernel's openvswitch module makes no vxlan ports: before Linux 7.3 `modprobe vport-vxlan` helps; else make the device yourself \
+             (`ip link add {name} type vxlan external dstport {port}`, `ip link set {name} up`) and add it with --type netdev"
         ),
         (Some(libc::EAFNOSUPPORT), None) => anyhow::anyhow!("this kernel's openvswitch module makes no ports of this type"),
         _ => error.into(),
@@ -235,7 +252,8 @@ fn flows(kernel: &Kernel, command: &Flows) -> Result<()> {
             let datapath = find(kernel, datapath)?;
             let (key, mask) = fields(kernel, &datapath, matches)?;
             let actions = actions.iter().map(|text| action(kernel, &datapath, text)).collect::<Result<Vec<_>>>()?;
-            kernel.add_plain_flow(datapath.ifindex, &key, &mask, &actions).context("cannot make the flow")
+            let made = kernel.add_plain_flow(datapath.ifindex, &key, &mask, &actions).map_err(|error| refused(error.into(), NO_FLOW));
+            made.context("cannot make the flow")
         }
         Flows::Delete { datapath, matches } => {
             let datapath = find(kernel, datapath)?;

@@ -69,6 +69,26 @@ fn a_frame_that_missed_comes_up_and_the_next_one_goes_by_the_flow() {
     });
 }
 
+#[test]
+fn a_vxlan_vport_is_made_found_and_deleted_where_the_module_has_them() {
+    private(|_| {
+        let Some(kernel) = module() else { return };
+        let datapath = kernel.add_datapath("tunnels").unwrap();
+        let there = || kernel.vports(datapath.ifindex).unwrap().into_iter().find(|port| port.name == "vx0");
+        match kernel.add_vport(datapath.ifindex, VportKind::Vxlan, "vx0", Some(4791), &[0]) {
+            Ok(made) => {
+                let found = there().unwrap();
+                assert_eq!((found.kind, found.number, found.udp_port), (VportKind::Vxlan, made.number, Some(4791)));
+                assert!(kernel.delete_vport(datapath.ifindex, made.number).unwrap());
+            }
+            // Linux 7.3 took them out.
+            Err(error) => assert!(vm_tests::kernel::is_at_least(7, 3) && error.raw_os_error() == Some(libc::EAFNOSUPPORT), "{error}"),
+        }
+        assert_eq!(there(), None);
+        assert!(kernel.delete_datapath("tunnels").unwrap());
+    });
+}
+
 /// What the module has in our datapath, without the flow for heartbeats.
 fn in_module() -> Vec<Flow> {
     let kernel = module().unwrap();

@@ -34,6 +34,8 @@ pub(super) fn find(workspace: &Workspace, groups: &[(usize, &Group)]) -> Result<
         };
         let names: Vec<_> = list(program, group.on_purpose)?.into_iter().filter(|name| group.takes(name)).collect();
         ensure!(!names.is_empty(), "no test of {} {} is in group {}", group.package, group.test, group.name);
+        let idle = group.only.iter().find(|part| !names.iter().any(|name| name.contains(part.as_str())));
+        ensure!(idle.is_none(), "no test in group {} has `{}` in its name", group.name, idle.map_or("", String::as_str));
         tests.extend(names.into_iter().map(|name| Test { group: index, name, program: program.clone() }));
     }
     Ok(tests)
