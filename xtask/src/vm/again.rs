@@ -45,13 +45,9 @@ impl Bench<'_> {
     /// Few tests that failed on emulated processors, which are slow by fits and starts, are run once more, one by one, in a guest of their
     /// own; and all that had not passed when the emulator itself ended the guest. The report says which.
     pub(super) fn again(&self, kernel: &Kernel, unpacked: &Unpacked, accelerator: Accelerator, heard: &Heard) -> Result<Option<Second>> {
-        let verdicts = || (0..self.tests.len()).map(|index| (index, heard.transcript.verdict(index)));
         let stale = matches!(heard.ending, Ending::Panic(_)) && stale_breakpoint(&heard.kernel);
-        let tasks: Vec<usize> = if stale {
-            verdicts().filter(|(_, verdict)| matches!(verdict, Verdict::Failed(_) | Verdict::NotRun)).map(|(index, _)| index).collect()
-        } else {
-            verdicts().filter(|(_, verdict)| matches!(verdict, Verdict::Failed(_))).map(|(index, _)| index).collect()
-        };
+        let wanted = |verdict| matches!(verdict, Verdict::Failed(_)) || stale && verdict == Verdict::NotRun;
+        let tasks: Vec<usize> = (0..self.tests.len()).filter(|index| wanted(heard.transcript.verdict(*index))).collect();
         let may = stale || heard.ending == Ending::Done && tasks.len() <= SECOND_ATTEMPTS;
         if accelerator != Accelerator::Tcg || !may || tasks.is_empty() {
             return Ok(None);
