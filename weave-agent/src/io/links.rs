@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -20,8 +20,8 @@ use crate::mesh::LinkId;
 /// Messages and bytes that may wait for a slow link. A link with more is closed: the other end is better off with a new one.
 const MESSAGES: usize = 1024;
 const BYTES: usize = 16 << 20;
-/// Read at a time: glibc tidies up its heap whenever 64 KiB or more are freed.
-const CHUNK: usize = 16 << 10;
+/// Read at a time.
+const CHUNK: usize = 64 << 10;
 /// After the router closed a link, its last messages have this long to get out.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A peer that acknowledges nothing for so long is gone, whatever TCP thinks.
@@ -121,22 +121,16 @@ impl Task {
         let _ = self.events.send(Event::Closed { link: self.id, error: reason }).await;
     }
 
-    async fn read(&self, reader: OwnedReadHalf) -> String {
+    async fn read(&self, mut reader: OwnedReadHalf) -> String {
+        let mut buffer = BytesMut::new();
         loop {
-            // The buffer is there for the moment of reading: most links are silent most of the time, and a message that is kept would
-            // keep the whole of it.
-            let mut buffer = match reader.readable().await {
-                Ok(()) => BytesMut::with_capacity(CHUNK),
-                Err(error) => return error.to_string(),
-            };
-            match reader.try_read_buf(&mut buffer) {
+            buffer.reserve(CHUNK);
+            match reader.read_buf(&mut buffer).await {
                 Ok(0) => return "closed by the other end".to_owned(),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return error.to_string(),
             }
-            let event = Event::Received { link: self.id, bytes: Bytes::copy_from_slice(&buffer) };
-            drop(buffer);
+            let event = Event::Received { link: self.id, bytes: buffer.split().freeze() };
             if let Err(ending) = self.events.send(event).await {
                 return ending.to_string();
             }
@@ -170,7 +164,6 @@ fn settle(stream: &TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     use super::super::event;
