@@ -14,7 +14,6 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const DATABASE: Duration = Duration::from_secs(20);
 /// The daemon finds out what the module can do before it makes anything.
 const DAEMON: Duration = Duration::from_secs(90);
-
 /// Before, the daemon (3.1) counts no processors, because it believes that it just has, and nobody answers what comes up.
 const UPTIME: Duration = Duration::from_secs(11);
 

@@ -180,8 +180,8 @@ pub fn warnings(kernel: &str) -> Vec<String> {
 }
 
 /// Whether a kernel died of a breakpoint that was not in its memory: before the byte at which it stood there is none (`0xcc`). A
-/// processor does not do that. QEMU 7.2 does, when it translates code in which another processor just puts a breakpoint to change it
-/// (`text_poke_bp_batch`): the change comes before it watches the page, and the translation stays.
+/// processor does not do that. Emulated ones did on Linux 7.3, which changes its own code by way of breakpoints (`smp_text_poke_batch_finish`);
+/// most likely QEMU 7.2 keeps a translation that it made of one while the other processor took it away.
 pub fn stale_breakpoint(kernel: &str) -> bool {
     let code = kernel.lines().skip_while(|line| !line.contains("int3: 0000")).find_map(|line| after_time(line).strip_prefix("Code: "));
     let before = code.and_then(|code| code.split_once(" <")).and_then(|(before, _)| before.split_whitespace().next_back());

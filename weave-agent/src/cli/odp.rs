@@ -331,6 +331,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_module_calls_invalid_is_said_to_mean_something_and_nothing_else_is() {
+        let told = |code| format!("{:#}", refused(std::io::Error::from_raw_os_error(code).into(), NO_NAME));
+        assert!(told(libc::EINVAL).starts_with(NO_NAME), "{}", told(libc::EINVAL));
+        assert!(!told(libc::EEXIST).contains(NO_NAME));
+    }
+
+    #[test]
     fn a_tunnel_is_said_in_three_words_or_four() {
         let Act::SetTunnel(said) = tunnel("4098,10.0.0.1,10.0.0.2").unwrap() else { panic!() };
         assert_eq!((said.id, said.src, said.ttl), (Some(4_098), Some(Ipv4Addr::new(10, 0, 0, 1)), Some(64)));

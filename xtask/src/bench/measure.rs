@@ -43,9 +43,8 @@ pub(crate) fn bulk(path: &Path<'_>, places: Places<'_>, seconds: f64, options: &
 
 /// Our own two ends: what the near one printed.
 pub(crate) fn ends(path: &Path<'_>, places: Places<'_>, far: &[&str], near: &[&str]) -> Result<Value> {
-    let this = std::env::current_exe()?;
-    let this = this.to_str().context("the path of xtask is no UTF-8")?;
-    let program: &[&str] = &[this, "bench-node"];
+    let this = this_program()?;
+    let program: &[&str] = &[&this, "bench-node"];
     let server = path.to.spawn([places[1], program, far, &["--port", PORT]].concat())?;
     listening(path)?;
     let (name, options) = near.split_first().context("no end named")?;
@@ -53,6 +52,12 @@ pub(crate) fn ends(path: &Path<'_>, places: Places<'_>, far: &[&str], near: &[&s
     let text = path.from.exec([places[0], program, &[name, &address], options].concat())?;
     server.finish()?;
     serde_json::from_str(&text).with_context(|| format!("the {name} end wrote no JSON"))
+}
+
+/// The path of this program, which is also both ends of what it measures.
+pub(crate) fn this_program() -> Result<String> {
+    let path = std::env::current_exe()?;
+    path.to_str().map(str::to_owned).context("the path of xtask is no UTF-8")
 }
 
 fn listening(path: &Path<'_>) -> Result<()> {

@@ -22,7 +22,7 @@ pub(super) const PROCESSORS: usize = 2;
 /// A guest that has said its last word ends itself.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// The kernel's messages on the first serial line; a fault is a panic, a panic ends the machine at once. What only slows
-/// an emulated processor down is off.
+/// an emulated processor down is off; without random addresses QEMU runs for a process what it translated for an earlier one.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic reboot=t rdinit=/init mitigations=off audit=0 apparmor=0 init_on_alloc=0 \
                             nowatchdog random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1 no_timer_check norandmaps";
 

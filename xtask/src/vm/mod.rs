@@ -120,8 +120,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     }
     let _alone = alone(&workspace.own("vm"))?;
     if is_root() {
-        let wanted = PROGRAMS.iter().copied().chain(matrix.programs.iter().map(String::as_str));
-        step("programs that guests and their tests use", || packages::install_missing(&wanted.collect::<Vec<_>>()))?;
+        install(&matrix)?;
     }
     let agent = wanted(&matrix, options)?.iter().any(|(_, group)| group.agent);
     match agent {
@@ -143,6 +142,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         readme::put(workspace, "vm", &report::readme(&table))?;
     }
     Ok(good)
+}
+
+/// What is missing of all programs that are called here and in guests.
+fn install(matrix: &Matrix) -> Result<()> {
+    let wanted = PROGRAMS.iter().copied().chain(matrix.programs.iter().map(String::as_str));
+    step("programs that guests and their tests use", || packages::install_missing(&wanted.collect::<Vec<_>>()))
 }
 
 /// A guest for each of this machine's processors, which is what its tests take of them on average.

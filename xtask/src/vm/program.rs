@@ -9,8 +9,7 @@ use vm_tests::vm::matrix::Matrix;
 use vm_tests::vm::orders::{Said, Task, Work};
 
 use super::image::{self, Contents};
-use super::{Bench, PROGRAMS, WHOLE, alone, kernels, tests};
-use crate::packages;
+use super::{Bench, WHOLE, alone, install, kernels, tests};
 use crate::progress::step;
 use crate::workspace::Workspace;
 
@@ -40,8 +39,7 @@ impl Program {
         let mut matrix = Matrix::read()?;
         matrix.programs.extend(self.programs.iter().map(ToString::to_string));
         matrix.modules.extend(self.modules.iter().map(ToString::to_string));
-        let wanted = PROGRAMS.iter().copied().chain(matrix.programs.iter().map(String::as_str));
-        step("programs that the machine uses", || packages::install_missing(&wanted.collect::<Vec<_>>()))?;
+        install(&matrix)?;
         let kernel = matrix.kernels(&[kernel.to_owned()])?.into_iter().next().context("no such kernel")?.clone();
         let unpacked = step(&format!("kernel {}", kernel.name), || kernels::find(workspace, &kernel, false))?;
         let bench = self.prepare(workspace, matrix)?;

@@ -1,7 +1,7 @@
 //! What strangers' packets cost those of the network: one host is flooded while it receives from a neighbour.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use crate::bench::Bench;
 use crate::bench::bed::Path;
 use crate::bench::compare::interleaved;
 use crate::bench::conditions::{CPUS, settle, steer};
-use crate::bench::measure::{ONE_CPU, bulk, number};
+use crate::bench::measure::{ONE_CPU, bulk, number, this_program};
 use crate::bench::scenario::{Scenario, Work};
 use crate::bench::table::{Figure, Gate, Table};
 
@@ -51,7 +51,7 @@ const RATE: &str = "250000";
 /// The flood begins so long before what it is to disturb.
 const BEFORE: f64 = 0.3;
 /// It goes on for so much longer than a run takes: what starts and ends one takes its time, too.
-const LONGER: f64 = 2.0;
+const LONGER: f64 = 3.0;
 
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
     let labs = MODES.map(|(mode, _)| make(mode)).into_iter().collect::<Result<Vec<_>>>()?;
@@ -126,13 +126,15 @@ fn beside<T>(lab: &Lab, seconds: f64, flooded: bool, work: impl FnOnce() -> Resu
     if !flooded {
         return Ok((work()?, 0.0));
     }
-    let this = std::env::current_exe()?;
-    let this = this.to_str().context("the path of xtask is no UTF-8")?;
-    let (to, time) = (format!("{}:{PORT}", lab.host(1)?.address()), (seconds.ceil() + LONGER).to_string());
-    let words = ["taskset", "-c", CPUS[1], this, "bench-node", "strangers", &to, "--from", STRANGER, "--rate", RATE, "--seconds", &time];
+    let (this, to, time) = (this_program()?, format!("{}:{PORT}", lab.host(1)?.address()), seconds.ceil() + LONGER);
+    let seconds = time.to_string();
+    let words =
+        ["taskset", "-c", CPUS[1], &this, "bench-node", "strangers", &to, "--from", STRANGER, "--rate", RATE, "--seconds", &seconds];
+    let begun = Instant::now();
     let strangers = lab.host(2)?.spawn(words)?;
     thread::sleep(Duration::from_secs_f64(BEFORE));
     let done = work()?;
+    ensure!(begun.elapsed().as_secs_f64() < time, "the strangers were silent before what they are to disturb had ended");
     let said: Value = serde_json::from_str(&strangers.finish()?).context("the strangers wrote no JSON")?;
     Ok((done, number(&said, "/sent")? / number(&said, "/seconds")? / 1e3))
 }

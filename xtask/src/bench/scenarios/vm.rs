@@ -56,7 +56,8 @@ fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
     let program = vm::Program { words: words.to_vec(), programs: &PROGRAMS, modules: &MODULES };
     let done = program.run(bench.workspace, KERNEL)?;
     let runs: Runs = serde_json::from_str(done.lines.last().map_or("", String::as_str)).context("the machine wrote no figures")?;
-    ensure!(runs.len() == FIGURES.len(), "{} figures from the machine", runs.len());
+    let whole = runs.len() == FIGURES.len() && runs.iter().all(|figure| figure.len() == CONTENDERS.len());
+    ensure!(whole, "the machine did not give {} figures of {} contenders", FIGURES.len(), CONTENDERS.len());
     let rows = FIGURES.iter().zip(runs).map(|(figure, runs)| Row::of(figure, runs)).collect();
     let notes = vec![format!(
         "VM: Linux {} in QEMU ({}), both ends on one of two processors. An emulated processor is many times as slow as this one, \
