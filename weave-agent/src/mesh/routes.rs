@@ -17,12 +17,31 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    /// Edges to peers that are not themselves keys lead nowhere and are left out.
-    pub(super) fn new(edges: &BTreeMap<PeerName, Vec<PeerName>>) -> Self {
-        let names: Vec<_> = edges.keys().copied().collect();
-        let number = |name| names.binary_search(name).ok();
-        let neighbours = edges.values().map(|to| to.iter().filter_map(number).collect()).collect();
+    /// From each peer, by ascending name, to whom it has edges: quickest if they ascend, too. Edges to those that are not among
+    /// the peers lead nowhere and are left out.
+    pub(super) fn new<To: IntoIterator<Item = PeerName>>(peers: impl IntoIterator<Item = (PeerName, To)>) -> Self {
+        let (names, edges): (Vec<_>, Vec<_>) = peers.into_iter().unzip();
+        let neighbours = edges.into_iter().map(|to| numbers(&names, to)).collect();
         Self { names, neighbours }
+    }
+
+    /// Only the edges that both ends have.
+    pub(super) fn mutual(mut self) -> Self {
+        let mut back: Vec<Vec<usize>> = vec![Vec::new(); self.names.len()];
+        for (from, to) in self.neighbours.iter_mut().enumerate() {
+            to.sort_unstable();
+            to.dedup();
+            // Whoever comes later finds the ends of the earlier ones in order.
+            to.iter().for_each(|to| back[*to].push(from));
+        }
+        for (to, from) in self.neighbours.iter_mut().zip(back) {
+            let mut from = from.into_iter().peekable();
+            to.retain(|to| {
+                while from.next_if(|from| from < to).is_some() {}
+                from.peek() == Some(to)
+            });
+        }
+        self
     }
 
     /// Everyone's parent in the tree of `root`, which is its own; `None` for those it does not reach.
@@ -58,6 +77,18 @@ impl Graph {
         let parents = self.tree(root);
         self.names.iter().zip(parents).filter_map(|(name, parent)| parent.map(|_| *name)).collect()
     }
+}
+
+/// The places of some of these names, which ascend.
+fn numbers(names: &[PeerName], some: impl IntoIterator<Item = PeerName>) -> Vec<usize> {
+    let mut next = 0;
+    let mut number = |name: PeerName| {
+        // In a full mesh each comes after the one before.
+        let at = if names.get(next) == Some(&name) { next } else { names.binary_search(&name).ok()? };
+        next = at + 1;
+        Some(at)
+    };
+    some.into_iter().filter_map(&mut number).collect()
 }
 
 /// Where we are in one origin's tree.
@@ -135,7 +166,7 @@ mod tests {
         for (from, to) in edges {
             map.get_mut(&name(*from)).unwrap().push(name(*to));
         }
-        Graph::new(&map)
+        Graph::new(map)
     }
 
     fn symmetric(edges: &[(usize, usize)]) -> Vec<(usize, usize)> {
@@ -181,6 +212,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn mutual_edges_are_those_that_both_ends_have((peers, edges) in edges()) {
+            let given: std::collections::BTreeSet<_> = edges.iter().copied().collect();
+            let mutual = graph(peers, &edges).mutual();
+            let left = (0..peers).flat_map(|from| mutual.neighbours[from].iter().map(move |to| (from, *to)));
+            prop_assert_eq!(left.collect::<Vec<_>>(), given.iter().filter(|(a, b)| given.contains(&(*b, *a))).copied().collect::<Vec<_>>());
+        }
+
         #[test]
         fn a_broadcast_reaches_every_reachable_peer_exactly_once((peers, edges) in edges(), origin in 0..12_usize) {
             let (graph, origin) = (graph(peers, &edges), name(origin % peers));

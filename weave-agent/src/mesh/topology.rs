@@ -75,7 +75,7 @@ impl Topology {
     /// We are who restarted, and others still have what our last incarnation said: its edges count for us, too.
     pub(super) fn inherit(&mut self, now: Time, last: &Record) {
         if let Some(me) = self.peers.get_mut(&self.me).filter(|me| me.held.is_none() && me.record.uid != last.uid) {
-            me.held = Some(Held { edges: established(last), until: now + HOLD_DOWN });
+            me.held = Some(Held { edges: established(last).collect(), until: now + HOLD_DOWN });
             me.trim();
         }
     }
@@ -140,12 +140,9 @@ impl Topology {
 
     /// Everyone that we reach over any edge, held-down ones included; and ourselves.
     pub(super) fn reachable(&self) -> BTreeSet<PeerName> {
-        let mut edges = self.edges(|_| true);
-        for (name, peer) in &self.peers {
-            // Whoever is behind a restarted peer that has not found it again yet is still there.
-            edges.entry(*name).or_default().extend(peer.held.iter().flat_map(|held| &held.edges));
-        }
-        Graph::new(&edges).reachable(self.me).into_iter().collect()
+        // Whoever is behind a restarted peer that has not found it again yet is still there.
+        let edges = self.peers.iter().map(|(name, peer)| (*name, peer.record.connections.keys().copied().chain(peer.held())));
+        Graph::new(edges).reachable(self.me).into_iter().collect()
     }
 
     /// Forgets all but these (and never ourselves); answers with who was forgotten.
@@ -160,38 +157,24 @@ impl Topology {
 
     /// Edges that frames can take: established, held-down ones included, as both ends see it.
     pub(super) fn data_graph(&self) -> Graph {
-        let established = |from: PeerName, to: PeerName| self.peers.get(&from).is_some_and(|peer| peer.established(to));
-        let edges = self.peers.iter().map(|(name, peer)| {
-            let held = peer.held.iter().flat_map(|held| &held.edges);
-            let all: BTreeSet<_> = peer.record.connections.keys().chain(held).copied().collect();
-            (*name, all.into_iter().filter(|to| established(*name, *to) && established(*to, *name)).collect())
-        });
-        Graph::new(&edges.collect())
+        Graph::new(self.peers.iter().map(|(name, peer)| (*name, established(&peer.record).chain(peer.held())))).mutual()
     }
 
     /// Edges that gossip can take: those with a link, as the sending end sees it. A neighbour of ours is there from the
     /// first moment, even if its record still is on its way.
     pub(super) fn gossip_graph(&self) -> Graph {
-        let mut edges = self.edges(|edge| edge.linked);
-        for neighbour in self.me().connections.keys() {
-            edges.entry(*neighbour).or_default();
-        }
-        Graph::new(&edges)
-    }
-
-    fn edges(&self, keep: impl Fn(&Connection) -> bool) -> BTreeMap<PeerName, Vec<PeerName>> {
-        let edges = self.peers.iter().map(|(name, peer)| {
-            let edges = peer.record.connections.iter().filter(|(_, edge)| keep(edge));
-            (*name, edges.map(|(to, _)| *to).collect())
-        });
-        edges.collect()
+        let unheard = self.me().connections.keys().filter(|name| !self.peers.contains_key(name));
+        let mut all: Vec<_> =
+            self.peers.iter().map(|(name, peer)| (*name, Some(&peer.record))).chain(unheard.map(|name| (*name, None))).collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        Graph::new(all.into_iter().map(|(name, record)| (name, record.into_iter().flat_map(linked))))
     }
 }
 
 impl Peer {
     fn replace(&mut self, now: Time, record: Record) {
         if record.uid != self.record.uid {
-            let mut edges = established(&self.record);
+            let mut edges: BTreeSet<_> = established(&self.record).collect();
             // A second restart within the hold-down: the first had no time to announce what still works.
             edges.extend(self.held.take().map(|held| held.edges).unwrap_or_default());
             self.held = Some(Held { edges, until: now + HOLD_DOWN });
@@ -208,14 +191,22 @@ impl Peer {
         self.held.take_if(|held| held.edges.is_empty());
     }
 
-    fn established(&self, to: PeerName) -> bool {
-        let own_word = self.record.connections.get(&to).is_some_and(|edge| edge.established);
-        own_word || self.held.as_ref().is_some_and(|held| held.edges.contains(&to))
+    /// To whom its last incarnation's edges still count.
+    fn held(&self) -> impl Iterator<Item = PeerName> {
+        self.held.iter().flat_map(|held| held.edges.iter().copied())
     }
 }
 
-fn established(record: &Record) -> BTreeSet<PeerName> {
-    record.connections.iter().filter(|(_, edge)| edge.established).map(|(to, _)| *to).collect()
+fn established(record: &Record) -> impl Iterator<Item = PeerName> {
+    ends(record, |edge| edge.established)
+}
+
+fn linked(record: &Record) -> impl Iterator<Item = PeerName> {
+    ends(record, |edge| edge.linked)
+}
+
+fn ends(record: &Record, keep: impl Fn(&Connection) -> bool) -> impl Iterator<Item = PeerName> {
+    record.connections.iter().filter(move |(_, edge)| keep(edge)).map(|(to, _)| *to)
 }
 
 #[cfg(test)]
