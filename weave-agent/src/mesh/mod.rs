@@ -7,6 +7,7 @@ mod channels;
 mod collision;
 mod dialler;
 mod expulsion;
+mod forest;
 mod frame;
 #[cfg(test)]
 mod harness;

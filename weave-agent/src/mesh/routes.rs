@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::forest;
 use crate::peer::PeerName;
 
 /// Directed edges between peers.
@@ -112,7 +113,11 @@ pub(super) struct Routes {
 impl Routes {
     pub(super) fn new(graph: &Graph, me: PeerName) -> Self {
         let Ok(me) = graph.names.binary_search(&me) else { return Self::default() };
-        let branches = (0..graph.names.len()).filter_map(|origin| Some((graph.names[origin], branch(graph, origin, me)?)));
+        let name = |number: usize| graph.names[number];
+        let branches = forest::places(&graph.neighbours, me).into_iter().enumerate().filter_map(|(origin, place)| {
+            let branch = Branch { parent: place.parent.map(name), hops: place.children.into_iter().map(name).collect() };
+            (origin == me || branch.parent.is_some()).then(|| (name(origin), branch))
+        });
         Self { next_hops: next_hops(graph, me), branches: branches.collect() }
     }
 
@@ -120,16 +125,6 @@ impl Routes {
     pub(super) fn hops(&self, origin: PeerName) -> &[PeerName] {
         self.branches.get(&origin).map_or(&[], |branch| &branch.hops)
     }
-}
-
-fn branch(graph: &Graph, origin: usize, me: usize) -> Option<Branch> {
-    let parents = graph.tree(origin);
-    let parent = parents[me]?;
-    let children = graph.neighbours[me].iter().filter(|child| parents[**child] == Some(me) && **child != me && **child != origin);
-    let mut hops: Vec<_> = children.map(|child| graph.names[*child]).collect();
-    hops.sort_unstable();
-    hops.dedup();
-    Some(Branch { parent: (me != origin).then(|| graph.names[parent]), hops })
 }
 
 fn next_hops(graph: &Graph, me: usize) -> BTreeMap<PeerName, PeerName> {
@@ -194,8 +189,8 @@ mod tests {
         assert_eq!(routes.branches[&name(0)], Branch { parent: None, hops: vec![name(1)] });
     }
 
-    fn edges() -> impl Strategy<Value = (usize, Vec<(usize, usize)>)> {
-        (1..=12_usize).prop_flat_map(|peers| (Just(peers), prop::collection::vec((0..peers, 0..peers), 0..40)))
+    fn edges(peers: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = (usize, Vec<(usize, usize)>)> {
+        peers.prop_flat_map(|peers| (Just(peers), prop::collection::vec((0..peers, 0..peers), 0..peers * 4)))
     }
 
     fn reach(graph: &Graph, from: PeerName) -> Vec<PeerName> {
@@ -211,9 +206,27 @@ mod tests {
         reached
     }
 
+    /// The same from the whole tree.
+    fn branch(graph: &Graph, origin: usize, me: usize) -> Option<Branch> {
+        let parents = graph.tree(origin);
+        let parent = parents[me]?;
+        let is_hop = |peer: &usize| parents[*peer] == Some(me) && *peer != me && *peer != origin;
+        let hops = (0..parents.len()).filter(is_hop).map(|hop| graph.names[hop]).collect();
+        Some(Branch { parent: (me != origin).then(|| graph.names[parent]), hops })
+    }
+
     proptest! {
         #[test]
-        fn mutual_edges_are_those_that_both_ends_have((peers, edges) in edges()) {
+        fn all_trees_at_once_are_those_of_a_search_from_each((peers, edges) in prop_oneof![edges(1..=12), edges(60..=140)]) {
+            let graph = graph(peers, &edges);
+            for me in 0..peers {
+                let branches = (0..peers).filter_map(|origin| Some((graph.names[origin], branch(&graph, origin, me)?)));
+                prop_assert_eq!(Routes::new(&graph, graph.names[me]).branches, branches.collect::<BTreeMap<_, _>>());
+            }
+        }
+
+        #[test]
+        fn mutual_edges_are_those_that_both_ends_have((peers, edges) in edges(1..=12)) {
             let given: std::collections::BTreeSet<_> = edges.iter().copied().collect();
             let mutual = graph(peers, &edges).mutual();
             let left = (0..peers).flat_map(|from| mutual.neighbours[from].iter().map(move |to| (from, *to)));
@@ -221,7 +234,7 @@ mod tests {
         }
 
         #[test]
-        fn a_broadcast_reaches_every_reachable_peer_exactly_once((peers, edges) in edges(), origin in 0..12_usize) {
+        fn a_broadcast_reaches_every_reachable_peer_exactly_once((peers, edges) in edges(1..=12), origin in 0..12_usize) {
             let (graph, origin) = (graph(peers, &edges), name(origin % peers));
             let routes: BTreeMap<_, _> = graph.names.iter().map(|me| (*me, Routes::new(&graph, *me))).collect();
             let (mut got, mut queue) = (vec![origin], vec![origin]);
@@ -235,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn a_peer_is_a_hop_if_and_only_if_we_are_its_parent((peers, edges) in edges()) {
+        fn a_peer_is_a_hop_if_and_only_if_we_are_its_parent((peers, edges) in edges(1..=12)) {
             let graph = graph(peers, &edges);
             let routes: BTreeMap<_, _> = graph.names.iter().map(|me| (*me, Routes::new(&graph, *me))).collect();
             for (p, q, origin) in (0..peers.pow(3)).map(|n| (name(n % peers), name(n / peers % peers), name(n / peers / peers))) {
@@ -245,7 +258,7 @@ mod tests {
         }
 
         #[test]
-        fn following_next_hops_arrives((peers, edges) in edges()) {
+        fn following_next_hops_arrives((peers, edges) in edges(1..=12)) {
             let graph = graph(peers, &symmetric(&edges));
             let routes: BTreeMap<_, _> = graph.names.iter().map(|me| (*me, Routes::new(&graph, *me))).collect();
             for (from, to) in (0..peers * peers).map(|n| (name(n % peers), name(n / peers))) {
