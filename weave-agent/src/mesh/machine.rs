@@ -224,9 +224,9 @@ impl Mesh {
         }
     }
 
-    /// The record of somebody changed.
+    /// The record of somebody changed. Whom to dial is looked for when routes are, which is as much work.
     pub(super) fn changed(&mut self, now: Time) {
-        (self.stale, self.redial) = (true, true);
+        self.stale = true;
         self.garbage.get_or_insert(now + GARBAGE);
     }
 
@@ -240,7 +240,7 @@ impl Mesh {
         }
         self.channels.forget(&gone);
         self.edges.retain(|peer, edge| edge.counts() || !gone.contains(peer));
-        (self.stale, self.redial) = (true, true);
+        self.stale = true;
     }
 
     /// Draws the conclusions from whatever changed.
@@ -252,7 +252,7 @@ impl Mesh {
     }
 
     fn breath(&self) -> Time {
-        let peers = u32::try_from(self.topology.records().count()).unwrap_or(u32::MAX);
+        let peers = u32::try_from(self.topology.len()).unwrap_or(u32::MAX);
         BREATH.max(BREATH_OF_EACH * peers)
     }
 

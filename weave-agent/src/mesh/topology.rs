@@ -27,13 +27,9 @@ const MAX_VERSION: u64 = 1 << 48;
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     me: PeerName,
-    peers: BTreeMap<PeerName, Peer>,
-}
-
-#[derive(Clone, Debug)]
-struct Peer {
-    record: Record,
-    held: Option<Held>,
+    peers: BTreeMap<PeerName, Record>,
+    /// Of those that restarted a moment ago.
+    held: BTreeMap<PeerName, Held>,
 }
 
 /// Edges of the last incarnation.
@@ -56,32 +52,37 @@ pub(super) struct Merged {
 
 impl Topology {
     pub(super) fn new(me: Record) -> Self {
-        Self { me: me.name, peers: BTreeMap::from([(me.name, Peer { record: me, held: None })]) }
+        Self { me: me.name, peers: BTreeMap::from([(me.name, me)]), held: BTreeMap::new() }
     }
 
     pub(super) fn me(&self) -> &Record {
-        &self.peers[&self.me].record
+        &self.peers[&self.me]
+    }
+
+    /// How many peers there are, ourselves included.
+    pub(super) fn len(&self) -> usize {
+        self.peers.len()
     }
 
     /// Changes our own record; the version goes up with it.
     pub(super) fn edit_me(&mut self, edit: impl FnOnce(&mut Record)) {
         if let Some(me) = self.peers.get_mut(&self.me) {
-            edit(&mut me.record);
-            me.record.version = me.record.version.saturating_add(1);
-            me.trim();
+            edit(me);
+            me.version = me.version.saturating_add(1);
+            self.trim(self.me);
         }
     }
 
     /// We are who restarted, and others still have what our last incarnation said: its edges count for us, too.
     pub(super) fn inherit(&mut self, now: Time, last: &Record) {
-        if let Some(me) = self.peers.get_mut(&self.me).filter(|me| me.held.is_none() && me.record.uid != last.uid) {
-            me.held = Some(Held { edges: established(last).collect(), until: now + HOLD_DOWN });
-            me.trim();
+        if !self.held.contains_key(&self.me) && self.me().uid != last.uid {
+            self.held.insert(self.me, Held { edges: established(last).collect(), until: now + HOLD_DOWN });
+            self.trim(self.me);
         }
     }
 
     pub(super) fn get(&self, name: PeerName) -> Option<&Record> {
-        self.peers.get(&name).map(|peer| &peer.record)
+        self.peers.get(&name)
     }
 
     /// Whether somebody calls it a neighbour, or itself a peer.
@@ -91,7 +92,7 @@ impl Topology {
 
     /// By ascending name, our own included.
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.peers.values().map(|peer| &peer.record)
+        self.peers.values()
     }
 
     pub(super) fn merge(&mut self, now: Time, records: Vec<Record>) -> Merged {
@@ -111,37 +112,61 @@ impl Topology {
     fn merge_one(&mut self, now: Time, record: Record, merged: &mut Merged) {
         let (name, full) = (record.name, self.peers.len() >= MAX_PEERS);
         match self.peers.get_mut(&name) {
-            Some(peer) if record > peer.record => {
-                peer.replace(now, record);
+            Some(old) if record > *old => {
+                let old = std::mem::replace(old, record);
+                self.replaced(now, &old);
                 merged.changed.insert(name);
             }
             Some(_) => {}
             None if full => merged.refused += 1,
             None => {
-                self.peers.insert(name, Peer { record, held: None });
+                self.peers.insert(name, record);
                 merged.changed.insert(name);
             }
         }
     }
 
+    /// This record has given way to a later one.
+    fn replaced(&mut self, now: Time, old: &Record) {
+        if self.get(old.name).is_some_and(|new| new.uid != old.uid) {
+            // A second restart within the hold-down: the first had no time to announce what still works.
+            let mut edges = self.held.remove(&old.name).map(|held| held.edges).unwrap_or_default();
+            edges.extend(established(old));
+            self.held.insert(old.name, Held { edges, until: now + HOLD_DOWN });
+        }
+        self.trim(old.name);
+    }
+
+    /// What is announced as established needs not be held.
+    fn trim(&mut self, name: PeerName) {
+        let (Some(record), Some(held)) = (self.peers.get(&name), self.held.get_mut(&name)) else { return };
+        held.edges.retain(|to| !record.connections.get(to).is_some_and(|edge| edge.established));
+        if held.edges.is_empty() {
+            self.held.remove(&name);
+        }
+    }
+
+    /// To whom a peer's last incarnation had edges that still count.
+    fn held(&self, name: PeerName) -> impl Iterator<Item = PeerName> {
+        self.held.get(&name).into_iter().flat_map(|held| held.edges.iter().copied())
+    }
+
     /// When the next hold-down ends.
     pub(super) fn hold_until(&self) -> Option<Time> {
-        self.peers.values().filter_map(|peer| Some(peer.held.as_ref()?.until)).min()
+        self.held.values().map(|held| held.until).min()
     }
 
     /// Ends hold-downs that are due; says whether there were any.
     pub(super) fn release(&mut self, now: Time) -> bool {
-        let mut any = false;
-        for peer in self.peers.values_mut() {
-            any |= peer.held.take_if(|held| held.until <= now).is_some();
-        }
-        any
+        let before = self.held.len();
+        self.held.retain(|_, held| held.until > now);
+        self.held.len() < before
     }
 
     /// Everyone that we reach over any edge, held-down ones included; and ourselves.
     pub(super) fn reachable(&self) -> BTreeSet<PeerName> {
         // Whoever is behind a restarted peer that has not found it again yet is still there.
-        let edges = self.peers.iter().map(|(name, peer)| (*name, peer.record.connections.keys().copied().chain(peer.held())));
+        let edges = self.peers.iter().map(|(name, record)| (*name, record.connections.keys().copied().chain(self.held(*name))));
         Graph::new(edges).reachable(self.me).into_iter().collect()
     }
 
@@ -151,13 +176,14 @@ impl Topology {
         let forgotten: Vec<_> = self.peers.keys().filter(forget).copied().collect();
         for name in &forgotten {
             self.peers.remove(name);
+            self.held.remove(name);
         }
         forgotten
     }
 
     /// Edges that frames can take: established, held-down ones included, as both ends see it.
     pub(super) fn data_graph(&self) -> Graph {
-        Graph::new(self.peers.iter().map(|(name, peer)| (*name, established(&peer.record).chain(peer.held())))).mutual()
+        Graph::new(self.peers.iter().map(|(name, record)| (*name, established(record).chain(self.held(*name))))).mutual()
     }
 
     /// Edges that gossip can take: those with a link, as the sending end sees it. A neighbour of ours is there from the
@@ -165,35 +191,9 @@ impl Topology {
     pub(super) fn gossip_graph(&self) -> Graph {
         let unheard = self.me().connections.keys().filter(|name| !self.peers.contains_key(name));
         let mut all: Vec<_> =
-            self.peers.iter().map(|(name, peer)| (*name, Some(&peer.record))).chain(unheard.map(|name| (*name, None))).collect();
+            self.peers.iter().map(|(name, record)| (*name, Some(record))).chain(unheard.map(|name| (*name, None))).collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         Graph::new(all.into_iter().map(|(name, record)| (name, record.into_iter().flat_map(linked))))
-    }
-}
-
-impl Peer {
-    fn replace(&mut self, now: Time, record: Record) {
-        if record.uid != self.record.uid {
-            let mut edges: BTreeSet<_> = established(&self.record).collect();
-            // A second restart within the hold-down: the first had no time to announce what still works.
-            edges.extend(self.held.take().map(|held| held.edges).unwrap_or_default());
-            self.held = Some(Held { edges, until: now + HOLD_DOWN });
-        }
-        self.record = record;
-        self.trim();
-    }
-
-    /// What is announced as established needs not be held.
-    fn trim(&mut self) {
-        if let Some(held) = &mut self.held {
-            held.edges.retain(|to| !self.record.connections.get(to).is_some_and(|edge| edge.established));
-        }
-        self.held.take_if(|held| held.edges.is_empty());
-    }
-
-    /// To whom its last incarnation's edges still count.
-    fn held(&self) -> impl Iterator<Item = PeerName> {
-        self.held.iter().flat_map(|held| held.edges.iter().copied())
     }
 }
 
