@@ -7,9 +7,9 @@ use crate::Time;
 /// Between heartbeats. A TCP stream tries again 0.2, 0.6, 1.4 and 3 s after a loss: a tunnel that is given up within 1.2 s
 /// costs it 1.4 s, one given up later 3.
 pub(super) const INTERVAL: Time = Time::from_millis(300);
-/// Between heartbeats that are answered and that nothing depends on, for each neighbour: from six neighbours on a host's
-/// heartbeats at rest are as many as with six.
-const SHARE: Time = Time::from_millis(50);
+/// Between heartbeats that are answered and that nothing depends on, for each neighbour: up to fifty neighbours a host sends five a
+/// second of each kind at rest.
+const SHARE: Time = Time::from_millis(200);
 /// But no longer: NATs forget who is silent for half a minute.
 const LONGEST: Time = Time::from_secs(10);
 /// The same while there is something to find out.
@@ -229,8 +229,8 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_few_neighbours_always_keeps_the_normal_pace() {
-        assert_eq!([0, 6, 20, 4000].map(pace_at_rest), [INTERVAL, INTERVAL, Time::from_secs(1), LONGEST]);
+    fn the_more_neighbours_the_seldomer_each_is_asked() {
+        assert_eq!([0, 1, 6, 20, 4000].map(pace_at_rest), [INTERVAL, INTERVAL, ms(1200), ms(4000), LONGEST]);
     }
 
     #[test]

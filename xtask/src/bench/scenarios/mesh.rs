@@ -12,7 +12,7 @@ pub(crate) const SCENARIO: Scenario =
     Scenario { name: "mesh", what: "Simulated meshes: what peers say at rest, and how long a change takes", work: Work::Alone(run) };
 
 /// How many peers there are.
-const PEERS: &str = "10,100,300";
+const PEERS: &str = "10,100,1000";
 /// What the project promises for a thousand.
 const MOST_BYTES: f64 = 5_000.0;
 const MOST_MS: f64 = 5_000.0;
