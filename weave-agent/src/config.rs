@@ -66,6 +66,8 @@ pub struct Settings {
     pub datapath: Option<Choice>,
     /// `--xdp`
     pub xdp: Option<Xdp>,
+    /// `--big-tcp`
+    pub big_tcp: Option<bool>,
 }
 
 /// Who is to carry frames.
@@ -147,6 +149,7 @@ impl Settings {
             resolv_conf: self.resolv_conf.or(before.resolv_conf),
             datapath: self.datapath.or(before.datapath),
             xdp: self.xdp.or(before.xdp),
+            big_tcp: self.big_tcp.or(before.big_tcp),
         }
     }
 }
@@ -184,6 +187,8 @@ pub struct Config {
     pub datapath: Choice,
     /// Where strangers' packets end before the stack.
     pub xdp: Xdp,
+    /// Whether containers may send segments longer than an IPv4 packet can be.
+    pub big_tcp: bool,
 }
 
 /// What names are answered, and where.
@@ -309,6 +314,7 @@ mod tests {
             dns: None,
             datapath: Choice::Auto,
             xdp: Xdp::Auto,
+            big_tcp: false,
         }
     }
 

@@ -70,6 +70,8 @@ pub struct PeerRoute {
     pub mtu: u16,
     /// What carries the frames.
     pub tunnel: TunnelKind,
+    /// The neighbour is the peer itself, and takes segments longer than an IPv4 packet can be (BIG TCP).
+    pub big: bool,
 }
 
 /// A kind of tunnel.

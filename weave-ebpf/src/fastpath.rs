@@ -7,7 +7,7 @@ use crate::flow::{
 use crate::packet::{ETHERNET, Packet, ethertype, is_ip};
 use crate::sleeve::{PREFIX, Prefix};
 use crate::stats::{Counter, DropReason};
-use crate::vxlan::{self, OUTER, Other, Outer};
+use crate::vxlan::{self, LONGEST_SAID, OUTER, Other, Outer};
 
 /// One flow found in the table.
 pub trait CachedFlow {
@@ -425,10 +425,12 @@ pub const fn delivers_directly(flags: u32) -> bool {
     flags & port::REDIRECT_PEER != 0
 }
 
-/// Whether the program may write outer headers onto a frame: `adjust_room` takes IP only.
+/// Whether the program may write outer headers onto a frame of `len` bytes: `adjust_room` takes IP only. What is longer than an IPv4
+/// packet can be the vxlan device's stack cuts first, unless the other end takes it whole.
 #[inline(always)]
-pub fn encapsulates(slot: &PeerSlot, inner_ethertype: Option<u16>) -> bool {
-    slot.flags & slot::DIRECT != 0 && matches!(inner_ethertype, Some(kind) if is_ip(kind))
+pub fn encapsulates(slot: &PeerSlot, inner_ethertype: Option<u16>, len: u32) -> bool {
+    let fits = len <= LONGEST_SAID || slot.flags & slot::BIG != 0;
+    fits && slot.flags & slot::DIRECT != 0 && matches!(inner_ethertype, Some(kind) if is_ip(kind))
 }
 
 /// VNI of a frame of `origin` for `to`.

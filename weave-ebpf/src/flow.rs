@@ -86,6 +86,9 @@ pub mod slot {
     pub const SLEEVE: u32 = 4;
     /// What goes there the stack seals with ESP (RFC 4303): never with `DIRECT`, which would go past it.
     pub const ESP: u32 = 8;
+    /// A segment longer than an IPv4 packet can be (BIG TCP) may go there with headers written by the program: who takes it off
+    /// the tunnel does not read the lengths in them.
+    pub const BIG: u32 = 16;
 }
 
 /// How one peer is reached. A changed route is one write of this; [`crate::vxlan::slot`] makes one.

@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn packet(from: Ipv4, to: Ipv4, vni: u32, inner: [u8; 6]) -> Vec<u8> {
-        let path = Path { local: from, remote: to, port: 6784, mtu: 0, next_hop: Some((1, [2; 6], [4; 6])), esp: false };
+        let path = Path { local: from, remote: to, port: 6784, mtu: 0, next_hop: Some((1, [2; 6], [4; 6])), esp: false, big: false };
         let outer = headers(&vxlan::slot(&path), vni, Fields::new(34, 0));
         [outer.as_slice(), &inner, &inner, &[8, 0], &[0; 20]].concat()
     }

@@ -120,7 +120,12 @@ pub struct Path {
     pub next_hop: Option<(u32, Mac, Mac)>,
     /// The stack seals it with ESP: `next_hop` is of no use.
     pub esp: bool,
+    /// See [`slot::BIG`].
+    pub big: bool,
 }
+
+/// The longest frame, its Ethernet header included, whose length the outer IPv4 header can say.
+pub const LONGEST_SAID: u32 = u16::MAX as u32 - 36;
 
 /// The slot of a peer that is reached by `path`.
 pub fn slot(path: &Path) -> PeerSlot {
@@ -139,7 +144,10 @@ pub fn slot(path: &Path) -> PeerSlot {
     put_u16(header, UDP + 2, path.port);
     header[VXLAN] = FLAG_VNI;
     PeerSlot {
-        flags: slot::VALID | if direct.is_some() { slot::DIRECT } else { 0 } | if path.esp { slot::ESP } else { 0 },
+        flags: slot::VALID
+            | if direct.is_some() { slot::DIRECT } else { 0 }
+            | if path.esp { slot::ESP } else { 0 }
+            | if path.big { slot::BIG } else { 0 },
         ifindex,
         mtu: path.mtu,
         sum: header[IP..UDP].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum(),
@@ -154,8 +162,8 @@ pub fn path(slot: &PeerSlot) -> Option<Path> {
     let header = slot.template.as_bytes();
     let next_hop = (slot.flags & slot::DIRECT != 0).then_some((slot.ifindex, header.read(6)?, header.read(0)?));
     let port = u16::from_be_bytes(header.read(UDP + 2)?);
-    let esp = slot.flags & slot::ESP != 0;
-    (slot.flags & slot::VALID != 0).then_some(Path { local: slot.local, remote: slot.remote, port, mtu: slot.mtu, next_hop, esp })
+    let (esp, big) = (slot.flags & slot::ESP != 0, slot.flags & slot::BIG != 0);
+    (slot.flags & slot::VALID != 0).then_some(Path { local: slot.local, remote: slot.remote, port, mtu: slot.mtu, next_hop, esp, big })
 }
 
 /// What differs from packet to packet in the outer headers.
@@ -352,8 +360,15 @@ const fn source_port(hash: u32) -> u16 {
 mod tests {
     use super::*;
 
-    const PATH: Path =
-        Path { local: [10, 0, 0, 1], remote: [10, 0, 0, 2], port: 6784, mtu: 1500, next_hop: Some((3, [4; 6], [2; 6])), esp: false };
+    const PATH: Path = Path {
+        local: [10, 0, 0, 1],
+        remote: [10, 0, 0, 2],
+        port: 6784,
+        mtu: 1500,
+        next_hop: Some((3, [4; 6], [2; 6])),
+        esp: false,
+        big: false,
+    };
 
     fn first(vni: u32) -> [u8; OUTER] {
         headers(&slot(&PATH), vni, Fields::new(14, 7))
@@ -402,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_slot_tells_the_path_it_was_made_of() {
-        for path in [PATH, Path { next_hop: None, ..PATH }, Path { next_hop: None, esp: true, ..PATH }] {
+        for path in [PATH, Path { next_hop: None, ..PATH }, Path { next_hop: None, esp: true, ..PATH }, Path { big: true, ..PATH }] {
             assert_eq!(super::path(&slot(&path)), Some(path));
         }
         assert_eq!(super::path(&PeerSlot::default()), None);

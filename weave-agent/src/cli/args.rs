@@ -249,7 +249,7 @@ pub enum What {
 /// `launch`
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --xdp, --trusted-subnets, --ipalloc-…) is as\n\
+    after_help = "What is not said (PEERs, --nickname, --port, --host, --no-discovery, --conn-limit, --mtu, --datapath, --xdp, --big-tcp, --trusted-subnets, --ipalloc-…) is as\n\
     it was said last, until `reset`; only then are the defaults meant. A password is not kept, only that there was one: say it each time.\n\n\
     Example: weave-agent launch --nickname web1 192.168.0.11 host3.example.com"
 )]
@@ -289,6 +289,10 @@ pub struct Launch {
     /// interface whose driver takes it (`filter`), or where that costs nothing [default: auto]
     #[arg(long, value_name = "off|filter|auto", value_parser = xdp)]
     pub xdp: Option<Xdp>,
+    /// Let containers hand over TCP segments of up to 192 kB (BIG TCP, IPv4; Linux 6.3), which go whole to hosts that say this, too. Sets
+    /// `gso_ipv4_max_size` of the underlay's interfaces
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub big_tcp: Option<bool>,
     /// The password.
     #[command(flatten)]
     pub passwords: PasswordFlags,
@@ -358,6 +362,7 @@ impl Launch {
             resolv_conf: dns.resolv_conf,
             datapath: self.datapath,
             xdp: self.xdp,
+            big_tcp: self.big_tcp,
         }
     }
 }

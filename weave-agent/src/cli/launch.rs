@@ -186,6 +186,7 @@ fn words(typed: &Launch, has_passwords: bool) -> Vec<String> {
         ("--dns-listen-address", listed(&settings.dns_listen_address)),
         ("--datapath", settings.datapath.map(|datapath| datapath.name().to_owned())),
         ("--xdp", settings.xdp.map(|xdp| xdp.name().to_owned())),
+        ("--big-tcp", settings.big_tcp.map(|big| big.to_string())),
         ("--resolv-conf", settings.resolv_conf.map(|file| file.display().to_string())),
     ];
     words.extend(said.into_iter().filter_map(|(option, value)| Some(format!("{option}={}", value?))));

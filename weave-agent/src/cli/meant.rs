@@ -96,6 +96,7 @@ pub fn config(typed: &Launch, settings: &Settings, passwords: &[Password], hostn
         dns: dns(settings),
         datapath: settings.datapath.unwrap_or_default(),
         xdp: settings.xdp.unwrap_or_default(),
+        big_tcp: settings.big_tcp.unwrap_or_default(),
     };
     Ok(config.checked()?)
 }

@@ -137,6 +137,11 @@ impl Carrier {
         self.datapath.seals()
     }
 
+    /// See [`Datapath::takes_big_segments`].
+    pub fn takes_big_segments(&self) -> bool {
+        self.datapath.takes_big_segments()
+    }
+
     /// Frames flow on when the agent has ended.
     pub fn outlives_agent(&self) -> bool {
         self.datapath.outlives_agent()

@@ -103,6 +103,8 @@ pub enum Event {
     Device(OwnDevice, Result<u32, String>),
     /// IPsec's state in the kernel changed.
     Esp(esp::Input),
+    /// Why segments cannot be as long as is wanted, if so.
+    BigTcp(Option<String>),
     /// Why some ports cannot follow the MTU.
     Mtu(BTreeMap<PortId, String>),
     /// All that had to be done before the end is done.

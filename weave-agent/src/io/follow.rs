@@ -1,4 +1,4 @@
-//! Attached containers follow the MTU that one attached now would get.
+//! Attached containers follow the MTU that one attached now would get, and the size of segments.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,9 +29,21 @@ pub async fn keep_mtu(hands: Hands) {
                 return;
             }
         }
+        if let Some(obstacle) = follow_big_tcp(&hands).await
+            && hands.events.send(Event::BigTcp(obstacle)).await.is_err()
+        {
+            return;
+        }
         // Timely enough if nobody says anything.
         let _ = timeout(LOOK, hands.look_at_mtu.notified()).await;
     }
+}
+
+/// Why it cannot be had, if it is wanted; `None`: that could not be found out.
+async fn follow_big_tcp(hands: &Hands) -> Option<Option<String>> {
+    let neighbours: Vec<_> = hands.neighbours.borrow().keys().copied().collect();
+    let followed = net::follow_big_tcp(&hands.host, hands.big_tcp, &neighbours).await;
+    followed.inspect_err(|error| tracing::warn!(%error, "cannot look after the segments of ports")).ok()
 }
 
 async fn follow(hands: &Hands) -> Option<BTreeMap<PortId, String>> {

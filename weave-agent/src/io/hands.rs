@@ -58,6 +58,8 @@ pub struct Hands {
     pub mtu: Option<u32>,
     /// The ports' addresses.
     pub known: Known,
+    /// Whether containers may send segments longer than an IPv4 packet can be.
+    pub big_tcp: bool,
     /// The MTU may have changed.
     pub look_at_mtu: Arc<Notify>,
 }

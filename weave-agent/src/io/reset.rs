@@ -26,6 +26,7 @@ pub async fn remove_everything(paths: &Paths) -> Removed {
     // Its ports are interfaces again.
     done.openvswitch();
     done.interfaces().await;
+    done.segments().await;
     done.nat().await;
     done.esp().await;
     done.shield();
@@ -62,6 +63,13 @@ impl Removed {
                     self.note(format!("interface {}", link.name), if is_gone { Ok(()) } else { deleted });
                 }
             }
+        }
+    }
+
+    async fn segments(&mut self) {
+        let left = async { net::leave_big_tcp(&Netlink::here()?).await };
+        if let Err(error) = left.await {
+            self.failures.push(error.to_string());
         }
     }
 

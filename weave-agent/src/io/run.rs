@@ -174,7 +174,13 @@ async fn start(
     let is_open = passwords.is_empty() || !config.trusted_subnets.is_empty();
     let ipam = ipam_config(&config, &store, state.borrow().name)?;
     let dns = dns_config(&config, state.borrow().name, by_hand.borrow().clone());
-    let mesh = mesh_config(&config, passwords, &state.borrow(), (sleeve.as_ref(), esp.is_some()), &mut rng)?;
+    let big_tcp = config.big_tcp && carrier.takes_big_segments();
+    if config.big_tcp && !big_tcp {
+        store
+            .notices()
+            .set("big-tcp", "no BIG TCP: only the ebpf datapath carries segments that are longer than a packet can be".to_owned());
+    }
+    let mesh = mesh::Config { big_tcp, ..mesh_config(&config, passwords, &state.borrow(), (sleeve.as_ref(), esp.is_some()), &mut rng)? };
     let router = Router::new(router_config(&config, mesh, ipam, dns)?, secret_seed()?);
     let (underlay, changes) = Underlay::start()?;
     let (neighbours, seen) = watch::channel(BTreeMap::new());
@@ -183,7 +189,7 @@ async fn start(
     let names = names(&config, &host, name, answered).await?;
     let leases = Leases::new(events.clone(), rng.next_u32());
     let may_seal = (!is_open, esp.is_some());
-    let hands = hands(host, names, leases, events.clone(), (state.clone(), seen), may_seal, config.mtu);
+    let hands = hands(host, names, leases, events.clone(), (state.clone(), seen), may_seal, (config.mtu, big_tcp));
     let watches = Watches::open(&hands.host, config.tunnel_port(), vxlan, sleeve.as_ref())?;
     let adopted = ports::list(&hands.host).await?;
     hands.known.learn(&adopted);
@@ -214,10 +220,10 @@ fn hands(
     events: Events,
     (state, neighbours): (watch::Sender<State>, watch::Receiver<BTreeMap<Ipv4Addr, Source>>),
     (secret, esp): (bool, bool),
-    mtu: Option<u32>,
+    (mtu, big_tcp): (Option<u32>, bool),
 ) -> Hands {
     let (docker, known, look_at_mtu) = (Docker::from_env(), Known::default(), Arc::default());
-    Hands { host, docker, events, leases, names, state, neighbours, secret, esp, mtu, known, look_at_mtu }
+    Hands { host, docker, events, leases, names, state, neighbours, secret, esp, mtu, known, big_tcp, look_at_mtu }
 }
 
 /// What seals tunnels, as far as it can be had.
@@ -443,6 +449,7 @@ fn mesh_config(
         sleeve_port: sleeve.map_or(0, |sleeve| sleeve.local().port()),
         aes: has_aes(),
         esp,
+        big_tcp: false,
         passwords,
         trusted_subnets: config.trusted_subnets.clone(),
         discovery: config.discovery,

@@ -10,6 +10,7 @@ use crate::datapath::PortId;
 pub struct Troubles {
     devices: BTreeMap<OwnDevice, String>,
     mtu: BTreeMap<PortId, String>,
+    big_tcp: Option<String>,
 }
 
 impl Troubles {
@@ -44,6 +45,14 @@ impl Troubles {
         self.mtu = failures;
     }
 
+    /// Why there is no BIG TCP, though it is wanted.
+    pub fn big_tcp(&mut self, obstacle: Option<String>) {
+        if let Some(text) = obstacle.as_ref().filter(|_| self.big_tcp != obstacle) {
+            tracing::warn!("{text}");
+        }
+        self.big_tcp = obstacle;
+    }
+
     /// A port is gone, and its troubles with it.
     pub fn gone(&mut self, port: PortId) {
         self.mtu.remove(&port);
@@ -51,7 +60,7 @@ impl Troubles {
 
     /// Lines for `status`.
     pub fn all(&self) -> Vec<String> {
-        self.devices.values().chain(self.mtu.values()).cloned().collect()
+        self.devices.values().chain(self.mtu.values()).chain(&self.big_tcp).cloned().collect()
     }
 }
 
@@ -69,7 +78,9 @@ mod tests {
         assert_eq!(troubles.all(), Vec::<String>::new());
         troubles.mtu([(PortId(3), "too large".to_owned()), (PortId(4), "too small".to_owned())].into());
         troubles.gone(PortId(3));
-        assert_eq!(troubles.all(), ["too small"]);
+        troubles.big_tcp(Some("no".to_owned()));
+        assert_eq!(troubles.all(), ["too small", "no"]);
+        troubles.big_tcp(None);
         troubles.mtu(BTreeMap::new());
         assert_eq!(troubles.all(), Vec::<String>::new());
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::admission::ESP;
+use super::admission::{BIG_TCP, ESP};
 use super::dialler::Linked;
 use super::link::Link;
 use super::message::{Connection, Hello, MAX_PEERS};
@@ -55,6 +55,7 @@ impl Mesh {
             sealed: link.is_sealed() && !self.both_trust(link, hello),
             // With one port at both ends, so that what a kernel answers by itself is sealed as well.
             esp: self.config.esp && hello.has(ESP) && hello.tunnel_port == self.config.tunnel_port,
+            big_tcp: self.config.big_tcp && hello.has(BIG_TCP),
             outbound: link.outbound,
         };
         if self.ration.allows(now, Cause::Up) {

@@ -27,6 +27,8 @@ const LIVED: Time = Time::from_secs(1);
 pub(super) const FEATURES: [&str; 2] = ["surrogate", COMPARES];
 /// What not every kernel can do: seal the kernel's tunnel.
 pub(super) const ESP: &str = "esp";
+/// What the user must want: segments longer than an IPv4 packet can be.
+pub(super) const BIG_TCP: &str = "big-tcp";
 
 /// What is to be done about a hello.
 enum Verdict {
@@ -105,6 +107,12 @@ impl Mesh {
         self.end(now, id, &error.to_string(), Some(Reason::Password), true);
     }
 
+    fn features(&self) -> Vec<Feature> {
+        let able =
+            [(self.config.esp, ESP), (self.config.big_tcp, BIG_TCP)].into_iter().filter_map(|(able, feature)| able.then_some(feature));
+        FEATURES.into_iter().chain(able).map(|feature| Feature(feature.to_owned())).collect()
+    }
+
     pub(super) fn greet(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
         let hello = Hello {
@@ -118,7 +126,7 @@ impl Mesh {
             aes: self.config.aes,
             trusts: self.trusts(*link.remote.ip()),
             nickname: self.config.nickname.clone(),
-            features: FEATURES.into_iter().chain(self.config.esp.then_some(ESP)).map(|feature| Feature(feature.to_owned())).collect(),
+            features: self.features(),
         };
         self.send(now, id, &Message::Hello(hello));
     }

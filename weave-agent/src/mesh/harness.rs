@@ -79,6 +79,7 @@ pub(super) fn config(host: usize, targets: &[usize]) -> Config {
         sleeve_port: 6783,
         aes: true,
         esp: false,
+        big_tcp: false,
         passwords: Vec::new(),
         trusted_subnets: Vec::new(),
         discovery: true,

@@ -53,6 +53,8 @@ pub struct Config {
     pub aes: bool,
     /// Our kernel can seal its tunnel.
     pub esp: bool,
+    /// We take segments longer than an IPv4 packet can be off the tunnel, and may send them (BIG TCP).
+    pub big_tcp: bool,
     /// The network's passwords, stretched: the first is what we dial with, all are accepted. Without any, links are in clear.
     pub passwords: Vec<Psk>,
     /// Neighbours in these may be sent frames in clear, if they say the same of us.

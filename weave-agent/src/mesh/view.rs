@@ -78,6 +78,8 @@ pub struct Neighbour {
     pub sealed: bool,
     /// Both ends' kernels can do that for the kernel's tunnel, with ESP, and the tunnel has one port at both.
     pub esp: bool,
+    /// Both ends take segments longer than an IPv4 packet can be off the tunnel (BIG TCP).
+    pub big_tcp: bool,
     /// We dialled.
     pub outbound: bool,
 }

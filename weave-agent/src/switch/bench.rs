@@ -62,6 +62,7 @@ pub(super) fn neighbour(n: u16) -> Neighbour {
         aes: true,
         sealed: false,
         esp: false,
+        big_tcp: false,
         outbound: true,
     }
 }

@@ -79,7 +79,7 @@ fn what_an_earlier_agent_sealed_with_esp_goes_on_if_the_kernel_still_protects_it
         if is_protected {
             bench.input(protected(2, true));
         }
-        let route = PeerRoute { remote: address(2), local: address(9), port: 6784, mtu: 1416, tunnel: TunnelKind::Esp };
+        let route = PeerRoute { remote: address(2), local: address(9), port: 6784, mtu: 1416, tunnel: TunnelKind::Esp, big: false };
         bench.slots.insert(short(2), route);
         bench.input(Input::Adopted(Adopted { slots: vec![(short(2), route)], ..Adopted::default() }));
         assert_eq!(bench.slots.contains_key(&short(2)), is_protected);

@@ -110,7 +110,10 @@ impl Switch {
         let slot = |(short, name)| {
             let old = self.told.slots.get(&short).copied();
             let by = self.way(view, name).filter(|by| *by == name || !old.is_some_and(|old| self.is_worth_keeping(old)));
-            by.and_then(|by| self.tunnels.get(&by)?.route()).or(old).map(|route| (short, route))
+            let route = by.and_then(|by| Some((by, self.tunnels.get(&by)?.route()?)));
+            // What is longer than a packet can be a relay might have to cut: only the neighbour itself gets it.
+            let route = route.map(|(by, route)| PeerRoute { big: route.big && by == name, ..route });
+            route.or(old).map(|route| (short, route))
         };
         self.directory.iter().filter_map(slot).collect()
     }

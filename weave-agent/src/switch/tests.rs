@@ -357,7 +357,7 @@ fn source() -> Source {
 
 /// What a datapath kept over a restart: two ports, neighbour 2 as parent of its own tree, and us flooding to it.
 fn kept(bench: &mut Bench) {
-    let route = PeerRoute { remote: address(2), local: address(US), port: 6784, mtu: 1450, tunnel: TunnelKind::Vxlan };
+    let route = PeerRoute { remote: address(2), local: address(US), port: 6784, mtu: 1450, tunnel: TunnelKind::Vxlan, big: false };
     let tree = (short(2), Some(address(2)), vec![]);
     bench.slots.insert(short(2), route);
     bench.sources.insert(address(2), source());

@@ -183,7 +183,7 @@ impl Tunnel {
             Chosen::Kernel => (self.kernel(), self.vxlan.as_ref()?.mtu()?),
             Chosen::Sleeve => (TunnelKind::Sleeve, sleeve::inner_mtu(self.datagram()?)),
         };
-        Some(PeerRoute { remote, local, port, mtu, tunnel })
+        Some(PeerRoute { remote, local, port, mtu, tunnel, big: self.neighbour.big_tcp && tunnel == TunnelKind::Vxlan })
     }
 
     /// What the way in use takes is being found out.
@@ -269,6 +269,7 @@ mod tests {
             aes: true,
             sealed: false,
             esp: false,
+            big_tcp: false,
             outbound: true,
         }
     }

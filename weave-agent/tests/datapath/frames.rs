@@ -93,7 +93,7 @@ pub(crate) fn tunnelled(underlay_mac: [[u8; 6]; 2], from: u16, vni: u32, ttl: u8
     let remote = address(from).octets();
     let underlay = usize::from(remote[1]);
     let next_hop = Some((0, neighbour_mac(remote), underlay_mac[underlay]));
-    let path = vxlan::Path { local: remote, remote: LOCAL[underlay], port: TUNNEL_PORT, mtu: 0, next_hop, esp: false };
+    let path = vxlan::Path { local: remote, remote: LOCAL[underlay], port: TUNNEL_PORT, mtu: 0, next_hop, esp: false, big: false };
     let fields = Fields { ttl, ..Fields::new(frame.len() as u32, 0) };
     [vxlan::headers(&vxlan::slot(&path), vni, fields).as_slice(), frame].concat()
 }
@@ -103,7 +103,7 @@ pub(crate) fn outgoing(underlay_mac: [[u8; 6]; 2], to: u16, vni: u32, ttl: u8, f
     let remote = address(to).octets();
     let underlay = usize::from(remote[1]);
     let next_hop = Some((0, underlay_mac[underlay], neighbour_mac(remote)));
-    let path = vxlan::Path { local: LOCAL[underlay], remote, port: TUNNEL_PORT, mtu: 0, next_hop, esp: false };
+    let path = vxlan::Path { local: LOCAL[underlay], remote, port: TUNNEL_PORT, mtu: 0, next_hop, esp: false, big: false };
     let fields = Fields { ttl, ..Fields::new(frame.len() as u32, 0) };
     without_choices([vxlan::headers(&vxlan::slot(&path), vni, fields).as_slice(), frame].concat())
 }

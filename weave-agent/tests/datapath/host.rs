@@ -150,7 +150,10 @@ impl Host {
     pub(crate) fn set_peer(&mut self, peer: u16, by: u16) {
         let remote = address(by);
         let local = LOCAL[usize::from(remote.octets()[1])].into();
-        self.op(Op::SetPeer(short(peer), Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: MTU, tunnel: TunnelKind::Vxlan })));
+        self.op(Op::SetPeer(
+            short(peer),
+            Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: MTU, tunnel: TunnelKind::Vxlan, big: false }),
+        ));
     }
 
     pub(crate) fn ports(&self) -> Vec<PortId> {

@@ -171,8 +171,15 @@ pub(crate) fn frame() -> Vec<u8> {
 }
 
 fn tunnelled(frame: &[u8], vni: u32) -> Vec<u8> {
-    let path =
-        vxlan::Path { local: REMOTE, remote: LOCAL[0], port: TUNNEL_PORT, mtu: 9_000, next_hop: Some((1, [2; 6], [4; 6])), esp: false };
+    let path = vxlan::Path {
+        local: REMOTE,
+        remote: LOCAL[0],
+        port: TUNNEL_PORT,
+        mtu: 9_000,
+        next_hop: Some((1, [2; 6], [4; 6])),
+        esp: false,
+        big: false,
+    };
     [vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 1)).as_slice(), frame].concat()
 }
 
@@ -180,7 +187,7 @@ fn tunnelled(frame: &[u8], vni: u32) -> Vec<u8> {
 pub(crate) fn fill(maps: &mut Maps) {
     let path = |remote| {
         let next_hop = Some((1, [2; 6], [4; 6]));
-        vxlan::slot(&vxlan::Path { local: LOCAL[0], remote, port: TUNNEL_PORT, mtu: 9_000, next_hop, esp: false })
+        vxlan::slot(&vxlan::Path { local: LOCAL[0], remote, port: TUNNEL_PORT, mtu: 9_000, next_hop, esp: false, big: false })
     };
     maps.set_config(&Config { epoch: 1, short: OWN, port: TUNNEL_PORT.into(), features: feature::DECAP_IPV6, ..Config::default() });
     maps.set_peer(PEER, &path(REMOTE));

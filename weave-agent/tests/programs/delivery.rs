@@ -156,8 +156,14 @@ fn a_changed_route_or_next_hop_holds_for_the_next_packet() {
         assert_eq!(outside.arrivals(1), [Seen { ifindex: outside.wire(0), bytes: host.sent_to(2, &frame) }]);
         assert_eq!(host.count("via-stack"), 1);
         // By way of 3.
-        let route =
-            PeerRoute { remote: address(3), local: Ipv4Addr::from(LOCAL[1]), port: TUNNEL_PORT, mtu: 8_950, tunnel: TunnelKind::Vxlan };
+        let route = PeerRoute {
+            remote: address(3),
+            local: Ipv4Addr::from(LOCAL[1]),
+            port: TUNNEL_PORT,
+            mtu: 8_950,
+            tunnel: TunnelKind::Vxlan,
+            big: false,
+        };
         host.op(Op::SetPeer(short(2), Some(route)));
         outside.send_from(0, &frame);
         let mut expected = host.sent_to(3, &frame);

@@ -74,7 +74,15 @@ pub(crate) fn from_underlay(rng: &mut StdRng, world: &World) -> Made {
     let inner = inner(rng);
     let local = if rng.random_bool(0.95) { LOCAL[usize::from(tunnel.remote[1] & 1)] } else { [10, 0, 0, 77] };
     // As the sender sees it.
-    let path = Path { local: tunnel.remote, remote: local, port: port(rng), mtu: 9_000, next_hop: Some((1, [2; 6], [4; 6])), esp: false };
+    let path = Path {
+        local: tunnel.remote,
+        remote: local,
+        port: port(rng),
+        mtu: 9_000,
+        next_hop: Some((1, [2; 6], [4; 6])),
+        esp: false,
+        big: false,
+    };
     let fields = Fields { ttl: tunnel.ttl, ..Fields::new(inner.len() as u32, rng.random()) };
     let mut packet = [headers(&slot(&path), tunnel.vni, fields).as_slice(), &inner].concat();
     let key = tunnel_key(world, tunnel, &inner);

@@ -74,7 +74,10 @@ impl Host {
     fn neighbour(&mut self, peer: u16) {
         let (remote, underlay) = (address(peer), usize::from(address(peer).octets()[1]));
         let local = Ipv4Addr::from(LOCAL[underlay]);
-        self.op(Op::SetPeer(short(peer), Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 8_950, tunnel: TunnelKind::Vxlan })));
+        self.op(Op::SetPeer(
+            short(peer),
+            Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 8_950, tunnel: TunnelKind::Vxlan, big: false }),
+        ));
         self.op(Op::SetSource { remote, neighbour: Some(Source { short: short(peer), local, least: TunnelKind::Vxlan }) });
         if DIRECT.contains(&peer) {
             let (ifindex, source) = (self.wires.underlay[underlay], Mac(self.wires.underlay_mac[underlay]));
@@ -140,6 +143,7 @@ fn outer(macs: [[u8; 6]; 2], from: u16, to: u16, frame: &[u8]) -> Vec<u8> {
         mtu: 0,
         next_hop: Some((0, macs[underlay], neighbour_mac(address(to).octets()))),
         esp: false,
+        big: false,
     };
     let fields = Fields::new(frame.len() as u32, 0);
     [vxlan::headers(&vxlan::slot(&path), vni(to.into(), from.into()), fields).as_slice(), frame].concat()
@@ -150,7 +154,7 @@ pub(crate) fn tunnelled(wires: &Wires, from: u16, vni: u32, frame: &[u8]) -> Vec
     let remote = address(from).octets();
     let underlay = usize::from(remote[1]);
     let next_hop = Some((0, neighbour_mac(remote), wires.underlay_mac[underlay]));
-    let path = vxlan::Path { local: remote, remote: LOCAL[underlay], port: TUNNEL_PORT, mtu: 0, next_hop, esp: false };
+    let path = vxlan::Path { local: remote, remote: LOCAL[underlay], port: TUNNEL_PORT, mtu: 0, next_hop, esp: false, big: false };
     [vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 0)).as_slice(), frame].concat()
 }
 

@@ -47,7 +47,15 @@ pub(crate) fn sends(given: Given<'_>, slot: &PeerSlot, vni: u32, ttl: u8, wires:
     if whole_network_header(frame) && given.context.gso_size == 0 {
         let underlay = usize::from(slot.remote[1]);
         let next_hop = (wires.underlay[underlay], wires.underlay_mac[underlay], neighbour_mac(slot.remote));
-        let path = Path { local: LOCAL[underlay], remote: slot.remote, port: TUNNEL_PORT, mtu: 0, next_hop: Some(next_hop), esp: false };
+        let path = Path {
+            local: LOCAL[underlay],
+            remote: slot.remote,
+            port: TUNNEL_PORT,
+            mtu: 0,
+            next_hop: Some(next_hop),
+            esp: false,
+            big: false,
+        };
         let fields = Fields { ttl, ..Fields::new(frame.len() as u32, 0) };
         let outer = vxlan::headers(&vxlan::slot(&path), vni, fields);
         seen.push(Seen { ifindex: wires.underlay[underlay], bytes: [outer.as_slice(), frame].concat() });

@@ -143,7 +143,7 @@ fn programs(own: u8, pins: &Path, direct: bool) -> (Ebpf, Upcalls) {
     let back = FlowKey { ingress: INGRESS_TUNNEL, vni, outer_src: remote.octets(), src: mac(1, other), dst: mac(1, own) };
     for op in [
         Op::SetSelf(short(own.into())),
-        Op::SetPeer(peer, Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 1_550, tunnel: TunnelKind::Vxlan })),
+        Op::SetPeer(peer, Some(PeerRoute { remote, local, port: TUNNEL_PORT, mtu: 1_550, tunnel: TunnelKind::Vxlan, big: false })),
         Op::SetSource { remote, neighbour: Some(Source { short: peer, local, least: TunnelKind::Vxlan }) },
         Op::Install(out, Action::Peer(peer)),
         Op::Install(back, Action::Port(PortId(port))),

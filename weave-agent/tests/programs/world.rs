@@ -98,6 +98,7 @@ fn peer(rng: &mut StdRng, wires: &Wires, neighbours: &[Ipv4]) -> PeerSlot {
         mtu: *[60, 1_000, 1_450, 9_000].choose(rng).unwrap(),
         next_hop: rng.random_bool(0.6).then_some(next_hop),
         esp: rng.random_bool(0.1),
+        big: rng.random_bool(0.1),
     };
     let mut made = vxlan::slot(&path);
     match rng.random_range(0..10) {

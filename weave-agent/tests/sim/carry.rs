@@ -160,7 +160,7 @@ impl Kernel {
         if slot.flags & slot::SLEEVE != 0 {
             return self.copy_to_sleeve(&slot, vni, passing);
         }
-        if !fastpath::encapsulates(&slot, ethertype(passing.frame, 0)) {
+        if !fastpath::encapsulates(&slot, ethertype(passing.frame, 0), passing.frame.len() as u32) {
             self.add(Counter::ViaStack.index());
         }
         let new = Fields::new(passing.frame.len() as u32, hash(passing.frame));

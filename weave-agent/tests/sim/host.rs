@@ -112,5 +112,5 @@ fn route(slot: &PeerSlot) -> Option<PeerRoute> {
     let kind = |bit, kind| (slot.flags & bit != 0).then_some(kind);
     let tunnel = kind(flow::slot::SLEEVE, TunnelKind::Sleeve).or(kind(flow::slot::ESP, TunnelKind::Esp)).unwrap_or(TunnelKind::Vxlan);
     let mtu = path.mtu.try_into().unwrap_or(u16::MAX);
-    Some(PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu, tunnel })
+    Some(PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu, tunnel, big: path.big })
 }

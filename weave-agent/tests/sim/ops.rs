@@ -38,7 +38,7 @@ impl Kernel {
             }
             Op::SetFloodPorts(ports) => self.flood_ports = ports,
             Op::Heartbeat { local, remote, port, datagram } => {
-                let route = PeerRoute { remote, local, port, mtu: 0, tunnel: TunnelKind::Vxlan };
+                let route = PeerRoute { remote, local, port, mtu: 0, tunnel: TunnelKind::Vxlan, big: false };
                 return self.heartbeat(&self.slot(&route), &datagram).into_iter().collect();
             }
         }
@@ -80,6 +80,7 @@ impl Kernel {
             mtu: u32::from(route.mtu),
             next_hop,
             esp: route.tunnel == TunnelKind::Esp,
+            big: route.big,
         })
     }
 

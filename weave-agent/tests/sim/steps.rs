@@ -169,6 +169,7 @@ impl Run {
                 mtu: 1450,
                 next_hop: None,
                 esp: false,
+                big: false,
             };
             let headers = vxlan::headers(&vxlan::slot(&path), vni, Fields::new(frame.len() as u32, 0));
             let packet = [&headers[..], &frame].concat().into();

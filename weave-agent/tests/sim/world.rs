@@ -468,6 +468,7 @@ fn config(state: &State, id: HostId, uid: u64) -> Config {
         sleeve_port: SLEEVE_PORT,
         aes: true,
         esp: state.esp,
+        big_tcp: false,
         passwords: state.secret.then_some(Psk([7; 32])).into_iter().collect(),
         trusted_subnets: Ipv4Net::new(address(0), 8).into_iter().filter(|_| !state.sealed).collect(),
         discovery: true,

@@ -158,7 +158,7 @@ fn send(skb: &Skb, config: &Config, slot: &PeerSlot, vni: u32) -> i32 {
         return into_sleeve(skb, slot, vni, TTL);
     }
     // A VLAN tag that the kernel keeps beside the packet would end up on the outer frame.
-    if skb.is_tagged() || !encapsulates(slot, ethertype(skb, 0)) {
+    if skb.is_tagged() || !encapsulates(slot, ethertype(skb, 0), skb.len()) {
         Maps.count(Counter::ViaStack);
         return through_device(skb, config, slot, vni, TTL);
     }

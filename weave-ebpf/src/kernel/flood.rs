@@ -12,7 +12,7 @@ use weave_ebpf::flow::{Ipv4, MAX_FANOUT, PeerSlot, execute_mark, slot};
 use weave_ebpf::packet::{ETHERNET, Packet, ethertype, is_ip};
 use weave_ebpf::sleeve::Prefix;
 use weave_ebpf::stats::{Counter, DropReason};
-use weave_ebpf::vxlan::{self, Fields, Headers, OUTER, OUTER_SOURCE};
+use weave_ebpf::vxlan::{self, Fields, Headers, LONGEST_SAID, OUTER, OUTER_SOURCE};
 
 use crate::kernel::carry::{NO_UPSTREAM, drop};
 use crate::kernel::maps::{CONFIG, FLOOD_PORTS, Maps, TREES, count, egress};
@@ -27,8 +27,8 @@ extern "C" fn flood_from_port(ctx: *mut __sk_buff, origin: u32) -> i32 {
     skb.linearize(ETHERNET as u32);
     Maps.count(Counter::Flooded);
     copy_to_ports(ctx);
-    // Only these take headers; the vxlan device carries the rest, and those with a tag beside them.
-    let ip = !skb.is_tagged() && matches!(ethertype(&skb, 0), Some(kind) if is_ip(kind));
+    // Only these take headers; the vxlan device carries the rest, those with a tag beside them, and those that it must cut.
+    let ip = !skb.is_tagged() && skb.len() <= LONGEST_SAID && matches!(ethertype(&skb, 0), Some(kind) if is_ip(kind));
     let fields = Fields::new(skb.len(), skb.hash());
     let hops = Hops { origin, upstream: NO_UPSTREAM, size: network_size(&skb, 0), fields };
     if hops.copy_by_stack(ctx, ip) == 0 {

@@ -24,6 +24,7 @@ fn neighbour(us: u8, n: u8) -> Neighbour {
         aes: true,
         sealed: true,
         esp: true,
+        big_tcp: false,
         outbound: true,
     }
 }

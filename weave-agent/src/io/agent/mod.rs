@@ -372,6 +372,7 @@ impl Agent {
             Event::Device(device, became) => self.device(device, became),
             Event::Esp(input) => self.input(Input::Esp(input)),
             Event::Mtu(failures) => self.troubles.mtu(failures),
+            Event::BigTcp(obstacle) => self.troubles.big_tcp(obstacle),
             Event::End => self.ending = true,
             Event::Unplug(port) => self.unplug(port),
             Event::Ports(there) => self.only(&there),
@@ -426,6 +427,9 @@ impl Agent {
     fn plug(&mut self, port: PortId, name: String, redirect_peer: bool) -> anyhow::Result<()> {
         self.parts.carrier.plug(port, redirect_peer)?;
         self.ports.insert(port, name);
+        if self.parts.hands.big_tcp {
+            self.parts.hands.look_at_mtu.notify_one();
+        }
         self.input(Input::Switch(switch::Input::PortAdded(port)));
         Ok(())
     }

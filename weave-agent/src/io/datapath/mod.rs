@@ -48,6 +48,11 @@ pub trait Datapath: Send {
         true
     }
 
+    /// Segments longer than an IPv4 packet can be come out of its tunnel as they went in.
+    fn takes_big_segments(&self) -> bool {
+        false
+    }
+
     /// Carries out an order.
     ///
     /// # Errors

@@ -224,6 +224,7 @@ fn by_vxlan(route: &PeerRoute) -> PeerSlot {
         next_hop: Some((0, [0; 6], [0; 6])),
         // The stack's concern: to it the frame is as any other.
         esp: false,
+        big: false,
     })
 }
 

@@ -73,7 +73,8 @@ fn inner_mtu(outer: u32, inner: u32, wanted: u32) -> u32 {
     if inner == outer { wanted } else { inner.min(wanted) }
 }
 
-async fn inside(host: &Netlink, port: &Port) -> Result<Netlink> {
+/// Where the other end of a port is.
+pub(super) async fn inside(host: &Netlink, port: &Port) -> Result<Netlink> {
     let PortKind::Container(id) = port.kind else { return Ok(host.clone()) };
     let unknown =
         || Error::invalid("entering its namespace", "no process and no name leads there: detach the container and attach it again");

@@ -41,6 +41,10 @@ pub struct Link {
     pub peer: Option<u32>,
     /// The note that its maker left.
     pub alias: String,
+    /// The longest IPv4 segment that it is handed whole, bytes (`gso_ipv4_max_size`); `None` before Linux 6.3.
+    pub gso: Option<u32>,
+    /// The longest that its driver takes, bytes (`tso_max_size`); `None` before Linux 5.19.
+    pub tso: Option<u32>,
 }
 
 /// A veth pair to be made.
@@ -132,6 +136,12 @@ impl Netlink {
         self.change(link(index).mtu(mtu), || format!("setting the MTU of link {index} to {mtu}")).await
     }
 
+    /// Change the longest IPv4 segment that it is handed whole.
+    pub async fn set_gso(&self, index: u32, bytes: u32) -> Result<()> {
+        let message = link(index).append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(bytes));
+        self.change(message, || format!("setting gso_ipv4_max_size of link {index} to {bytes}")).await
+    }
+
     /// Change how many packets wait for it.
     pub async fn set_queue_len(&self, index: u32, packets: u32) -> Result<()> {
         let message = link(index).append_extra_attribute(LinkAttribute::TxQueueLen(packets));
@@ -193,6 +203,8 @@ pub(super) fn parse(message: &LinkMessage) -> Link {
             LinkAttribute::Address(bytes) if ethernet => {
                 link.mac = <[u8; 6]>::try_from(&**bytes).ok().map(Mac);
             }
+            LinkAttribute::GsoIpv4MaxSize(bytes) => link.gso = Some(*bytes),
+            LinkAttribute::TsoMaxSize(bytes) => link.tso = Some(*bytes),
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
             LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),

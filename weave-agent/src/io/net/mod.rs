@@ -31,6 +31,7 @@ pub mod xfrm;
 
 pub(super) mod sys;
 
+mod big_tcp;
 mod checks;
 mod follow;
 mod forwarding;
@@ -40,6 +41,7 @@ mod undo;
 pub use announce::announce;
 pub use attach::{AttachError, AttachSpec, Attached, attach, new_port_name, port_of};
 pub use attach::{AttachError as ExposeError, Attached as Exposed};
+pub use big_tcp::{follow_big_tcp, leave_big_tcp};
 pub use detach::Detached as Hidden;
 pub use detach::{DetachError, Detached, detach};
 pub use device_watch::{Device, DeviceWatch, Vxlan};

@@ -344,6 +344,7 @@ mod tests {
             sleeve_port: 6783,
             aes: true,
             esp: false,
+            big_tcp: false,
             passwords: Vec::new(),
             trusted_subnets: Vec::new(),
             discovery: true,
@@ -374,6 +375,7 @@ mod tests {
             dns: None,
             datapath: crate::config::Choice::Auto,
             xdp: crate::config::Xdp::Auto,
+            big_tcp: false,
         };
         let counters = counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         Snapshot {

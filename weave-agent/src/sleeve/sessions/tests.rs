@@ -24,6 +24,7 @@ fn neighbour(n: u8, sealed: bool) -> Neighbour {
         sleeve_port: 6783,
         aes: true,
         esp: false,
+        big_tcp: false,
         sealed,
         outbound: true,
     }

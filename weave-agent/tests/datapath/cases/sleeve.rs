@@ -15,7 +15,7 @@ use crate::wires::LOCAL;
 fn sleeved(host: &mut Host) -> Tap {
     let tap = Tap::make();
     host.datapath.set_sleeve(tap.ifindex).unwrap();
-    let route = PeerRoute { remote: address(2), local: LOCAL[0].into(), port: 6783, mtu: 1_400, tunnel: TunnelKind::Sleeve };
+    let route = PeerRoute { remote: address(2), local: LOCAL[0].into(), port: 6783, mtu: 1_400, tunnel: TunnelKind::Sleeve, big: false };
     host.op(Op::SetPeer(short(2), Some(route)));
     tap
 }

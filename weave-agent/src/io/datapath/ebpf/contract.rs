@@ -10,6 +10,10 @@ use crate::io::datapath::{Datapath, NextHop};
 use crate::switch::Adopted;
 
 impl Datapath for Ebpf {
+    fn takes_big_segments(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         format!("ebpf ({})", self.hooks())
     }

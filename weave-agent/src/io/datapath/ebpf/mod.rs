@@ -345,7 +345,7 @@ impl Ebpf {
         }
         let next_hop = self.next_hops.get(&route.remote).map(|hop| (hop.ifindex, hop.source.0, hop.next_hop.0));
         let (local, remote, esp) = (route.local.octets(), route.remote.octets(), route.tunnel == TunnelKind::Esp);
-        let path = TunnelPath { local, remote, port: route.port, mtu: route.mtu.into(), next_hop, esp };
+        let path = TunnelPath { local, remote, port: route.port, mtu: route.mtu.into(), next_hop, esp, big: route.big };
         self.tables.peers.set(short.get().into(), &vxlan::slot(&path))
     }
 
@@ -400,7 +400,8 @@ impl Ebpf {
                 continue;
             };
             let tunnel = entry::tunnel(slot.flags);
-            let route = PeerRoute { remote: path.remote.into(), local: path.local.into(), port: path.port, mtu: path.mtu as u16, tunnel };
+            let (remote, local) = (path.remote.into(), path.local.into());
+            let route = PeerRoute { remote, local, port: path.port, mtu: path.mtu as u16, tunnel, big: path.big };
             self.routes.insert(short, route);
             if let Some((ifindex, source, next_hop)) = path.next_hop {
                 self.next_hops.insert(route.remote, NextHop { ifindex, source: Mac(source), next_hop: Mac(next_hop) });

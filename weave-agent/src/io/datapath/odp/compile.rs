@@ -222,7 +222,7 @@ impl Sight<'_> {
     /// The way to who sent something here, to our own UDP port.
     pub(super) fn back(&self, local: Ipv4, remote: Ipv4) -> PeerSlot {
         let port = self.tables.config.port as u16;
-        vxlan::slot(&vxlan::Path { local, remote, port, mtu: u16::MAX.into(), next_hop: Some((0, [0; 6], [0; 6])), esp: false })
+        vxlan::slot(&vxlan::Path { local, remote, port, mtu: u16::MAX.into(), next_hop: Some((0, [0; 6], [0; 6])), esp: false, big: false })
     }
 
     /// All that comes from one address.

@@ -108,14 +108,14 @@ impl Told {
 
 impl From<&PeerRoute> for Slot {
     fn from(route: &PeerRoute) -> Self {
-        let PeerRoute { remote, local, port, mtu, tunnel } = *route;
+        let PeerRoute { remote, local, port, mtu, tunnel, big: _ } = *route;
         Self { remote: remote.octets(), local: local.octets(), port, mtu, tunnel }
     }
 }
 
 impl Slot {
     fn route(&self) -> PeerRoute {
-        PeerRoute { remote: self.remote.into(), local: self.local.into(), port: self.port, mtu: self.mtu, tunnel: self.tunnel }
+        PeerRoute { remote: self.remote.into(), local: self.local.into(), port: self.port, mtu: self.mtu, tunnel: self.tunnel, big: false }
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
     fn told() -> Told {
         let short = |id| ShortId::new(id).unwrap();
         let (remote, local) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1));
-        let route = PeerRoute { remote, local, port: 6784, mtu: 1_400, tunnel: TunnelKind::Sleeve };
+        let route = PeerRoute { remote, local, port: 6784, mtu: 1_400, tunnel: TunnelKind::Sleeve, big: false };
         let mut told = Told::new(3);
         for op in [
             Op::SetSelf(short(1)),
