@@ -1,6 +1,7 @@
 //! Agents on hosts made of network namespaces, with real packets: what issue and README promise, one file a promise.
 
 mod addresses;
+mod big_tcp;
 mod esp;
 mod failover;
 mod flood;

@@ -31,7 +31,7 @@ use crate::workspace::Workspace;
 use crate::{build_ebpf, packages, readme};
 
 /// What contenders and measurements call.
-const PROGRAMS: [&str; 10] = ["ip", "nft", "ss", "ping", "ethtool", "sysctl", "taskset", "iperf3", "wireguard-go", "wg"];
+const PROGRAMS: [&str; 11] = ["ip", "nft", "ss", "ping", "ethtool", "sysctl", "taskset", "tcpdump", "iperf3", "wireguard-go", "wg"];
 
 /// What to measure.
 #[derive(Args)]

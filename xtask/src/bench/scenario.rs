@@ -7,7 +7,7 @@ use super::Bench;
 use super::bed::{Course, Path};
 use super::conditions::Conditions;
 use super::scenarios::{
-    bulk, connect, dns, latency, local, mesh, packets, peers, programs, scale, setup, sleeve, strangers, throughput, udp, vm,
+    big_tcp, bulk, connect, dns, latency, local, mesh, packets, peers, programs, scale, setup, sleeve, strangers, throughput, udp, vm,
 };
 use super::table::{Figure, Table};
 
@@ -57,6 +57,7 @@ pub(crate) const ALL: &[Scenario] = &[
     udp::SCENARIO,
     packets::SCENARIO,
     local::SCENARIO,
+    big_tcp::SCENARIO,
     setup::SCENARIO,
     strangers::SCENARIO,
     programs::SCENARIO,

@@ -1,5 +1,6 @@
 //! The scenarios: one file each.
 
+pub(super) mod big_tcp;
 pub(super) mod bulk;
 pub(super) mod connect;
 pub(super) mod dns;
