@@ -14,6 +14,7 @@
 //! | ipam, dns | mesh | what they tell their replicas |
 
 mod macs;
+mod timed;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 pub use self::macs::{DecodeError, MAX_MACS};
+use self::timed::Timed;
 use crate::datapath::Op;
 use crate::dns::Dns;
 use crate::esp::Associations;
@@ -121,13 +123,13 @@ pub struct Status {
 /// The parts, composed.
 #[derive(Debug)]
 pub struct Router {
-    mesh: Mesh,
+    mesh: Timed<Mesh>,
     trusted_subnets: Vec<Ipv4Net>,
-    switch: Switch,
-    sessions: Sessions,
-    associations: Associations,
-    ipam: Option<Ipam>,
-    dns: Option<Dns>,
+    switch: Timed<Switch>,
+    sessions: Timed<Sessions>,
+    associations: Timed<Associations>,
+    ipam: Option<Timed<Ipam>>,
+    dns: Option<Timed<Dns>>,
     outputs: VecDeque<Output>,
 }
 
@@ -143,13 +145,13 @@ impl Router {
         }
         Self {
             // What the mesh draws is seen on the wire: the keys must not follow from it.
-            sessions: Sessions::new(rng.random(), config.rekey),
-            associations: Associations::new(rng.random(), config.switch.tunnel_port, config.rekey),
+            sessions: Timed::new(Sessions::new(rng.random(), config.rekey)),
+            associations: Timed::new(Associations::new(rng.random(), config.switch.tunnel_port, config.rekey)),
             trusted_subnets: config.mesh.trusted_subnets.clone(),
-            mesh: Mesh::new(config.mesh, rng.random()),
-            switch: Switch::new(switch::Config { sealed_but_for, ..config.switch }),
-            ipam,
-            dns: config.dns.map(Dns::new),
+            mesh: Timed::new(Mesh::new(config.mesh, rng.random())),
+            switch: Timed::new(Switch::new(switch::Config { sealed_but_for, ..config.switch })),
+            ipam: ipam.map(Timed::new),
+            dns: config.dns.map(Dns::new).map(Timed::new),
             outputs: VecDeque::new(),
         }
     }
@@ -200,10 +202,19 @@ impl Router {
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let ipam = self.ipam.as_ref().and_then(Ipam::poll_timeout);
-        let dns = self.dns.as_ref().and_then(Dns::poll_timeout);
-        let sealed = [self.sessions.poll_timeout(), self.associations.poll_timeout()];
-        [self.mesh.poll_timeout(), self.switch.poll_timeout(), ipam, dns].into_iter().chain(sealed).flatten().min()
+        let ipam = self.ipam.as_ref().and_then(Timed::due);
+        let dns = self.dns.as_ref().and_then(Timed::due);
+        [self.mesh.due(), self.switch.due(), self.sessions.due(), self.associations.due(), ipam, dns].into_iter().flatten().min()
+    }
+
+    /// What was touched may want to be called at another time.
+    fn look(&mut self) {
+        self.mesh.look();
+        self.switch.look();
+        self.sessions.look();
+        self.associations.look();
+        self.ipam.iter_mut().for_each(Timed::look);
+        self.dns.iter_mut().for_each(Timed::look);
     }
 
     /// For `weave-agent status`.
@@ -212,7 +223,7 @@ impl Router {
             mesh: self.mesh.status(now),
             switch: self.switch.status(now),
             ipam: self.ipam.as_ref().map(|ipam| ipam.status(now)),
-            dns: self.dns.as_ref().map(Dns::status),
+            dns: self.dns.as_ref().map(|dns| dns.status()),
         }
     }
 
@@ -239,14 +250,15 @@ impl Router {
                 self.take_from_sessions(now, output);
             } else if let Some(output) = self.associations.poll_output() {
                 self.take_from_associations(now, output);
-            } else if let Some(output) = self.ipam.as_mut().and_then(Ipam::poll_output) {
+            } else if let Some(output) = self.ipam.as_mut().and_then(Timed::poll_output) {
                 self.take_from_ipam(now, output);
-            } else if let Some(output) = self.dns.as_mut().and_then(Dns::poll_output) {
+            } else if let Some(output) = self.dns.as_mut().and_then(Timed::poll_output) {
                 self.take_from_dns(now, output);
             } else {
-                return;
+                break;
             }
         }
+        self.look();
     }
 
     fn take_from_mesh(&mut self, now: Time, output: mesh::Output) {

@@ -145,7 +145,7 @@ impl Carrier<'_> {
     }
 
     fn send(&self, given: Given<'_>, slot: &PeerSlot, vni: u32) -> Outcome {
-        if !encapsulates(slot, ethertype(&given, 0), given.len() as u32) {
+        if !encapsulates(slot, ethertype(&given, 0), given.len()) {
             self.memory.add(Counter::ViaStack.index());
             return through_device(given);
         }

@@ -23,8 +23,10 @@ use crate::io::net::socket::{Netlink, Result};
 
 /// One change comes as several messages: wait for the rest.
 const COALESCE: Duration = Duration::from_millis(10);
-/// Everything is looked up this often, and neighbours that have not been heard of are asked: the fast path uses their entries unseen by the kernel.
+/// Neighbours that have not been heard of are asked this often: the fast path uses their entries unseen by the kernel.
 const TICK: Duration = Duration::from_secs(5);
+/// Every so many of these everything is looked up, in case that the kernel did not tell: each neighbour's way is two questions.
+const ROUND: u32 = 6;
 /// After the kernel failed us.
 const BREATHER: Duration = Duration::from_millis(500);
 
@@ -62,6 +64,7 @@ pub(super) struct Watcher {
     orders: mpsc::UnboundedReceiver<Order>,
     events: mpsc::Sender<UnderlayEvent>,
     tick: Interval,
+    ticks: u32,
     picture: Picture,
     watched: BTreeMap<Edge, Watched>,
     /// Not told yet.
@@ -81,6 +84,7 @@ impl Watcher {
             orders,
             events,
             tick,
+            ticks: 0,
             picture: Picture::default(),
             watched: BTreeMap::new(),
             links_gone: Vec::new(),
@@ -101,7 +105,7 @@ impl Watcher {
         let mut ticked = false;
         while stale == Stale::Nothing {
             tokio::select! {
-                _ = self.tick.tick() => (stale, ticked) = (Stale::Everything, true),
+                _ = self.tick.tick() => (stale, ticked) = (self.ticked(), true),
                 change = next_change(&mut self.notifications, &mut self.orders) => stale = self.note(change).await?,
                 () = self.events.closed() => return Err(Finished),
             }
@@ -114,9 +118,15 @@ impl Watcher {
         if let Err(error) = self.refresh(stale, ticked).await {
             tracing::warn!(%error, "the underlay cannot be looked at");
             sleep(BREATHER).await;
+            self.ticks = ROUND - 1;
             self.tick.reset_immediately();
         }
         self.tell().await
+    }
+
+    fn ticked(&mut self) -> Stale {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(ROUND) { Stale::Everything } else { Stale::Neighbours }
     }
 
     /// What comes within a moment.
