@@ -20,6 +20,8 @@ pub(super) const HANDSHAKE: Time = Time::from_secs(10);
 /// as a dead link counts, a restarted peer's new one is held for a probe, gossip goes nowhere, and nobody dials. What
 /// the heartbeats cost is nothing: 10 bytes a second and neighbour.
 pub(super) const HEARTBEAT: Time = Time::from_secs(3);
+/// One that would be due so soon goes along with another link's: waking costs more than sending.
+const ALONG: Time = Time::from_secs(1);
 /// A link without a byte for so long is dead: three heartbeats lost.
 pub(super) const SILENCE: Time = Time::from_secs(10);
 /// A link that is asked whether it lives answers within this time.
@@ -323,7 +325,7 @@ impl Link {
             Phase::Held(_) => None,
             Phase::Up(..) if self.probe.is_some_and(|probe| now >= probe) => Some(Due::Dead("restarted: the old link does not answer")),
             Phase::Up(..) if now >= self.heard + SILENCE => Some(Due::Dead("silent for 10 s")),
-            Phase::Up(..) => (now >= self.said + HEARTBEAT).then_some(Due::Heartbeat),
+            Phase::Up(..) => (now + ALONG >= self.said + HEARTBEAT).then_some(Due::Heartbeat),
         }
     }
 

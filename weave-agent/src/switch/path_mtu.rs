@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::liveness::INTERVAL;
+use super::liveness::{INTERVAL, slack};
 use crate::Time;
 
 /// Below this nothing is sought (RFC 791: every host takes 576 bytes, here without 24 of them, as Weave Net has it).
@@ -137,7 +137,8 @@ impl PathMtu {
 
     /// The size of a request that is due; it goes out with this sequence number. `last_answer` and `rtt` are of small ones.
     pub(super) fn poll(&mut self, now: Time, sequence: u32, last_answer: Option<Time>, rtt: Option<Time>) -> Option<u16> {
-        if now < self.due {
+        let early = if self.phase == Phase::Rest { slack(self.proof / PROOF) } else { Time::ZERO };
+        if now + early < self.due {
             return None;
         }
         match self.phase {
