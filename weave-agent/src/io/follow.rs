@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Looks after every change of the underlay, and now and then.
 pub async fn keep_mtu(hands: Hands) {
-    let mut told = false;
+    let (mut told, mut told_of_big_tcp, mut looked) = (false, None, false);
     loop {
         // Long enough after the start for the neighbours that an earlier agent left.
         sleep(MOMENT).await;
@@ -29,10 +29,16 @@ pub async fn keep_mtu(hands: Hands) {
                 return;
             }
         }
-        if let Some(obstacle) = follow_big_tcp(&hands).await
-            && hands.events.send(Event::BigTcp(obstacle)).await.is_err()
+        // Without it there is only to take back once what an earlier agent did.
+        if (hands.big_tcp || !looked)
+            && let Some(obstacle) = follow_big_tcp(&hands).await
         {
-            return;
+            looked = true;
+            let is_news = obstacle != told_of_big_tcp;
+            told_of_big_tcp.clone_from(&obstacle);
+            if is_news && hands.events.send(Event::BigTcp(obstacle)).await.is_err() {
+                return;
+            }
         }
         // Timely enough if nobody says anything.
         let _ = timeout(LOOK, hands.look_at_mtu.notified()).await;

@@ -24,6 +24,8 @@ const HOSTS: [(u8, bool); 4] = [(2, false), (20, false), (50, false), (200, true
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Until what the start left to do is done: more than the switch's grace.
 const CALM: Duration = Duration::from_secs(35);
+/// They are looked at no more often than that: at rest the looks hardly differ.
+const LOOKS: usize = 2;
 /// How long one look at their CPU time takes.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -40,7 +42,7 @@ const LINKED: usize = FIGURES.len() - 1;
 
 fn run(bench: &Bench<'_>, scenario: &'static str) -> Result<Table> {
     let columns = HOSTS.map(|(hosts, star)| format!("{hosts} hosts{}", if star { ", a star" } else { "" })).to_vec();
-    let all = HOSTS.map(|(hosts, star)| measure(hosts, star, bench.rounds).with_context(|| format!("{hosts} hosts")));
+    let all = HOSTS.map(|(hosts, star)| measure(hosts, star, bench.rounds.min(LOOKS)).with_context(|| format!("{hosts} hosts")));
     let all = all.into_iter().collect::<Result<Vec<_>>>()?;
     let row = |(at, figure): (usize, &Figure)| Row::of(figure, all.iter().map(|figures| figures[at].clone()).collect());
     let notes = vec![
