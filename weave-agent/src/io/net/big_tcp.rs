@@ -26,7 +26,7 @@ pub async fn follow_big_tcp(host: &Netlink, wanted: bool, peers: &[Ipv4Addr]) ->
     let links = host.links().await?;
     let underlay = if wanted { leading_to(host, &links, peers).await? } else { Vec::new() };
     let obstacle = match underlay.iter().find_map(|link| obstacle(link)) {
-        None => set(host, &underlay, BIG).await.err().map(|error| error.to_string()),
+        None => set(host, &below(&underlay), BIG).await.err().map(|error| error.to_string()),
         obstacle => obstacle,
     };
     // Without neighbours nobody takes them.
@@ -54,13 +54,18 @@ pub async fn leave_big_tcp(host: &Netlink) -> Result<()> {
     set(host, &ours(&host.links().await?), USUAL).await
 }
 
+/// Those that take less; somebody else may have set one to more.
+fn below<'a>(links: &[&'a Link]) -> Vec<&'a Link> {
+    links.iter().filter(|link| link.gso.is_some_and(|has| has < BIG)).copied().collect()
+}
+
 /// Those of the host's own interfaces that we have set.
 fn ours(links: &[Link]) -> Vec<&Link> {
     links.iter().filter(|link| link.gso == Some(BIG) && !is_ours(&link.name)).collect()
 }
 
 async fn set(host: &Netlink, links: &[&Link], size: u32) -> Result<()> {
-    for link in links.iter().filter(|link| link.gso != Some(size)) {
+    for link in links {
         host.set_gso(link.index, size).await?;
         tracing::info!(link = link.name, from = link.gso, to = size, "segments may be so long");
     }
@@ -70,6 +75,10 @@ async fn set(host: &Netlink, links: &[&Link], size: u32) -> Result<()> {
 fn obstacle(link: &Link) -> Option<String> {
     match (link.gso, link.tso) {
         (None, _) => Some("this kernel has none for IPv4 (Linux 6.3 has)".to_owned()),
+        // A bond, a VLAN: what lies below it would cut them.
+        _ if !matches!(&*link.kind, "" | "veth") => {
+            Some(format!("{} is a {} on other interfaces, which would cut long segments", link.name, link.kind))
+        }
         (_, Some(takes)) if takes < BIG => Some(format!("the driver of {} takes segments of at most {takes} bytes", link.name)),
         _ => None,
     }
@@ -90,4 +99,36 @@ async fn set_port(host: &Netlink, port: &Port, size: u32) -> Result<()> {
         inside.set_gso(inner, size).await?;
     }
     host.set_gso(port.id.0, size).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, kind: &str, gso: Option<u32>, tso: Option<u32>) -> Link {
+        Link { name: name.to_owned(), kind: kind.to_owned(), gso, tso, ..Link::default() }
+    }
+
+    #[test]
+    fn an_interface_that_cannot_says_why() {
+        let why = |link: &Link| obstacle(link).unwrap_or_default();
+        assert_eq!(why(&link("eth0", "", Some(USUAL), Some(524_280))), "");
+        assert_eq!(why(&link("eth0", "veth", Some(USUAL), Some(524_280))), "");
+        assert!(why(&link("eth0", "", None, None)).contains("Linux 6.3"));
+        assert!(why(&link("eth1", "", Some(USUAL), Some(65_536))).contains("eth1 takes segments of at most 65536"));
+        assert!(why(&link("bond0", "bond", Some(USUAL), Some(524_280))).contains("bond0 is a bond"));
+    }
+
+    #[test]
+    fn what_somebody_else_set_is_left_alone() {
+        let links = [
+            link("eth0", "", Some(USUAL), None),
+            link("eth1", "", Some(BIG), None),
+            link("eth2", "", Some(500_000), None),
+            link("vethwepl1", "veth", Some(BIG), None),
+        ];
+        let names = |links: Vec<&Link>| links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(below(&links.iter().collect::<Vec<_>>())), ["eth0"]);
+        assert_eq!(names(ours(&links)), ["eth1"]);
+    }
 }
